@@ -1,0 +1,116 @@
+// rcgm_kernels._cpu: the CPU kernels behind raw pointers. The Python side has checked every argument.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "cpu/kernels.h"
+
+namespace py = pybind11;
+using namespace rcgm;
+
+namespace {
+
+// (address, distance between samples in elements, dtype); address 0 stands for no tensor.
+using Tensor = std::tuple<uintptr_t, int64_t, int>;
+
+Array array(const Tensor& t) {
+  return {reinterpret_cast<const void*>(std::get<0>(t)), std::get<1>(t), DType(std::get<2>(t))};
+}
+
+MutableArray mutable_array(const Tensor& t) {
+  return {reinterpret_cast<void*>(std::get<0>(t)), std::get<1>(t), DType(std::get<2>(t))};
+}
+
+const double* doubles(uintptr_t address) { return reinterpret_cast<const double*>(address); }
+
+const Kernels& kernels(const std::string& isa) {
+  const Kernels* found = kernels_for(isa.empty() ? nullptr : isa.c_str());
+  if (!found) throw std::invalid_argument("instruction set must be one of " + std::string(isa_names()) + ", got " + isa);
+  return *found;
+}
+
+void residual_loss(const std::string& isa, int64_t batch, int64_t size, const Tensor& pred, const std::vector<Tensor>& terms,
+                   bool times, bool pred_in_residual, bool float64, uintptr_t scalars, uintptr_t pred_coeff, uintptr_t scale,
+                   uintptr_t weight, double clip, int metric, double metric_c, double metric_alpha, double cosine,
+                   double normalize, double power, double eps, double grad_scale, uintptr_t losses, const Tensor& gradient,
+                   int threads) {
+  if (terms.size() > size_t(kMaxTerms)) throw std::invalid_argument("more terms than kMaxTerms");
+  LossArguments a = {};
+  a.batch = batch;
+  a.size = size;
+  a.pred = array(pred);
+  for (const Tensor& term : terms) a.terms[a.count++] = array(term);
+  a.times = times;
+  a.pred_in_residual = pred_in_residual;
+  a.float64 = float64;
+  a.scalars = doubles(scalars);
+  a.pred_coeff = doubles(pred_coeff);
+  a.scale = doubles(scale);
+  a.weight = doubles(weight);
+  a.options = {clip, Metric(metric), metric_c, metric_alpha, cosine, normalize, power, eps, grad_scale};
+  a.losses = reinterpret_cast<double*>(losses);
+  a.gradient = mutable_array(gradient);
+  a.threads = threads;
+  const Kernels& chosen = kernels(isa);
+  py::gil_scoped_release release;
+  chosen.residual_loss(a);
+}
+
+void interpolate(const std::string& isa, int64_t batch, int64_t size, const Tensor& x, const Tensor& z, int points,
+                 bool float64, uintptr_t alpha, uintptr_t gamma, uintptr_t out, int out_dtype, int threads) {
+  const InterpolateArguments a = {batch, size, array(x), array(z), points, float64, doubles(alpha), doubles(gamma),
+                                  reinterpret_cast<void*>(out), DType(out_dtype), threads};
+  const Kernels& chosen = kernels(isa);
+  py::gil_scoped_release release;
+  chosen.interpolate(a);
+}
+
+void advance(const std::string& isa, int64_t batch, int64_t size, const Tensor& x, const Tensor& velocity, bool float64,
+             uintptr_t t, uintptr_t r, const Tensor& out, int threads) {
+  const AdvanceArguments a = {batch, size, array(x), array(velocity), float64, doubles(t), doubles(r), mutable_array(out),
+                              threads};
+  const Kernels& chosen = kernels(isa);
+  py::gil_scoped_release release;
+  chosen.advance(a);
+}
+
+void scale(const std::string& isa, int64_t batch, int64_t size, const Tensor& gradient, uintptr_t upstream, bool per_sample,
+           double divisor, int threads) {
+  const ScaleArguments a = {batch, size, mutable_array(gradient), doubles(upstream), per_sample, divisor, threads};
+  const Kernels& chosen = kernels(isa);
+  py::gil_scoped_release release;
+  chosen.scale(a);
+}
+
+// entries: (average, param, copy, elements, dtype of each)
+using Entry = std::tuple<uintptr_t, uintptr_t, uintptr_t, int64_t, int, int, int>;
+
+void ema(const std::string& isa, const std::vector<Entry>& tensors, double decay, int threads) {
+  std::vector<EmaEntry> entries;
+  entries.reserve(tensors.size());
+  for (const auto& [average, param, copy, size, average_dtype, param_dtype, copy_dtype] : tensors) {
+    entries.push_back({reinterpret_cast<void*>(average), reinterpret_cast<const void*>(param), reinterpret_cast<void*>(copy),
+                       size, DType(average_dtype), DType(param_dtype), DType(copy_dtype)});
+  }
+  const EmaArguments a = {entries.data(), int64_t(entries.size()), decay, threads};
+  const Kernels& chosen = kernels(isa);
+  py::gil_scoped_release release;
+  chosen.ema(a);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cpu, module) {
+  module.doc() = "CPU kernels of rcgm_kernels";
+  module.def("isa_names", &isa_names, "Instruction sets that run here, best first, separated by commas.");
+  module.def("residual_loss", &residual_loss);
+  module.def("interpolate", &interpolate);
+  module.def("advance", &advance);
+  module.def("scale", &scale);
+  module.def("ema", &ema);
+}

@@ -1,0 +1,102 @@
+// The mathematics of the fused loss that host and device share; every formula stands here once.
+//
+// The including file defines RCGM_FN ("static inline", "__host__ __device__ __forceinline__", ...) and may wrap the
+// include in a namespace of its own, inside `rcgm`, so that copies compiled for different instruction sets never merge at
+// link time. It has included <math.h> and common/arrays.h.
+
+// Sums over one sample. `rr`, `pp`, `pr`, `yy` are the squares and products of the residual R, the prediction p and the
+// target y = p - R. Only `rr` is needed without the cosine term.
+struct Sums {
+  double rr, pp, pr, yy;
+};
+
+// loss of the sample; its gradient is residual_factor * R + pred_factor * p, element by element.
+struct Outcome {
+  double loss, residual_factor, pred_factor;
+};
+
+// The loss of a sample is known only after its sums are. With plain L2 the factor of the gradient does not depend on
+// them, so the gradient can be written while the residual is still in a register.
+RCGM_FN bool gradient_needs_sums(const LossOptions& o) {
+  return o.metric != Metric::kL2 || o.cosine != 0 || o.normalize >= 0 || o.power != 0;
+}
+
+RCGM_FN double power_of(double base, double exponent) { return exponent == -1 ? 1 / base : pow(base, exponent); }
+
+// rho(m) and its derivative, m = mean of R^2. Barron 2019, "A general and adaptive robust loss function", eq. 1.
+RCGM_FN void metric_value(const LossOptions& o, double m, double* value, double* slope) {
+  const double c = o.metric_c;
+  if (o.metric == Metric::kL2) {
+    *value = m;
+    *slope = 1;
+  } else if (o.metric == Metric::kPseudoHuber) {
+    const double root = sqrt(m + c * c);
+    *value = root > 0 || root != root ? m / (root + c) : 0;  // sqrt(m + c^2) - c without its cancellation
+    *slope = root > 0 || root != root ? 0.5 / root : 0;
+  } else {
+    const double alpha = o.metric_alpha, x = m / (c * c), half = 0.5 / (c * c);
+    if (alpha == 2) {
+      *value = 0.5 * x;
+      *slope = half;
+    } else if (alpha == 0) {
+      *value = log1p(0.5 * x);
+      *slope = half / (1 + 0.5 * x);
+    } else if (alpha < -1e30) {  // minus infinity: Welsch
+      *value = -expm1(-0.5 * x);
+      *slope = half * exp(-0.5 * x);
+    } else {
+      const double beta = fabs(alpha - 2), log_base = log1p(x / beta);
+      *value = beta / alpha * expm1(0.5 * alpha * log_base);
+      *slope = half * exp((0.5 * alpha - 1) * log_base);
+    }
+  }
+}
+
+// Everything that follows the reduction over one sample of `size` elements. math.md sections 2 and 3.
+RCGM_FN Outcome finish_sample(const LossOptions& o, Sums s, double size, double weight) {
+  double shrink = 1;
+  if (o.normalize >= 0) {  // sCM: R <- R / (|R| + c)
+    shrink = 1 / (sqrt(s.rr) + o.normalize);
+    s.rr *= shrink * shrink;
+  }
+  if (o.power != 0) weight *= power_of(s.rr + o.eps, -o.power);
+  Outcome out;
+  double slope;
+  metric_value(o, s.rr / size, &out.loss, &slope);
+  out.residual_factor = slope * 2 / size * shrink;
+  out.pred_factor = 0;
+  if (o.cosine != 0) {
+    const double p = sqrt(s.pp), y = sqrt(s.yy), smallest = 1e-8;
+    if (p < smallest || y < smallest) {  // a zero vector has no direction: the worst value, no gradient
+      out.loss += o.cosine;
+    } else {
+      // 1 - cos(p, y) = (|p - y|^2 - (|p| - |y|)^2) / (2 |p| |y|), which does not cancel when p and y agree.
+      const double apart = (2 * s.pr - s.rr) / (p + y);
+      const double across = s.rr - apart * apart;
+      out.loss += o.cosine * (across < 0 ? 0 : across) / (2 * p * y);
+      out.residual_factor += o.cosine / (p * y);
+      out.pred_factor -= o.cosine * s.pr / (s.pp * p * y);
+    }
+  }
+  out.loss *= weight;
+  out.residual_factor *= weight * o.grad_scale;
+  out.pred_factor *= weight * o.grad_scale;
+  return out;
+}
+
+// Coefficients of the N-th order residual from its knots, t_0 = t > t_1 >= ... >= t_{N+1} = r. In the anchored form
+//     R = sum_i a_i (T_i - anchor) - (v - anchor),    a_i = -(t_i - t_{i+1}) / (t_0 - t_1)
+// the coefficient of the anchor, (t - r) / dt = 1 - sum_i a_i, is implied, and nothing of size 1/dt is ever cancelled.
+// `knot(i)` gives t_i. Where t_1 = r every a_i is 0: flow matching. Unordered knots give NaN, in this sample alone.
+template <typename Knot>
+RCGM_FN double segment_coefficient(const Knot& knot, int i) {
+  const double dt = knot(0) - knot(1), length = knot(i) - knot(i + 1);
+  if (length == 0 && dt >= 0) return 0;
+  return length > 0 && dt > 0 ? -length / dt : NAN;
+}
+
+template <typename T>
+RCGM_FN T clamp_residual(T value, T clip) {  // NaN fails both comparisons; so written each is one min or max instruction
+  value = -clip > value ? -clip : value;
+  return clip < value ? clip : value;
+}

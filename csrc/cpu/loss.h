@@ -1,0 +1,344 @@
+// residual_loss on the CPU. Included by kernels.cpp inside the namespace of one instruction set.
+//
+// A sample is cut in blocks; a block is worked through in chunks that stay in the first-level cache while all terms are
+// added up. Sums are kept per block and added in block order, so that the result does not depend on the thread count.
+
+constexpr int64_t kChunk = 512;
+constexpr int64_t kFusedChunk = 4096;  // as much as one float32 lane may add up
+constexpr int64_t kBlock = 16384;
+
+// One sample's combination: value = total * anchor + sum_k coeff[k] * (term[k] - anchor).
+template <typename T>
+struct Combination {
+  Array anchor;  // null data: no anchor
+  Array terms[kMaxTerms];
+  T coeffs[kMaxTerms];
+  int count;
+  T total, scale, clip;
+};
+
+template <typename T>
+static Combination<T> combination_of(const LossArguments& a, int64_t b) {
+  Combination<T> c;
+  c.anchor = Array{nullptr, 0, DType::kFloat32};
+  c.count = 0;
+  c.scale = a.scale ? T(a.scale[b]) : T(1);
+  c.clip = T(a.options.clip);
+  const auto scalar = [&](int i) { return a.scalars[i * a.batch + b]; };
+  const auto coefficient = [&](int k) {
+    if (!a.times) return scalar(k);
+    const int segment = a.pred_in_residual ? k : k - 1;  // terms: [base], segments, velocity
+    return k == a.count - 1 ? -1.0 : segment_coefficient(scalar, segment + 1);
+  };
+  double total = 0;
+  int first = 0;
+  if (a.pred_in_residual || a.times) {
+    const double own = a.times || !a.pred_coeff ? 1.0 : a.pred_coeff[b];
+    if (own != 0) c.anchor = a.pred_in_residual ? a.pred : a.terms[0];
+    first = a.pred_in_residual ? 0 : 1;
+    total = own;
+  }
+  for (int k = first; k < a.count; ++k) {
+    const double value = coefficient(k);
+    total += value;
+    if (value == 0) continue;  // not read: it may hold anything
+    if (k == 0 && !a.pred_in_residual) {
+      c.anchor = a.terms[0];
+    } else {
+      c.terms[c.count] = a.terms[k];
+      c.coeffs[c.count++] = T(value);
+    }
+  }
+  c.total = T(a.times ? 0 : total);
+  return c;
+}
+
+// values = R on `length` elements from `offset`; `anchor` is scratch.
+template <typename T>
+static void residual_chunk(const Combination<T>& c, int64_t b, int64_t offset, int64_t length, T* anchor, T* values) {
+  if (c.anchor.data) {
+    with_type(c.anchor.dtype, element(c.anchor, b, offset), [&](auto* data) {
+      for (int64_t i = 0; i < length; ++i) anchor[i] = load<T>(data, i);
+    });
+  } else {
+    for (int64_t i = 0; i < length; ++i) anchor[i] = 0;
+  }
+  if (c.total != 0) {
+    for (int64_t i = 0; i < length; ++i) values[i] = c.total * anchor[i];
+  } else {
+    for (int64_t i = 0; i < length; ++i) values[i] = 0;
+  }
+  for (int k = 0; k < c.count; ++k) {
+    const T coeff = c.coeffs[k];
+    with_type(c.terms[k].dtype, element(c.terms[k], b, offset), [&](auto* data) {
+      for (int64_t i = 0; i < length; ++i) values[i] += coeff * (load<T>(data, i) - anchor[i]);
+    });
+  }
+  for (int64_t i = 0; i < length; ++i) values[i] = c.scale * clamp_residual(values[i], c.clip);
+}
+
+template <typename T>
+static void load_chunk(const Array& array, int64_t b, int64_t offset, int64_t length, T* values) {
+  with_type(array.dtype, element(array, b, offset), [&](auto* data) {
+    for (int64_t i = 0; i < length; ++i) values[i] = load<T>(data, i);
+  });
+}
+
+template <typename T>
+static void write_gradient(const LossArguments& a, const Outcome& outcome, int64_t b, int64_t offset, int64_t length,
+                           const T* residual, const T* pred) {
+  const T r = T(outcome.residual_factor), p = T(outcome.pred_factor);
+  with_type(a.gradient.dtype, element(a.gradient, b, offset), [&](auto* out) {
+    if (pred) {
+      for (int64_t i = 0; i < length; ++i) store<T>(out, i, r * residual[i] + p * pred[i]);
+    } else {
+      for (int64_t i = 0; i < length; ++i) store<T>(out, i, r * residual[i]);
+    }
+  });
+}
+
+// The common case, all tensors of one dtype, few terms, plain L2: nothing leaves the registers but the gradient.
+// Named scalars and pointers, one a term: compilers do not vectorise over arrays of them.
+template <typename T, typename Storage>
+struct FewTerms {
+  static constexpr int kMost = 6;
+  const Storage *anchor, *term0, *term1, *term2, *term3, *term4, *term5;
+  T coeff0, coeff1, coeff2, coeff3, coeff4, coeff5, total, scale, clip;
+
+  FewTerms(const Combination<T>& c, int64_t b, int64_t offset) {
+    const auto pointer = [&](int k) { return static_cast<const Storage*>(element(c.terms[k < c.count ? k : 0], b, offset)); };
+    anchor = static_cast<const Storage*>(element(c.anchor, b, offset));
+    term0 = pointer(0), term1 = pointer(1), term2 = pointer(2), term3 = pointer(3), term4 = pointer(4), term5 = pointer(5);
+    coeff0 = c.coeffs[0], coeff1 = c.coeffs[1], coeff2 = c.coeffs[2];
+    coeff3 = c.coeffs[3], coeff4 = c.coeffs[4], coeff5 = c.coeffs[5];
+    total = c.total, scale = c.scale, clip = c.clip;
+  }
+};
+
+// The residual of one element, given a function that reads an element.
+template <typename T, int kCount, typename Storage, typename Read>
+RCGM_FN T residual_of(const FewTerms<T, Storage>& f, const Read& read) {
+  const T first = read(f.anchor);
+  T value = f.total != 0 ? f.total * first : 0;
+  value += f.coeff0 * (read(f.term0) - first);
+  if (kCount > 1) value += f.coeff1 * (read(f.term1) - first);
+  if (kCount > 2) value += f.coeff2 * (read(f.term2) - first);
+  if (kCount > 3) value += f.coeff3 * (read(f.term3) - first);
+  if (kCount > 4) value += f.coeff4 * (read(f.term4) - first);
+  if (kCount > 5) value += f.coeff5 * (read(f.term5) - first);
+  return f.scale * clamp_residual(value, f.clip);
+}
+
+template <typename T, typename Storage, int kCount, bool kStore>
+static double fused_l2_loop(const FewTerms<T, Storage> f, int64_t start, int64_t length, T factor, Storage* out) {
+  T rr = 0;
+#pragma omp simd reduction(+ : rr)
+  for (int64_t i = start; i < length; ++i) {
+    const T residual = residual_of<T, kCount>(f, [i](const Storage* data) { return load<T>(data, i); });
+    rr += residual * residual;
+    if (kStore) store<T>(out, i, factor * residual);
+  }
+  return double(rr);
+}
+
+// Two bfloat16 lie in a word: the halves are widened and narrowed in place by shifts and masks, with no shuffle.
+template <int kCount, bool kStore>
+static double fused_l2_words(const FewTerms<float, BFloat16> f, int64_t words, float factor, BFloat16* out) {
+  float rr_low = 0, rr_high = 0;
+#pragma omp simd reduction(+ : rr_low, rr_high)
+  for (int64_t i = 0; i < words; ++i) {
+    const float low = residual_of<float, kCount>(f, [i](const BFloat16* data) {
+      return bits_of<float>(reinterpret_cast<const Word*>(data)[i].bits << 16);
+    });
+    const float high = residual_of<float, kCount>(f, [i](const BFloat16* data) {
+      return bits_of<float>(reinterpret_cast<const Word*>(data)[i].bits & 0xffff0000u);
+    });
+    rr_low += low * low;
+    rr_high += high * high;
+    if (kStore) {
+      const uint32_t high_bits = rounded_bfloat16(factor * high) & 0xffff0000u;
+      reinterpret_cast<Word*>(out)[i].bits = high_bits | (rounded_bfloat16(factor * low) >> 16);
+    }
+  }
+  return double(rr_low) + double(rr_high);
+}
+
+template <typename T, typename Storage, int kCount>
+static double fused_l2(const Combination<T>& c, int64_t b, int64_t offset, int64_t length, T factor, void* gradient) {
+  const FewTerms<T, Storage> f(c, b, offset);
+  Storage* out = static_cast<Storage*>(gradient);
+  double rr = 0;
+  int64_t start = 0;
+  if constexpr (kIsBFloat16<Storage>) {
+    const int64_t words = length / 2;
+    start = words * 2;
+    rr = out ? fused_l2_words<kCount, true>(f, words, factor, out) : fused_l2_words<kCount, false>(f, words, factor, out);
+  }
+  return rr + (out ? fused_l2_loop<T, Storage, kCount, true>(f, start, length, factor, out)
+                   : fused_l2_loop<T, Storage, kCount, false>(f, start, length, factor, out));
+}
+
+template <typename T>
+using FusedL2 = double (*)(const Combination<T>&, int64_t, int64_t, int64_t, T, void*);
+
+template <typename T, typename Storage>
+static FusedL2<T> fused_l2_of_count(int count) {
+  switch (count) {
+    case 1: return fused_l2<T, Storage, 1>;
+    case 2: return fused_l2<T, Storage, 2>;
+    case 3: return fused_l2<T, Storage, 3>;
+    case 4: return fused_l2<T, Storage, 4>;
+    case 5: return fused_l2<T, Storage, 5>;
+    case 6: return fused_l2<T, Storage, 6>;
+  }
+  return nullptr;
+}
+
+template <typename T>
+static FusedL2<T> fused_l2_for(const LossArguments& a, const Combination<T>& c) {
+  return nullptr;
+}
+
+// The fused kernel for this combination, or null where only the general path will do.
+template <>
+FusedL2<float> fused_l2_for(const LossArguments& a, const Combination<float>& c) {
+  if (!c.anchor.data || gradient_needs_sums(a.options)) return nullptr;
+  const DType dtype = c.anchor.dtype;
+  if (a.gradient.data && a.gradient.dtype != dtype) return nullptr;
+  for (int k = 0; k < c.count; ++k) {
+    if (c.terms[k].dtype != dtype) return nullptr;
+  }
+  switch (dtype) {
+    case DType::kFloat32: return fused_l2_of_count<float, float>(c.count);
+    case DType::kFloat16: return fused_l2_of_count<float, Half>(c.count);
+    case DType::kBFloat16: return fused_l2_of_count<float, BFloat16>(c.count);
+    default: return nullptr;
+  }
+}
+
+// One block of a sample. Returns its sums; writes the gradient if `outcome` is given; keeps R in `kept` if that is given.
+template <typename T>
+static Sums loss_block(const LossArguments& a, const Combination<T>& c, int64_t b, int64_t block, const Outcome* outcome,
+                       T* kept) {
+  alignas(64) T anchor[kChunk], values[kChunk], pred[kChunk];
+  const bool cosine = a.options.cosine != 0;
+  const int64_t end = a.size < (block + 1) * kBlock ? a.size : (block + 1) * kBlock;
+  Sums sums = {0, 0, 0, 0};
+  if (const FusedL2<T> fused = kept ? nullptr : fused_l2_for(a, c)) {
+    for (int64_t offset = block * kBlock; offset < end; offset += kFusedChunk) {
+      const int64_t length = end - offset < kFusedChunk ? end - offset : kFusedChunk;
+      void* gradient = outcome ? element(a.gradient, b, offset) : nullptr;
+      sums.rr += fused(c, b, offset, length, outcome ? T(outcome->residual_factor) : T(0), gradient);
+    }
+    return sums;
+  }
+  for (int64_t offset = block * kBlock; offset < end; offset += kChunk) {
+    const int64_t length = end - offset < kChunk ? end - offset : kChunk;
+    T* residual = kept ? kept + (offset - block * kBlock) : values;
+    residual_chunk(c, b, offset, length, anchor, residual);
+    T rr = 0;
+#pragma omp simd reduction(+ : rr)
+    for (int64_t i = 0; i < length; ++i) rr += residual[i] * residual[i];
+    sums.rr += double(rr);
+    if (cosine) {
+      load_chunk(a.pred, b, offset, length, pred);
+      T pp = 0, pr = 0, yy = 0;
+#pragma omp simd reduction(+ : pp, pr, yy)
+      for (int64_t i = 0; i < length; ++i) {
+        const T y = pred[i] - residual[i];
+        pp += pred[i] * pred[i];
+        pr += pred[i] * residual[i];
+        yy += y * y;
+      }
+      sums.pp += double(pp);
+      sums.pr += double(pr);
+      sums.yy += double(yy);
+    }
+    if (outcome) write_gradient<T>(a, *outcome, b, offset, length, residual, cosine ? pred : nullptr);
+  }
+  return sums;
+}
+
+template <typename T>
+static Sums sample_sums(const LossArguments& a, const Combination<T>& c, int64_t b, int64_t blocks, const Outcome* outcome,
+                        T* kept) {
+  Sums total = {0, 0, 0, 0};
+  for (int64_t block = 0; block < blocks; ++block) {
+    const Sums s = loss_block<T>(a, c, b, block, outcome, kept);
+    total.rr += s.rr, total.pp += s.pp, total.pr += s.pr, total.yy += s.yy;
+  }
+  return total;
+}
+
+template <typename T>
+static void gradient_from_kept(const LossArguments& a, const Outcome& outcome, int64_t b, const T* kept) {
+  alignas(64) T pred[kChunk];
+  for (int64_t offset = 0; offset < a.size; offset += kChunk) {
+    const int64_t length = a.size - offset < kChunk ? a.size - offset : kChunk;
+    if (a.options.cosine != 0) load_chunk(a.pred, b, offset, length, pred);
+    write_gradient<T>(a, outcome, b, offset, length, kept + offset, a.options.cosine != 0 ? pred : nullptr);
+  }
+}
+
+// A whole sample on one thread: its inputs are still in the cache when a second look at them is needed.
+template <typename T>
+static void loss_of_sample(const LossArguments& a, int64_t b, int64_t blocks, bool needs_sums) {
+  alignas(64) T kept[kBlock];
+  const Combination<T> c = combination_of<T>(a, b);
+  const double weight = a.weight ? a.weight[b] : 1;
+  const bool with_gradient = a.gradient.data != nullptr, keep = with_gradient && needs_sums && blocks == 1;
+  const Outcome known = finish_sample(a.options, Sums{0, 0, 0, 0}, double(a.size), weight);
+  const Sums sums = sample_sums<T>(a, c, b, blocks, with_gradient && !needs_sums ? &known : nullptr, keep ? kept : nullptr);
+  const Outcome outcome = finish_sample(a.options, sums, double(a.size), weight);
+  a.losses[b] = outcome.loss;
+  if (keep) {
+    gradient_from_kept<T>(a, outcome, b, kept);
+  } else if (with_gradient && needs_sums) {
+    sample_sums<T>(a, c, b, blocks, &outcome, nullptr);
+  }
+}
+
+// Fewer samples than threads can share: the blocks of a sample are spread over the threads.
+template <typename T>
+static void loss_of_large_sample(const LossArguments& a, int64_t b, int64_t blocks, bool needs_sums, Sums* partial) {
+  const Combination<T> c = combination_of<T>(a, b);
+  const double weight = a.weight ? a.weight[b] : 1;
+  const bool with_gradient = a.gradient.data != nullptr;
+  const Outcome known = finish_sample(a.options, Sums{0, 0, 0, 0}, double(a.size), weight);
+#pragma omp parallel for num_threads(a.threads) schedule(static)
+  for (int64_t block = 0; block < blocks; ++block) {
+    partial[block] = loss_block<T>(a, c, b, block, with_gradient && !needs_sums ? &known : nullptr, nullptr);
+  }
+  Sums sums = {0, 0, 0, 0};
+  for (int64_t block = 0; block < blocks; ++block) {
+    sums.rr += partial[block].rr, sums.pp += partial[block].pp, sums.pr += partial[block].pr, sums.yy += partial[block].yy;
+  }
+  const Outcome outcome = finish_sample(a.options, sums, double(a.size), weight);
+  a.losses[b] = outcome.loss;
+  if (!with_gradient || !needs_sums) return;
+#pragma omp parallel for num_threads(a.threads) schedule(static)
+  for (int64_t block = 0; block < blocks; ++block) loss_block<T>(a, c, b, block, &outcome, nullptr);
+}
+
+template <typename T>
+static void residual_loss_as(const LossArguments& a) {
+  const int64_t blocks = (a.size + kBlock - 1) / kBlock;
+  const bool needs_sums = gradient_needs_sums(a.options);
+  if (a.batch < 4 * a.threads && blocks > 1) {
+    Sums* partial = new Sums[blocks];
+    for (int64_t b = 0; b < a.batch; ++b) loss_of_large_sample<T>(a, b, blocks, needs_sums, partial);
+    delete[] partial;
+    return;
+  }
+  const bool worthwhile = a.batch * a.size > 2 * kChunk;
+#pragma omp parallel for num_threads(worthwhile ? a.threads : 1) schedule(static)
+  for (int64_t b = 0; b < a.batch; ++b) loss_of_sample<T>(a, b, blocks, needs_sums);
+}
+
+static void residual_loss(const LossArguments& a) {
+  if (a.float64) {
+    residual_loss_as<double>(a);
+  } else {
+    residual_loss_as<float>(a);
+  }
+}

@@ -1,0 +1,84 @@
+// interpolate, advance and scale on the CPU. Included by kernels.cpp inside the namespace of one instruction set.
+
+// Call body(sample, offset, length) for every chunk of a [batch, size] tensor, over the threads.
+template <typename Body>
+static void for_each_chunk(int64_t batch, int64_t size, int threads, const Body& body) {
+  const int64_t per_sample = (size + kBlock - 1) / kBlock, tasks = batch * per_sample;
+  const bool worthwhile = batch * size > 2 * kChunk;
+#pragma omp parallel for num_threads(worthwhile ? threads : 1) schedule(static)
+  for (int64_t task = 0; task < tasks; ++task) {
+    const int64_t b = task / per_sample, start = task % per_sample * kBlock;
+    const int64_t end = size < start + kBlock ? size : start + kBlock;
+    for (int64_t offset = start; offset < end; offset += kChunk) {
+      body(b, offset, end - offset < kChunk ? end - offset : kChunk);
+    }
+  }
+}
+
+template <typename T>
+static void interpolate_as(const InterpolateArguments& a) {
+  for_each_chunk(a.batch, a.size, a.threads, [&](int64_t b, int64_t offset, int64_t length) {
+    alignas(64) T x[kChunk], z[kChunk];
+    load_chunk(a.x, b, offset, length, x);
+    load_chunk(a.z, b, offset, length, z);
+    for (int point = 0; point < a.points; ++point) {
+      const T alpha = T(a.alpha[point * a.batch + b]), gamma = T(a.gamma[point * a.batch + b]);
+      const MutableArray out = {a.out, a.size, a.out_dtype};
+      with_type(a.out_dtype, element(out, point * a.batch + b, offset), [&](auto* data) {
+        for (int64_t i = 0; i < length; ++i) store<T>(data, i, alpha * z[i] + gamma * x[i]);
+      });
+    }
+  });
+}
+
+static void interpolate(const InterpolateArguments& a) {
+  if (a.float64) {
+    interpolate_as<double>(a);
+  } else {
+    interpolate_as<float>(a);
+  }
+}
+
+template <typename T>
+static void advance_as(const AdvanceArguments& a) {
+  for_each_chunk(a.batch, a.size, a.threads, [&](int64_t b, int64_t offset, int64_t length) {
+    alignas(64) T x[kChunk], velocity[kChunk];
+    load_chunk(a.x, b, offset, length, x);
+    load_chunk(a.velocity, b, offset, length, velocity);
+    const T step = T(a.t[b] - a.r[b]);
+    with_type(a.out.dtype, element(a.out, b, offset), [&](auto* data) {
+      for (int64_t i = 0; i < length; ++i) store<T>(data, i, x[i] - step * velocity[i]);
+    });
+  });
+}
+
+static void advance(const AdvanceArguments& a) {
+  if (a.float64) {
+    advance_as<double>(a);
+  } else {
+    advance_as<float>(a);
+  }
+}
+
+template <typename T>
+static void scale_as(const ScaleArguments& a) {
+  const Array gradient = {a.gradient.data, a.gradient.stride, a.gradient.dtype};
+  for_each_chunk(a.batch, a.size, a.threads, [&](int64_t b, int64_t offset, int64_t length) {
+    const T factor = T(a.upstream[a.per_sample ? b : 0] / a.divisor);
+    if (factor == 1) return;
+    alignas(64) T values[kChunk];
+    load_chunk(gradient, b, offset, length, values);
+    with_type(a.gradient.dtype, element(a.gradient, b, offset), [&](auto* data) {
+      for (int64_t i = 0; i < length; ++i) store<T>(data, i, values[i] * factor);
+    });
+  });
+}
+
+static void scale(const ScaleArguments& a) {
+  if (!a.per_sample && a.upstream[0] == a.divisor) return;
+  if (a.gradient.dtype == DType::kFloat64) {
+    scale_as<double>(a);
+  } else {
+    scale_as<float>(a);
+  }
+}

@@ -1,0 +1,27 @@
+"""Data sets, and the endless stream of batches that training reads from them."""
+
+from rcgm.data.arrays import Arrays
+from rcgm.data.digits import Digits
+from rcgm.data.image_folder import ImageFolder
+from rcgm.data.in_memory import InMemoryDataset
+from rcgm.data.info import DataInfo
+from rcgm.data.points import SCurve, SwissRoll, TwoMoons
+from rcgm.data.protocols import Augmented, BatchReader
+from rcgm.data.registry import DATASETS, build_dataset
+from rcgm.data.stream import BatchStream
+
+__all__ = [
+    "DATASETS",
+    "Arrays",
+    "Augmented",
+    "BatchReader",
+    "BatchStream",
+    "DataInfo",
+    "Digits",
+    "ImageFolder",
+    "InMemoryDataset",
+    "SCurve",
+    "SwissRoll",
+    "TwoMoons",
+    "build_dataset",
+]

@@ -1,0 +1,153 @@
+"""Samples in a .npy, .npz or .safetensors file: images, latents or points."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset
+
+from rcgm.data.checks import require_int
+from rcgm.data.in_memory import check_labels
+from rcgm.data.info import DataInfo
+from rcgm.data.rows import Rows, array_names, open_array
+
+SAMPLE_KEYS = ("images", "latents", "samples", "x")
+LABEL_KEYS = ("labels", "y")
+PIXEL_CHANNELS = (1, 3, 4)
+
+
+class Arrays(Dataset):
+    """Samples `[N, D]` (points) or `[N, C, H, W]` (images, latents) of one array in a file.
+
+    uint8 is taken for pixels and becomes [-1, 1]; floating numbers of any width are taken as they are. .npy and
+    .safetensors are mapped into memory and read row by row. Files with pickled objects are refused. `dataset[i]` is
+    `(float32 tensor, label)`, the label being -1 without labels.
+
+    Args:
+        path: a file that ends in .npy, .npz or .safetensors.
+        samples_key: name of the array. None: the only one that is named images, latents, samples or x; else the only
+            one in the file besides the labels. Not for .npy, which has no names.
+        labels_key: name of the labels, integers `[N]`. None: the one that is named labels or y, if there is one. Not
+            for .npy.
+        labels_path: a .npy file with the labels, instead of labels_key.
+        num_classes: number of classes. None: the largest label plus one.
+        channels_last: the array is `[N, H, W, C]`.
+
+    Raises:
+        TypeError: num_classes is no integer.
+        ValueError: a file that cannot be read, holds pickled objects, lacks a key, or holds an array of a shape or
+            dtype that is not as above; labels that do not match; when a sample is read, values that are not finite.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        samples_key: str | None = None,
+        labels_key: str | None = None,
+        labels_path: str | os.PathLike[str] | None = None,
+        num_classes: int | None = None,
+        channels_last: bool = False,
+    ) -> None:
+        self._path = Path(path)
+        if self._path.suffix == ".npy" and (samples_key is not None or labels_key is not None):
+            raise ValueError("samples_key and labels_key need a .npz or .safetensors file; a .npy file has no names")
+        if labels_key is not None and labels_path is not None:
+            raise ValueError(f"labels_key is {labels_key!r} and labels_path is {labels_path!r}; give one of them")
+        names = array_names(self._path)
+        if labels_key is None and labels_path is None:
+            labels_key = self._only("labels_key", LABEL_KEYS, names)
+        if samples_key is None:
+            samples_key = self._guess_samples(names, labels_key)
+        self._rows = self._open("samples_key", samples_key, names)
+        self.in_memory = self._rows.in_memory
+        self._channels_last = channels_last
+        shape = self._sample_shape()
+        self.labels: torch.Tensor | None = None
+        if labels_path is not None:
+            labels_file = Path(labels_path)
+            if labels_file.suffix != ".npy":
+                raise ValueError(f"labels_path is {str(labels_file)!r}; it needs a .npy file")
+            self.labels = _read_labels(open_array(labels_file, array_names(labels_file)[0]), str(labels_file))
+        elif labels_key is not None:
+            self.labels = _read_labels(self._open("labels_key", labels_key, names), f"{labels_key!r} of {self._path}")
+        if num_classes is not None:
+            num_classes = require_int("num_classes", num_classes, 1)
+        elif self.labels is not None:
+            num_classes = max([0, *self.labels.tolist()]) + 1
+        check_labels("labels", self.labels, len(self), num_classes)
+        self.info = DataInfo(
+            shape=shape,
+            num_classes=num_classes,
+            kind="points" if len(shape) == 1 else "images",
+            value_range=(-1.0, 1.0) if self._rows.dtype == "uint8" else None,
+        )
+
+    def __len__(self) -> int:
+        return self._rows.shape[0]
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} of a data set of {len(self)} samples")
+        samples, _ = self.take(torch.tensor([index % len(self)]))
+        return samples[0], -1 if self.labels is None else int(self.labels[index])
+
+    def take(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Samples float32 `[B, ...]` and labels int64 `[B]` (or None) at the int64 `indices` `[B]`."""
+        samples = self._rows.read(indices)
+        if self._channels_last:
+            samples = samples.movedim(-1, 1)
+        if samples.dtype == torch.uint8:
+            samples = samples.float().div_(127.5).sub_(1.0)
+        elif not torch.isfinite(samples).all():
+            finite = torch.isfinite(samples.flatten(1)).all(dim=1)
+            raise ValueError(f"sample {int(indices[~finite][0])} of {self._path} holds values that are not finite")
+        labels = None if self.labels is None else self.labels.index_select(0, indices)
+        return samples.contiguous(), labels
+
+    def _open(self, argument: str, key: str, names: list[str]) -> Rows:
+        if key not in names:
+            raise ValueError(f"{argument} is {key!r}; {self._path} holds {sorted(names)}")
+        return open_array(self._path, key)
+
+    def _only(self, argument: str, wanted: tuple[str, ...], names: list[str]) -> str | None:
+        present = [name for name in wanted if name in names]
+        if len(present) > 1:
+            raise ValueError(f"{argument} is None and {self._path} holds {present}; name one of them")
+        return present[0] if present else None
+
+    def _guess_samples(self, names: list[str], labels_key: str | None) -> str:
+        key = self._only("samples_key", SAMPLE_KEYS, names)
+        others = [name for name in names if name != labels_key]
+        if key is None and len(others) == 1:
+            key = others[0]
+        if key is None:
+            raise ValueError(f"samples_key is None and cannot be guessed; {self._path} holds {sorted(names)}")
+        return key
+
+    def _sample_shape(self) -> tuple[int, ...]:
+        shape, dtype = self._rows.shape, self._rows.dtype
+        if dtype != "uint8" and not dtype.startswith(("float", "bfloat")):
+            raise ValueError(f"{self._path} holds samples of dtype {dtype}; they need uint8 or a floating dtype")
+        axes = (4,) if dtype == "uint8" or self._channels_last else (2, 4)
+        if len(shape) not in axes or 0 in shape:
+            kinds = {2: "[N, D]", 4: "[N, H, W, C]" if self._channels_last else "[N, C, H, W]"}
+            needed = " or ".join(kinds[number] for number in axes)
+            raise ValueError(f"{self._path} holds {dtype} samples of shape {shape}; they need {needed}, none of them 0")
+        channel_axis, other_axis = (3, 1) if self._channels_last else (1, 3)
+        if dtype == "uint8" and shape[channel_axis] not in PIXEL_CHANNELS:
+            hint = ""
+            if shape[other_axis] in PIXEL_CHANNELS:
+                hint = f"; pass channels_last={not self._channels_last} if axis {other_axis} holds the channels"
+            raise ValueError(
+                f"{self._path} holds pixels of shape {shape}, {shape[channel_axis]} channels on axis {channel_axis}; "
+                f"they need one of {list(PIXEL_CHANNELS)}{hint}"
+            )
+        return (shape[3], shape[1], shape[2]) if self._channels_last else shape[1:]
+
+
+def _read_labels(rows: Rows, where: str) -> torch.Tensor:
+    if len(rows.shape) != 1 or not rows.dtype.startswith(("int", "uint")):
+        raise ValueError(f"labels in {where} have shape {rows.shape} and dtype {rows.dtype}; they need integers [N]")
+    return rows.read(torch.arange(rows.shape[0])).long()

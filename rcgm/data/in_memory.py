@@ -1,0 +1,66 @@
+"""A data set whose samples are one tensor."""
+
+from __future__ import annotations
+
+import torch
+from torch.utils.data import Dataset
+
+from rcgm.data.info import DataInfo
+
+
+class InMemoryDataset(Dataset):
+    """Samples and labels held as two tensors.
+
+    Args:
+        samples: float32 `[N, *info.shape]`, N >= 1, all values finite.
+        labels: int64 `[N]` in `[0, info.num_classes)`, or None where `info.num_classes` is None.
+        info: what the samples are.
+
+    `dataset[i]` is `(samples[i], labels[i])`, the label being a plain int, -1 without labels.
+
+    Raises:
+        TypeError, ValueError: the tensors are not as `info` says.
+    """
+
+    in_memory = True
+
+    def __init__(self, samples: torch.Tensor, labels: torch.Tensor | None, info: DataInfo) -> None:
+        if samples.dtype != torch.float32:
+            raise TypeError(f"samples has dtype {samples.dtype}; it needs torch.float32")
+        if samples.ndim == 0 or tuple(samples.shape[1:]) != info.shape or len(samples) == 0:
+            raise ValueError(f"samples has shape {tuple(samples.shape)}; it needs (N, *{info.shape}), N at least 1")
+        if not torch.isfinite(samples).all():
+            raise ValueError("samples holds values that are not finite; every value has to be finite")
+        check_labels("labels", labels, len(samples), info.num_classes)
+        self.samples = samples
+        self.labels = labels
+        self.info = info
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.samples[index], -1 if self.labels is None else int(self.labels[index])
+
+    def take(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Samples float32 `[B, ...]` and labels int64 `[B]` (or None) at the int64 `indices` `[B]`."""
+        labels = None if self.labels is None else self.labels.index_select(0, indices)
+        return self.samples.index_select(0, indices), labels
+
+
+def check_labels(name: str, labels: torch.Tensor | None, length: int, num_classes: int | None) -> None:
+    """Raise TypeError or ValueError unless `labels` is int64 `[length]` in `[0, num_classes)`, or both are None."""
+    if labels is None or num_classes is None:
+        if (labels is None) != (num_classes is None):
+            given = "None" if labels is None else "given"
+            raise ValueError(f"{name} is {given} and num_classes is {num_classes}; both or neither has to be None")
+        return
+    if labels.dtype != torch.int64:
+        raise TypeError(f"{name} has dtype {labels.dtype}; it needs torch.int64")
+    if tuple(labels.shape) != (length,):
+        raise ValueError(f"{name} has shape {tuple(labels.shape)}; {length} samples need ({length},)")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise ValueError(
+            f"{name} spans {low} to {high}; with num_classes {num_classes} it needs 0 to {num_classes - 1}"
+        )

@@ -1,0 +1,50 @@
+"""What a model has to know about the data it is trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from rcgm.data.checks import require_int
+
+Kind = Literal["points", "images"]
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """Shape and labels of one data set.
+
+    Args:
+        shape: shape of one sample, without the batch: `(D,)` for points, `(C, H, W)` for images and latents.
+        num_classes: labels are integers in `[0, num_classes)`; None where samples carry no label.
+        kind: "points" or "images".
+        class_names: one name a class, or empty where the classes have no names.
+        value_range: lowest and highest value a sample can hold, or None where it is not bounded (points, latents).
+
+    Raises:
+        TypeError, ValueError: an argument outside of the above.
+    """
+
+    shape: tuple[int, ...]
+    num_classes: int | None
+    kind: Kind
+    class_names: tuple[str, ...] = ()
+    value_range: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"kind is {self.kind!r}; it needs one of {list(get_args(Kind))}")
+        axes = 1 if self.kind == "points" else 3
+        if not isinstance(self.shape, tuple) or len(self.shape) != axes:
+            raise ValueError(f"shape is {self.shape!r}; kind {self.kind!r} needs a tuple of {axes} sizes")
+        for size in self.shape:
+            require_int("each size in shape", size, 1)
+        if self.num_classes is not None:
+            require_int("num_classes", self.num_classes, 1)
+        if self.class_names and len(self.class_names) != self.num_classes:
+            raise ValueError(
+                f"class_names holds {len(self.class_names)} names and num_classes is {self.num_classes}; "
+                "they need to agree"
+            )
+        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
+            raise ValueError(f"value_range is {self.value_range!r}; it needs (low, high) with low < high")

@@ -1,0 +1,30 @@
+"""What a data set may offer beyond `len(dataset)` and `dataset[i]`, and the batch stream then uses."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+
+
+@runtime_checkable
+class BatchReader(Protocol):
+    """Reads many samples at once, without Python in between.
+
+    `in_memory` is True where a read is a copy from memory, so that worker processes would cost more than they save.
+    """
+
+    in_memory: bool
+
+    def take(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """For int64 indices `[B]` return samples float32 `[B, ...]` and labels int64 `[B]`, or None without labels."""
+        ...
+
+
+@runtime_checkable
+class Augmented(Protocol):
+    """Can return a sample with random changes, all of them drawn from the generator it is given."""
+
+    def augmented(self, index: int, generator: torch.Generator) -> tuple[torch.Tensor, int | None]:
+        """Return the sample as `dataset[index]` does, randomly changed."""
+        ...

@@ -1,0 +1,42 @@
+"""Data sets by name."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from rcgm.data.arrays import Arrays
+from rcgm.data.digits import Digits
+from rcgm.data.image_folder import ImageFolder
+from rcgm.data.points import SCurve, SwissRoll, TwoMoons
+
+DATASETS: dict[str, type[Dataset]] = {
+    "two_moons": TwoMoons,
+    "s_curve": SCurve,
+    "swiss_roll": SwissRoll,
+    "digits": Digits,
+    "image_folder": ImageFolder,
+    "arrays": Arrays,
+}
+
+
+def build_dataset(name: str, **arguments: Any) -> Dataset:
+    """Build the data set `DATASETS[name]` from its arguments.
+
+    Returns:
+        A map-style data set of `(float32 tensor, int label or -1)` with an attribute `info` (`DataInfo`).
+
+    Raises:
+        ValueError: no such name; or the data set's own.
+        TypeError: an argument that the data set does not take, or one missing; or the data set's own.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"name is {name!r}; it needs one of {list(DATASETS)}")
+    signature = inspect.signature(DATASETS[name])
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise TypeError(f"data set {name!r}: {error}; it takes {list(signature.parameters)}") from None
+    return DATASETS[name](**arguments)

@@ -1,0 +1,151 @@
+"""An endless stream of batches that can be resumed exactly."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from rcgm.data.checks import require_int
+from rcgm.data.protocols import Augmented, BatchReader
+
+ORDER, AUGMENTATION = 0, 1
+
+Batch = tuple[torch.Tensor, "torch.Tensor | None"]
+
+
+class BatchStream:
+    """Batches of a map-style data set, for ever.
+
+    The batch of step k is a function of `(seed, k)` alone. Each epoch is a permutation of the data set drawn from
+    `(seed, epoch)`, cut into batches, the incomplete last one dropped; random changes of a sample are drawn from
+    `(seed, epoch, index)`. So a stream built with `start_step=k` goes on exactly where an interrupted one left off,
+    with any number of workers; and the batches of all ranks, laid end to end, are the batch of one process: sharding
+    changes who reads a sample, not which samples are read.
+
+    Iterating gives `(x, labels)`: float32 `[batch_size / world_size, ...]` and int64 `[batch_size / world_size]`, or
+    None where the data set has no labels (each label None or negative). `stream[k]` is the batch of step k, never
+    page-locked.
+
+    Args:
+        dataset: `len(dataset)` and `dataset[i] -> (tensor, label)`; see `rcgm.data.protocols` for what else is used.
+        batch_size: samples a step over all ranks; a multiple of world_size, at most `len(dataset)`.
+        seed: at least 0.
+        start_step: the step to begin iterating at.
+        workers: processes that read ahead, two batches each. Data that lie in memory (`BatchReader.in_memory`) are
+            indexed in this process all the same, which is faster.
+        rank, world_size: which share of each batch this stream gives, of how many.
+        pin_memory: give page-locked tensors, for copies to a GPU that do not block. None: where CUDA is available.
+
+    Raises:
+        TypeError: dataset is not map-style, or a number is no integer.
+        ValueError: a number is out of range, or dataset is smaller than a batch. Iterating raises what dataset raises.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int,
+        seed: int,
+        start_step: int = 0,
+        workers: int = 0,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        pin_memory: bool | None = None,
+    ) -> None:
+        if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+            raise TypeError(f"dataset is a {type(dataset).__name__}; it needs __len__ and __getitem__ (map style)")
+        self._dataset = dataset
+        self._batch_size = require_int("batch_size", batch_size, 1)
+        self._seed = require_int("seed", seed, 0)
+        self._start_step = require_int("start_step", start_step, 0)
+        self._workers = require_int("workers", workers, 0)
+        self._world_size = require_int("world_size", world_size, 1)
+        self._rank = require_int("rank", rank, 0)
+        if self._rank >= self._world_size:
+            raise ValueError(f"rank is {rank}; with world_size {world_size} it needs 0 to {self._world_size - 1}")
+        if self._batch_size % self._world_size:
+            raise ValueError(f"batch_size is {batch_size}; it needs a multiple of world_size, {world_size}")
+        if len(dataset) < self._batch_size:
+            raise ValueError(
+                f"dataset holds {len(dataset)} samples, fewer than one batch; "
+                f"batch_size is {batch_size} and needs to be at most {len(dataset)}"
+            )
+        self._pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
+        self._last_epoch: tuple[int, torch.Tensor] | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in one permutation of the data set."""
+        return len(self._dataset) // self._batch_size
+
+    def indices(self, step: int) -> torch.Tensor:
+        """This rank's indices into the data set at `step`: int64 `[batch_size / world_size]`."""
+        epoch, position = divmod(require_int("step", step, 0), self.steps_per_epoch)
+        share = self._batch_size // self._world_size
+        start = position * self._batch_size + self._rank * share
+        return self._order(epoch)[start : start + share]
+
+    def __getitem__(self, step: int) -> Batch:
+        indices = self.indices(step)
+        if isinstance(self._dataset, Augmented):
+            epoch = step // self.steps_per_epoch
+            samples = [
+                self._dataset.augmented(index, _generator(self._seed, AUGMENTATION, epoch, index))
+                for index in indices.tolist()
+            ]
+            return _collate(samples)
+        if isinstance(self._dataset, BatchReader):
+            return self._dataset.take(indices)
+        return _collate([self._dataset[index] for index in indices.tolist()])
+
+    def __iter__(self) -> Iterator[Batch]:
+        steps = itertools.count(self._start_step)
+        if self._workers == 0 or getattr(self._dataset, "in_memory", False):
+            batches = (self._pinned(self[step]) for step in steps)
+        else:
+            # The item of index k is the batch of step k, so whichever worker reads it, it is the same. Without a
+            # generator of its own the loader would draw the seeds of its workers from torch's global one.
+            batches = DataLoader(
+                self,  # type: ignore[arg-type]
+                batch_size=None,
+                sampler=steps,  # type: ignore[arg-type]
+                num_workers=self._workers,
+                pin_memory=self._pin_memory,
+                generator=torch.Generator(),
+            )
+        # The loader turns tuples into lists.
+        yield from map(tuple, batches)
+
+    def _pinned(self, batch: Batch) -> Batch:
+        if not self._pin_memory:
+            return batch
+        x, labels = batch
+        return x.pin_memory(), None if labels is None else labels.pin_memory()
+
+    def _order(self, epoch: int) -> torch.Tensor:
+        if self._last_epoch is None or self._last_epoch[0] != epoch:
+            order = torch.randperm(len(self._dataset), generator=_generator(self._seed, ORDER, epoch))
+            self._last_epoch = (epoch, order)
+        return self._last_epoch[1]
+
+
+def _generator(*key: int) -> torch.Generator:
+    # torch's CPU generator uses the low 32 bits of a seed, so neighbouring keys have to be mixed well into those.
+    mixed = int(np.random.SeedSequence(key).generate_state(1, np.uint32)[0])
+    return torch.Generator().manual_seed(mixed)
+
+
+def _collate(samples: list[tuple[torch.Tensor, int | None]]) -> Batch:
+    x = torch.stack([sample for sample, _ in samples])
+    labels = [-1 if label is None else int(label) for _, label in samples]
+    if all(label < 0 for label in labels):
+        return x, None
+    if any(label < 0 for label in labels):
+        raise ValueError("dataset gives some samples a label and others none; all or none of them need one")
+    return x, torch.tensor(labels, dtype=torch.int64)

@@ -1,0 +1,38 @@
+"""Argument checks that the measures share."""
+
+from __future__ import annotations
+
+import torch
+
+
+def as_rows(name: str, samples: torch.Tensor, minimum: int = 1) -> torch.Tensor:
+    """Return `samples` `[N, ...]` as detached float64 `[N, D]`, on its device.
+
+    Raises:
+        TypeError: not a floating tensor.
+        ValueError: fewer than `minimum` samples, no elements, or values that are not finite.
+    """
+    if not isinstance(samples, torch.Tensor) or not samples.is_floating_point():
+        got = samples.dtype if isinstance(samples, torch.Tensor) else type(samples).__name__
+        raise TypeError(f"{name} is {got}; it needs a floating torch.Tensor")
+    if samples.ndim < 2 or len(samples) < minimum or samples.numel() == 0:
+        raise ValueError(f"{name} has shape {tuple(samples.shape)}; it needs (N, ...) with N of at least {minimum}")
+    bad = int((~torch.isfinite(samples)).sum())
+    if bad:
+        raise ValueError(f"{name} holds {bad} values that are not finite; all of its {samples.numel()} have to be")
+    return samples.detach().flatten(1).double()
+
+
+def check_same_width(name: str, rows: torch.Tensor, other_name: str, other: torch.Tensor) -> None:
+    """Raise ValueError unless both `[N, D]` tensors have the same D."""
+    if rows.shape[1] != other.shape[1]:
+        raise ValueError(
+            f"{name} has {rows.shape[1]} values a sample and {other_name} has {other.shape[1]}; "
+            "they need the same number"
+        )
+
+
+def check_chunk(chunk: int) -> None:
+    """Raise ValueError unless chunk is at least 1."""
+    if chunk < 1:
+        raise ValueError(f"chunk is {chunk}; it needs at least 1")

@@ -1,0 +1,104 @@
+"""Are generated samples copies of the training data?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from rcgm.evaluation.checks import as_rows, check_chunk, check_same_width
+
+
+@dataclass(frozen=True)
+class NeighbourReport:
+    """Distances of generated samples to the training set, beside those of real samples to the rest of it.
+
+    Args:
+        median_distance: median over generated samples of the Euclidean distance to the nearest training sample.
+        real_median_distance: the same for each training sample and the nearest other one (leave one out).
+        median_ratio: the first over the second. About 1 for fresh samples of the same distribution, near 0 for copies.
+        threshold: the given quantile of the real distances.
+        fraction_close: share of generated samples no farther than the threshold from a training sample. About the given
+            quantile for fresh samples, near 1 for copies.
+    """
+
+    median_distance: float
+    real_median_distance: float
+    median_ratio: float
+    threshold: float
+    fraction_close: float
+
+
+def check_neighbours(
+    samples: torch.Tensor, training: torch.Tensor, quantile: float = 0.01, chunk: int = 1024
+) -> NeighbourReport:
+    """Compare how near samples are to the training set with how near real data are to one another.
+
+    Args:
+        samples: floating `[N, ...]`, what was generated, flattened.
+        training: floating `[M, ...]`, M >= 2, what the model was trained on.
+        quantile: of the real distances, below which a sample counts as close; in (0, 1).
+        chunk: rows compared at a time; memory is `chunk * M` float64 values.
+
+    Raises:
+        TypeError: no floating tensors.
+        ValueError: an argument out of range, tensors that do not match or are not finite, or a training set of which
+            most samples are identical, which leaves nothing to compare with.
+    """
+    if not 0.0 < quantile < 1.0:
+        raise ValueError(f"quantile is {quantile}; it needs to lie in (0, 1)")
+    check_chunk(chunk)
+    queries, rows = as_rows("samples", samples), as_rows("training", training, 2)
+    check_same_width("samples", queries, "training", rows)
+    real = nearest_distances(rows, rows, leave_one_out=True, chunk=chunk)
+    real_median = float(real.median())
+    if real_median == 0.0:
+        raise ValueError("training holds mostly identical samples; distances between them say nothing")
+    generated = nearest_distances(queries, rows, chunk=chunk)
+    threshold = float(torch.quantile(real, quantile))
+    median = float(generated.median())
+    return NeighbourReport(
+        median_distance=median,
+        real_median_distance=real_median,
+        median_ratio=median / real_median,
+        threshold=threshold,
+        # "No farther", so that copies are found where duplicates in the data bring the threshold to zero.
+        fraction_close=float((generated <= threshold).double().mean()),
+    )
+
+
+def nearest_distances(
+    samples: torch.Tensor, reference: torch.Tensor, leave_one_out: bool = False, chunk: int = 1024
+) -> torch.Tensor:
+    """Euclidean distance of each sample to the nearest reference sample: float64 `[N]`, on the device of samples.
+
+    Args:
+        samples: floating `[N, ...]`, flattened.
+        reference: floating `[M, ...]`, of as many values a sample.
+        leave_one_out: samples are reference, row by row, and a row is not its own neighbour; needs N = M >= 2.
+        chunk: rows compared at a time; memory is `chunk * M` float64 values.
+
+    Raises:
+        TypeError: no floating tensors.
+        ValueError: an argument out of range, or tensors that do not match or are not finite.
+    """
+    check_chunk(chunk)
+    queries, rows = as_rows("samples", samples), as_rows("reference", reference)
+    rows = rows.to(queries.device)
+    check_same_width("samples", queries, "reference", rows)
+    if leave_one_out and (len(queries) != len(rows) or len(rows) < 2):
+        raise ValueError(
+            f"samples holds {len(queries)} rows and reference {len(rows)}; "
+            "leave_one_out needs the same number, at least 2"
+        )
+    squared_norms = rows.square().sum(dim=1)
+    nearest = torch.empty(len(queries), dtype=torch.float64, device=queries.device)
+    for start in range(0, len(queries), chunk):
+        part = queries[start : start + chunk]
+        # |b|^2 - 2ab ranks the neighbours of a at the speed of a matrix product. It cancels where a and b are close, so
+        # the distance itself is taken from the difference: a copy has exactly 0.
+        ranking = squared_norms - 2.0 * part @ rows.T
+        if leave_one_out:
+            ranking.diagonal(start).fill_(torch.inf)
+        nearest[start : start + chunk] = (part - rows[ranking.argmin(dim=1)]).norm(dim=1)
+    return nearest

@@ -1,0 +1,43 @@
+"""The backends, and which of them runs an operation.
+
+A backend is a module with ``NAME``, ``unavailable() -> str | None`` (why it cannot run here), ``supports(device)`` and the
+five functions that ``reference.py`` defines: ``residual_loss``, ``scale_gradient_``, ``interpolate``, ``advance_``,
+``ema_update_``, with the same arguments and the same numbers to rounding. To add a backend, write such a module and name
+it in ``BACKENDS``, at the place that says when it is preferred.
+"""
+
+from __future__ import annotations
+
+import os
+from types import ModuleType
+
+import torch
+
+from rcgm_kernels.backends import cpu, cuda, reference, triton
+
+# The first that is available and supports the device is chosen.
+BACKENDS: dict[str, ModuleType] = {module.NAME: module for module in (cuda, triton, cpu, reference)}
+ENVIRONMENT = "RCGM_BACKEND"
+
+
+def choose(name: str | None, device: torch.device) -> ModuleType:
+    """The backend called ``name``, or else by the environment, or else the fastest for ``device``.
+
+    Raises:
+        ValueError: for an unknown name, or a backend that cannot run here or not on that device.
+    """
+    forced = name or os.environ.get(ENVIRONMENT) or None
+    if forced is None:
+        return next(
+            backend for backend in BACKENDS.values() if backend.unavailable() is None and backend.supports(device)
+        )
+    source = "backend" if name else ENVIRONMENT
+    backend = BACKENDS.get(forced)
+    if backend is None:
+        raise ValueError(f"{source} must be one of {', '.join(BACKENDS)}, got {forced!r}")
+    reason = backend.unavailable()
+    if reason is not None:
+        raise ValueError(f"{source} {forced!r} is not available here: {reason}")
+    if not backend.supports(device):
+        raise ValueError(f"{source} {forced!r} does not run on {device.type} tensors; leave it out to choose by device")
+    return backend

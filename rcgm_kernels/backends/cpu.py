@@ -1,0 +1,161 @@
+"""The operations in C++: OpenMP, vectorised, the instruction set chosen at run time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rcgm_kernels.backends import native
+from rcgm_kernels.layout import compute_dtype, dense_samples, sample_size
+from rcgm_kernels.options import LossOptions
+
+try:
+    from rcgm_kernels import _cpu
+except ImportError as error:
+    _cpu, _IMPORT_ERROR = None, error
+
+NAME = "cpu"
+ISA_ENVIRONMENT = "RCGM_CPU_ISA"
+
+
+def unavailable() -> str | None:
+    """Why this backend cannot run here; None where it can."""
+    if _cpu is None:
+        return f"rcgm_kernels._cpu could not be loaded ({_IMPORT_ERROR}): reinstall with `pip install .`"
+    return None
+
+
+def supports(device: torch.device) -> bool:
+    return device.type == "cpu"
+
+
+def instruction_sets() -> list[str]:
+    """The instruction sets that run here, best first; ``RCGM_CPU_ISA`` forces one."""
+    return _cpu.isa_names().split(",")
+
+
+def residual_loss(
+    pred: Tensor,
+    terms: Sequence[Tensor],
+    scalars: Tensor,
+    pred_coeff: Tensor | None,
+    scale: Tensor | None,
+    weight: Tensor | None,
+    options: LossOptions,
+    storage_scale: float,
+) -> tuple[Tensor, Tensor]:
+    """See :func:`rcgm_kernels.backends.reference.residual_loss`."""
+    pred = dense_samples(pred.detach())
+    terms = [dense_samples(term) for term in terms]
+    batch = pred.shape[0]
+    dtype = compute_dtype(pred, *terms)
+    losses = torch.empty(batch, dtype=torch.float64)
+    gradient = torch.empty(pred.shape if options.with_gradient else 0, dtype=pred.dtype)
+    small = [_doubles(values) for values in (scalars, pred_coeff, scale, weight)]
+    _cpu.residual_loss(
+        _isa(),
+        batch,
+        sample_size(pred),
+        native.array(pred),
+        [native.array(term) for term in terms],
+        options.times,
+        options.pred_in_residual,
+        dtype == torch.float64,
+        *(0 if values is None else values.data_ptr() for values in small),
+        *native.loss_options(options, batch, storage_scale),
+        losses.data_ptr(),
+        native.array(gradient) if options.with_gradient else native.NO_ARRAY,
+        torch.get_num_threads(),
+    )
+    if options.reduction == "mean":
+        losses = losses.mean()
+    elif options.reduction == "sum":
+        losses = losses.sum()
+    return losses.to(dtype), gradient
+
+
+def scale_gradient_(gradient: Tensor, upstream: Tensor, divisor: float) -> None:
+    """See :func:`rcgm_kernels.backends.reference.scale_gradient_`."""
+    upstream = _doubles(upstream)
+    _cpu.scale(
+        _isa(),
+        gradient.shape[0],
+        sample_size(gradient),
+        native.array(gradient),
+        upstream.data_ptr(),
+        upstream.ndim == 1,
+        divisor,
+        torch.get_num_threads(),
+    )
+
+
+def interpolate(x: Tensor, z: Tensor, alpha: Tensor, gamma: Tensor, out_dtype: torch.dtype) -> Tensor:
+    """See :func:`rcgm_kernels.backends.reference.interpolate`."""
+    x, z = dense_samples(x.detach()), dense_samples(z.detach())
+    alpha, gamma = _doubles(alpha), _doubles(gamma)
+    out = torch.empty((alpha.shape[0], *x.shape), dtype=out_dtype)
+    _cpu.interpolate(
+        _isa(),
+        x.shape[0],
+        sample_size(x),
+        native.array(x),
+        native.array(z),
+        alpha.shape[0],
+        compute_dtype(x, z) == torch.float64,
+        alpha.data_ptr(),
+        gamma.data_ptr(),
+        out.data_ptr(),
+        native.DTYPES[out_dtype],
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def advance_(out: Tensor, x: Tensor, velocity: Tensor, t: Tensor, r: Tensor) -> None:
+    """See :func:`rcgm_kernels.backends.reference.advance_`."""
+    x, velocity = dense_samples(x), dense_samples(velocity)
+    t, r = _doubles(t), _doubles(r)
+    target = dense_samples(out)  # a copy where the samples of `out` are not dense
+    _cpu.advance(
+        _isa(),
+        x.shape[0],
+        sample_size(x),
+        native.array(x),
+        native.array(velocity),
+        compute_dtype(x, velocity) == torch.float64,
+        t.data_ptr(),
+        r.data_ptr(),
+        native.array(target),
+        torch.get_num_threads(),
+    )
+    if target is not out:
+        out.copy_(target)
+
+
+def ema_update_(ema: Sequence[Tensor], params: Sequence[Tensor], decay: float, copies: Sequence[Tensor]) -> None:
+    """See :func:`rcgm_kernels.backends.reference.ema_update_`."""
+    params = [param.contiguous() for param in params]
+    entries = [
+        (
+            average.data_ptr(),
+            param.data_ptr(),
+            copies[index].data_ptr() if copies else 0,
+            average.numel(),
+            native.DTYPES[average.dtype],
+            native.DTYPES[param.dtype],
+            native.DTYPES[copies[index].dtype] if copies else 0,
+        )
+        for index, (average, param) in enumerate(zip(ema, params, strict=True))
+    ]
+    _cpu.ema(_isa(), entries, decay, torch.get_num_threads())
+
+
+def _isa() -> str:
+    return os.environ.get(ISA_ENVIRONMENT, "")
+
+
+def _doubles(values: Tensor | None) -> Tensor | None:
+    return None if values is None else values.detach().to(torch.float64).contiguous()

@@ -1,0 +1,105 @@
+"""The options of the fused losses: metric and adaptive weight."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+METRICS = ("l2", "pseudo_huber", "barron")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a residual becomes a loss: ``rho(m) + cosine * (1 - cos(pred, pred - R))`` with ``m = mean_D(R^2)``.
+
+    Args:
+        name: ``"l2"``: ``rho = m``. ``"pseudo_huber"``: ``rho = sqrt(m + c^2) - c`` (Song & Dhariwal 2023).
+            ``"barron"``: the general robust loss of Barron 2019, equation 1, of shape ``alpha`` and width ``c``.
+        c: width, ``>= 0`` for pseudo-Huber and ``> 0`` for Barron; L2 ignores it.
+        alpha: shape of Barron: 2 is L2 / (2 c^2), 1 is pseudo-Huber / c, 0 is Cauchy, -2 Geman-McClure, ``-inf`` Welsch.
+        cosine: weight of the cosine term over the whole sample, ``>= 0``; 0 leaves it out.
+
+    Raises:
+        ValueError: for an unknown name or a value out of range.
+    """
+
+    name: str = "l2"
+    c: float = 1.0
+    alpha: float = 1.0
+    cosine: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.name not in METRICS:
+            raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {self.name!r}")
+        if not (math.isfinite(self.c) and self.c >= 0) or (self.name == "barron" and self.c == 0):
+            needed = "a finite number > 0" if self.name == "barron" else "a finite number >= 0"
+            raise ValueError(f"metric c must be {needed} for {self.name}, got {self.c!r}")
+        if math.isnan(self.alpha) or self.alpha == math.inf:
+            raise ValueError(f"metric alpha must be a number or -inf, got {self.alpha!r}")
+        if not (math.isfinite(self.cosine) and self.cosine >= 0):
+            raise ValueError(f"metric cosine must be a finite number >= 0, got {self.cosine!r}")
+
+    @staticmethod
+    def of(value: Metric | str) -> Metric:
+        """The metric that ``value`` names, with default parameters, or ``value`` itself."""
+        if isinstance(value, Metric):
+            return value
+        if not isinstance(value, str):
+            raise TypeError(f"metric must be a name ({', '.join(METRICS)}) or a Metric, got {type(value).__name__}")
+        return Metric(value)
+
+
+@dataclass(frozen=True)
+class AdaptiveWeight:
+    """The weight ``1 / (|R|^2 + eps)^power`` of a sample, without gradient (MeanFlow; TiM with power 1).
+
+    ``|R|^2`` is the sum over the sample's elements, ``D m`` in the notation of the losses.
+
+    Raises:
+        ValueError: if ``power`` is not finite or ``eps`` is not a finite number ``> 0``.
+    """
+
+    power: float = 1.0
+    eps: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.power):
+            raise ValueError(f"adaptive power must be finite, got {self.power!r}")
+        if not (math.isfinite(self.eps) and self.eps > 0):
+            raise ValueError(f"adaptive eps must be a finite number > 0, got {self.eps!r}")
+
+    @staticmethod
+    def of(value: AdaptiveWeight | float | None) -> AdaptiveWeight | None:
+        """``value`` itself, or the weight of that power."""
+        if value is None or isinstance(value, AdaptiveWeight):
+            return value
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"adaptive must be an AdaptiveWeight, a power or None, got {type(value).__name__}")
+        return AdaptiveWeight(float(value))
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """Everything about a fused loss that is not a tensor; what a backend is given.
+
+    Args:
+        times: the per-sample scalars are knots ``[N+2, B]`` rather than coefficients ``[K, B]``.
+        pred_in_residual: the prediction is the first tensor of the combination (else ``terms[0]`` is).
+        clip: bound of the clamp, ``inf`` for none.
+        normalize: constant of the tangent normalisation ``R / (|R| + constant)``, or None.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        with_gradient: whether the gradient is wanted.
+    """
+
+    times: bool
+    pred_in_residual: bool
+    clip: float
+    metric: Metric
+    normalize: float | None
+    adaptive: AdaptiveWeight | None
+    reduction: str
+    with_gradient: bool
+
+    def gradient_scale(self, batch: int, storage_scale: float) -> float:
+        """What the stored gradient of each sample's own loss is multiplied by."""
+        return storage_scale / batch if self.reduction == "mean" and batch else storage_scale

@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+from rcgm.data import DataInfo, Digits, InMemoryDataset
+
+POINTS = DataInfo(shape=(2,), num_classes=None, kind="points")
+LABELLED = DataInfo(shape=(2,), num_classes=3, kind="points")
+
+
+def test_digits():
+    digits = Digits()
+    assert len(digits) == 1797
+    assert digits.samples.shape == (1797, 1, 8, 8) and digits.samples.dtype == torch.float32
+    assert float(digits.samples.min()) == -1.0 and float(digits.samples.max()) == 1.0
+    # The pixels are the integers 0 to 16.
+    assert torch.equal((digits.samples + 1) * 8, ((digits.samples + 1) * 8).round())
+    assert digits.info == DataInfo((1, 8, 8), 10, "images", tuple("0123456789"), (-1.0, 1.0))
+    assert torch.bincount(digits.labels).min() > 170
+    image, label = digits[5]
+    assert image.shape == (1, 8, 8) and label == int(digits.labels[5]) and type(label) is int
+
+
+def test_take_equals_indexing():
+    data = InMemoryDataset(torch.randn(9, 2), torch.arange(9) % 3, LABELLED)
+    samples, labels = data.take(torch.tensor([8, 0, 4]))
+    for row, index in enumerate([8, 0, 4]):
+        assert torch.equal(samples[row], data[index][0]) and int(labels[row]) == data[index][1]
+
+
+@pytest.mark.parametrize(
+    ("samples", "labels", "info", "error", "message"),
+    [
+        (torch.zeros(3, 2).double(), None, POINTS, TypeError, "samples has dtype torch.float64"),
+        (torch.zeros(3, 4), None, POINTS, ValueError, r"samples has shape \(3, 4\)"),
+        (torch.zeros(0, 2), None, POINTS, ValueError, r"samples has shape \(0, 2\)"),
+        (torch.full((3, 2), torch.nan), None, POINTS, ValueError, "not finite"),
+        (torch.zeros(3, 2), torch.zeros(3).long(), POINTS, ValueError, "labels is given and num_classes is None"),
+        (torch.zeros(3, 2), None, LABELLED, ValueError, "labels is None and num_classes is 3"),
+        (torch.zeros(3, 2), torch.zeros(3), LABELLED, TypeError, "labels has dtype torch.float32"),
+        (torch.zeros(3, 2), torch.zeros(2).long(), LABELLED, ValueError, r"labels has shape \(2,\); 3 samples"),
+        (torch.zeros(3, 2), torch.tensor([0, 1, 3]), LABELLED, ValueError, "labels spans 0 to 3"),
+        (torch.zeros(3, 2), torch.tensor([0, 1, -1]), LABELLED, ValueError, "labels spans -1 to 1"),
+    ],
+)
+def test_refuses_tensors(samples, labels, info, error, message):
+    with pytest.raises(error, match=message):
+        InMemoryDataset(samples, labels, info)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"kind": "sound"}, ValueError, "kind is 'sound'"),
+        ({"shape": (2, 2)}, ValueError, r"shape is \(2, 2\); kind 'points' needs a tuple of 1"),
+        ({"shape": [2]}, ValueError, r"shape is \[2\]"),
+        ({"kind": "images"}, ValueError, "kind 'images' needs a tuple of 3"),
+        ({"shape": (0,)}, ValueError, "each size in shape is 0"),
+        ({"shape": (2.0,)}, TypeError, "each size in shape is 2.0"),
+        ({"num_classes": 0}, ValueError, "num_classes is 0"),
+        ({"num_classes": 2, "class_names": ("a",)}, ValueError, "class_names holds 1 names and num_classes is 2"),
+        ({"value_range": (1.0, -1.0)}, ValueError, r"value_range is \(1.0, -1.0\)"),
+    ],
+)
+def test_info_refuses(arguments, error, message):
+    with pytest.raises(error, match=message):
+        DataInfo(**{"shape": (2,), "num_classes": None, "kind": "points", **arguments})
