@@ -87,6 +87,49 @@ RCGM_FN int64_t bytes_of(DType dtype) {
   return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
 }
 
+// A chunk of bfloat16 may be held in split order: the elements of even index, then those of odd index. Two of them lie
+// in a word, whose halves become floats by a shift and a mask, with no shuffle, and go back the same way. Arithmetic that is
+// element by element does not care, so long as all chunks that meet are split, and their length is even.
+template <typename T, typename Storage>
+RCGM_FN void load_values(const Storage* data, int64_t length, bool, T* values) {
+  for (int64_t i = 0; i < length; ++i) values[i] = load<T>(data, i);
+}
+RCGM_FN void load_values(const BFloat16* data, int64_t length, bool split, float* values) {
+  if (!split) {
+    for (int64_t i = 0; i < length; ++i) values[i] = load<float>(data, i);
+    return;
+  }
+  const Word* words = reinterpret_cast<const Word*>(data);
+  const int64_t half = length / 2;
+#pragma omp simd
+  for (int64_t i = 0; i < half; ++i) {
+    values[i] = bits_of<float>(words[i].bits << 16);
+    values[half + i] = bits_of<float>(words[i].bits & 0xffff0000u);
+  }
+}
+
+// data[i] = value(i), where value is asked for positions in the order of the chunks that it reads.
+template <typename T, typename Storage, typename Value>
+RCGM_FN void store_values(Storage* data, int64_t length, bool, const Value& value) {
+#pragma omp simd
+  for (int64_t i = 0; i < length; ++i) store<T>(data, i, value(i));
+}
+template <typename T, typename Value>
+RCGM_FN void store_values(BFloat16* data, int64_t length, bool split, const Value& value) {
+  if (!split) {
+#pragma omp simd
+    for (int64_t i = 0; i < length; ++i) store<T>(data, i, value(i));
+    return;
+  }
+  Word* words = reinterpret_cast<Word*>(data);
+  const int64_t half = length / 2;
+#pragma omp simd
+  for (int64_t i = 0; i < half; ++i) {
+    const uint32_t low = rounded_bfloat16(float(value(i))), high = rounded_bfloat16(float(value(half + i)));
+    words[i].bits = (high & 0xffff0000u) | (low >> 16);
+  }
+}
+
 // Call `body(typed pointer)` with the element type that `dtype` names.
 template <typename Body>
 RCGM_FN void with_type(DType dtype, const void* data, const Body& body) {

@@ -1,23 +1,19 @@
 // ema_update_ on the CPU. Included by kernels.cpp inside the namespace of one instruction set.
 
+// Each form is exact at its own end: decay 1 keeps the average, decay 0 copies the parameter.
 template <typename T>
-static void ema_chunk(const EmaEntry& e, double decay, int64_t offset, int64_t length) {
-  alignas(64) T average[kChunk], param[kChunk];
-  load_chunk(Array{e.average, 0, e.average_dtype}, 0, offset, length, average);
-  load_chunk(Array{e.param, 0, e.param_dtype}, 0, offset, length, param);
+RCGM_FN T moved(T average, T param, T keep, T take) {
+  return take < T(0.5) ? average + take * (param - average) : param - keep * (param - average);
+}
+
+template <typename T, typename Param>
+static void ema_chunk(const EmaEntry& e, double decay, int64_t offset, int64_t length, const Param* param) {
+  T* average = static_cast<T*>(e.average) + offset;
   const T keep = T(decay), take = T(1 - decay);
-  if (take < T(0.5)) {  // each form is exact at its own end: decay 1 keeps, decay 0 copies
-    for (int64_t i = 0; i < length; ++i) average[i] += take * (param[i] - average[i]);
-  } else {
-    for (int64_t i = 0; i < length; ++i) average[i] = param[i] - keep * (param[i] - average[i]);
-  }
-  const auto write = [&](void* data, DType dtype) {
-    with_type(dtype, element(MutableArray{data, 0, dtype}, 0, offset), [&](auto* out) {
-      for (int64_t i = 0; i < length; ++i) store<T>(out, i, average[i]);
-    });
-  };
-  write(e.average, e.average_dtype);
-  if (e.copy) write(e.copy, e.copy_dtype);
+#pragma omp simd
+  for (int64_t i = 0; i < length; ++i) average[i] = moved(average[i], load<T>(param, i), keep, take);
+  if (!e.copy) return;  // the chunk is in the first-level cache still
+  store_chunk<T>(MutableArray{e.copy, 0, e.copy_dtype}, 0, offset, length, false, [=](int64_t i) { return average[i]; });
 }
 
 static void ema(const EmaArguments& a) {
@@ -30,11 +26,13 @@ static void ema(const EmaArguments& a) {
 #pragma omp for schedule(static) nowait
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
       const int64_t offset = chunk * kChunk, length = e.size - offset < kChunk ? e.size - offset : kChunk;
-      if (e.average_dtype == DType::kFloat64) {
-        ema_chunk<double>(e, a.decay, offset, length);
-      } else {
-        ema_chunk<float>(e, a.decay, offset, length);
-      }
+      with_type(e.param_dtype, element(Array{e.param, 0, e.param_dtype}, 0, offset), [&](auto* param) {
+        if (e.average_dtype == DType::kFloat64) {
+          ema_chunk<double>(e, a.decay, offset, length, param);
+        } else {
+          ema_chunk<float>(e, a.decay, offset, length, param);
+        }
+      });
     }
   }
 }

@@ -53,13 +53,22 @@ static Combination<T> combination_of(const LossArguments& a, int64_t b) {
   return c;
 }
 
-// values = R on `length` elements from `offset`; `anchor` is scratch.
 template <typename T>
-static void residual_chunk(const Combination<T>& c, int64_t b, int64_t offset, int64_t length, T* anchor, T* values) {
+static void load_chunk(const Array& array, int64_t b, int64_t offset, int64_t length, bool split, T* values) {
+  with_type(array.dtype, element(array, b, offset), [&](auto* data) { load_values(data, length, split, values); });
+}
+
+template <typename T, typename Value>
+static void store_chunk(const MutableArray& array, int64_t b, int64_t offset, int64_t length, bool split, const Value& value) {
+  with_type(array.dtype, element(array, b, offset), [&](auto* data) { store_values<T>(data, length, split, value); });
+}
+
+// values = R on `length` elements from `offset`; `anchor` and `term` are scratch.
+template <typename T>
+static void residual_chunk(const Combination<T>& c, int64_t b, int64_t offset, int64_t length, bool split, T* anchor, T* term,
+                           T* values) {
   if (c.anchor.data) {
-    with_type(c.anchor.dtype, element(c.anchor, b, offset), [&](auto* data) {
-      for (int64_t i = 0; i < length; ++i) anchor[i] = load<T>(data, i);
-    });
+    load_chunk(c.anchor, b, offset, length, split, anchor);
   } else {
     for (int64_t i = 0; i < length; ++i) anchor[i] = 0;
   }
@@ -70,31 +79,30 @@ static void residual_chunk(const Combination<T>& c, int64_t b, int64_t offset, i
   }
   for (int k = 0; k < c.count; ++k) {
     const T coeff = c.coeffs[k];
-    with_type(c.terms[k].dtype, element(c.terms[k], b, offset), [&](auto* data) {
-      for (int64_t i = 0; i < length; ++i) values[i] += coeff * (load<T>(data, i) - anchor[i]);
-    });
+    load_chunk(c.terms[k], b, offset, length, split, term);
+    for (int64_t i = 0; i < length; ++i) values[i] += coeff * (term[i] - anchor[i]);
   }
   for (int64_t i = 0; i < length; ++i) values[i] = c.scale * clamp_residual(values[i], c.clip);
 }
 
+// Whether all tensors are bfloat16, so that chunks of even length can be held in split order.
 template <typename T>
-static void load_chunk(const Array& array, int64_t b, int64_t offset, int64_t length, T* values) {
-  with_type(array.dtype, element(array, b, offset), [&](auto* data) {
-    for (int64_t i = 0; i < length; ++i) values[i] = load<T>(data, i);
-  });
+static bool all_bfloat16(const LossArguments& a, const Combination<T>& c) {
+  bool all = !a.float64 && (!c.anchor.data || c.anchor.dtype == DType::kBFloat16);
+  for (int k = 0; k < c.count; ++k) all = all && c.terms[k].dtype == DType::kBFloat16;
+  if (a.options.cosine != 0) all = all && a.pred.dtype == DType::kBFloat16;
+  return all && (!a.gradient.data || a.gradient.dtype == DType::kBFloat16);
 }
 
 template <typename T>
 static void write_gradient(const LossArguments& a, const Outcome& outcome, int64_t b, int64_t offset, int64_t length,
-                           const T* residual, const T* pred) {
+                           bool split, const T* residual, const T* pred) {
   const T r = T(outcome.residual_factor), p = T(outcome.pred_factor);
-  with_type(a.gradient.dtype, element(a.gradient, b, offset), [&](auto* out) {
-    if (pred) {
-      for (int64_t i = 0; i < length; ++i) store<T>(out, i, r * residual[i] + p * pred[i]);
-    } else {
-      for (int64_t i = 0; i < length; ++i) store<T>(out, i, r * residual[i]);
-    }
-  });
+  if (pred) {
+    store_chunk<T>(a.gradient, b, offset, length, split, [=](int64_t i) { return r * residual[i] + p * pred[i]; });
+  } else {
+    store_chunk<T>(a.gradient, b, offset, length, split, [=](int64_t i) { return r * residual[i]; });
+  }
 }
 
 // The common case, all tensors of one dtype, few terms, plain L2: nothing leaves the registers but the gradient.
@@ -220,7 +228,7 @@ FusedL2<float> fused_l2_for(const LossArguments& a, const Combination<float>& c)
 template <typename T>
 static Sums loss_block(const LossArguments& a, const Combination<T>& c, int64_t b, int64_t block, const Outcome* outcome,
                        T* kept) {
-  alignas(64) T anchor[kChunk], values[kChunk], pred[kChunk];
+  alignas(64) T anchor[kChunk], term[kChunk], values[kChunk], pred[kChunk];
   const bool cosine = a.options.cosine != 0;
   const int64_t end = a.size < (block + 1) * kBlock ? a.size : (block + 1) * kBlock;
   Sums sums = {0, 0, 0, 0};
@@ -232,16 +240,18 @@ static Sums loss_block(const LossArguments& a, const Combination<T>& c, int64_t 
     }
     return sums;
   }
+  const bool splittable = all_bfloat16(a, c);
   for (int64_t offset = block * kBlock; offset < end; offset += kChunk) {
     const int64_t length = end - offset < kChunk ? end - offset : kChunk;
+    const bool split = splittable && length % 2 == 0;
     T* residual = kept ? kept + (offset - block * kBlock) : values;
-    residual_chunk(c, b, offset, length, anchor, residual);
+    residual_chunk(c, b, offset, length, split, anchor, term, residual);
     T rr = 0;
 #pragma omp simd reduction(+ : rr)
     for (int64_t i = 0; i < length; ++i) rr += residual[i] * residual[i];
     sums.rr += double(rr);
     if (cosine) {
-      load_chunk(a.pred, b, offset, length, pred);
+      load_chunk(a.pred, b, offset, length, split, pred);
       T pp = 0, pr = 0, yy = 0;
 #pragma omp simd reduction(+ : pp, pr, yy)
       for (int64_t i = 0; i < length; ++i) {
@@ -254,7 +264,7 @@ static Sums loss_block(const LossArguments& a, const Combination<T>& c, int64_t 
       sums.pr += double(pr);
       sums.yy += double(yy);
     }
-    if (outcome) write_gradient<T>(a, *outcome, b, offset, length, residual, cosine ? pred : nullptr);
+    if (outcome) write_gradient<T>(a, *outcome, b, offset, length, split, residual, cosine ? pred : nullptr);
   }
   return sums;
 }
@@ -271,12 +281,15 @@ static Sums sample_sums(const LossArguments& a, const Combination<T>& c, int64_t
 }
 
 template <typename T>
-static void gradient_from_kept(const LossArguments& a, const Outcome& outcome, int64_t b, const T* kept) {
+static void gradient_from_kept(const LossArguments& a, const Combination<T>& c, const Outcome& outcome, int64_t b,
+                               const T* kept) {
   alignas(64) T pred[kChunk];
+  const bool splittable = all_bfloat16(a, c);
   for (int64_t offset = 0; offset < a.size; offset += kChunk) {
     const int64_t length = a.size - offset < kChunk ? a.size - offset : kChunk;
-    if (a.options.cosine != 0) load_chunk(a.pred, b, offset, length, pred);
-    write_gradient<T>(a, outcome, b, offset, length, kept + offset, a.options.cosine != 0 ? pred : nullptr);
+    const bool split = splittable && length % 2 == 0;
+    if (a.options.cosine != 0) load_chunk(a.pred, b, offset, length, split, pred);
+    write_gradient<T>(a, outcome, b, offset, length, split, kept + offset, a.options.cosine != 0 ? pred : nullptr);
   }
 }
 
@@ -292,7 +305,7 @@ static void loss_of_sample(const LossArguments& a, int64_t b, int64_t blocks, bo
   const Outcome outcome = finish_sample(a.options, sums, double(a.size), weight);
   a.losses[b] = outcome.loss;
   if (keep) {
-    gradient_from_kept<T>(a, outcome, b, kept);
+    gradient_from_kept<T>(a, c, outcome, b, kept);
   } else if (with_gradient && needs_sums) {
     sample_sums<T>(a, c, b, blocks, &outcome, nullptr);
   }

@@ -17,16 +17,18 @@ static void for_each_chunk(int64_t batch, int64_t size, int threads, const Body&
 
 template <typename T>
 static void interpolate_as(const InterpolateArguments& a) {
+  const bool bfloat16 = a.x.dtype == DType::kBFloat16 && a.z.dtype == a.x.dtype && a.out_dtype == a.x.dtype;
   for_each_chunk(a.batch, a.size, a.threads, [&](int64_t b, int64_t offset, int64_t length) {
-    alignas(64) T x[kChunk], z[kChunk];
-    load_chunk(a.x, b, offset, length, x);
-    load_chunk(a.z, b, offset, length, z);
+    alignas(64) T x_values[kChunk], z_values[kChunk];
+    const T *x = x_values, *z = z_values;
+    const bool split = bfloat16 && length % 2 == 0;
+    load_chunk(a.x, b, offset, length, split, x_values);
+    load_chunk(a.z, b, offset, length, split, z_values);
+    const MutableArray out = {a.out, a.size, a.out_dtype};
     for (int point = 0; point < a.points; ++point) {
       const T alpha = T(a.alpha[point * a.batch + b]), gamma = T(a.gamma[point * a.batch + b]);
-      const MutableArray out = {a.out, a.size, a.out_dtype};
-      with_type(a.out_dtype, element(out, point * a.batch + b, offset), [&](auto* data) {
-        for (int64_t i = 0; i < length; ++i) store<T>(data, i, alpha * z[i] + gamma * x[i]);
-      });
+      store_chunk<T>(out, point * a.batch + b, offset, length, split,
+                     [=](int64_t i) { return alpha * z[i] + gamma * x[i]; });
     }
   });
 }
@@ -41,14 +43,15 @@ static void interpolate(const InterpolateArguments& a) {
 
 template <typename T>
 static void advance_as(const AdvanceArguments& a) {
+  const bool bfloat16 = a.x.dtype == DType::kBFloat16 && a.velocity.dtype == a.x.dtype && a.out.dtype == a.x.dtype;
   for_each_chunk(a.batch, a.size, a.threads, [&](int64_t b, int64_t offset, int64_t length) {
-    alignas(64) T x[kChunk], velocity[kChunk];
-    load_chunk(a.x, b, offset, length, x);
-    load_chunk(a.velocity, b, offset, length, velocity);
+    alignas(64) T x_values[kChunk], velocity_values[kChunk];
+    const T *x = x_values, *velocity = velocity_values;
+    const bool split = bfloat16 && length % 2 == 0;
+    load_chunk(a.x, b, offset, length, split, x_values);
+    load_chunk(a.velocity, b, offset, length, split, velocity_values);
     const T step = T(a.t[b] - a.r[b]);
-    with_type(a.out.dtype, element(a.out, b, offset), [&](auto* data) {
-      for (int64_t i = 0; i < length; ++i) store<T>(data, i, x[i] - step * velocity[i]);
-    });
+    store_chunk<T>(a.out, b, offset, length, split, [=](int64_t i) { return x[i] - step * velocity[i]; });
   });
 }
 
@@ -66,11 +69,11 @@ static void scale_as(const ScaleArguments& a) {
   for_each_chunk(a.batch, a.size, a.threads, [&](int64_t b, int64_t offset, int64_t length) {
     const T factor = T(a.upstream[a.per_sample ? b : 0] / a.divisor);
     if (factor == 1) return;
-    alignas(64) T values[kChunk];
-    load_chunk(gradient, b, offset, length, values);
-    with_type(a.gradient.dtype, element(a.gradient, b, offset), [&](auto* data) {
-      for (int64_t i = 0; i < length; ++i) store<T>(data, i, values[i] * factor);
-    });
+    alignas(64) T buffer[kChunk];
+    const T* values = buffer;
+    const bool split = a.gradient.dtype == DType::kBFloat16 && length % 2 == 0;
+    load_chunk(gradient, b, offset, length, split, buffer);
+    store_chunk<T>(a.gradient, b, offset, length, split, [=](int64_t i) { return values[i] * factor; });
   });
 }
 

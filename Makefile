@@ -1,0 +1,56 @@
+# make demo    set up, train the digits with the order-2 objective (minutes on two CPU cores), sample and evaluate
+# make test    set up, lint, run the whole test suite
+# make help    the other targets
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SOURCES := setup.py pyproject.toml constraints.txt $(shell find csrc -type f)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo moons bench test lint format clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+	@echo "make moons   reproduce the table of orders against EMA decays on two moons"
+	@echo "make bench   measure the kernels on this machine and rewrite the result pages"
+	@echo "make format  format and fix what the linter can fix"
+	@echo "make clean   remove the environment and all build products"
+
+# Two stamps: what the demo needs, and what the tests need besides.
+$(VENV)/.demo: $(SOURCES)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt "torch==2.13.0"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train]"
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.demo
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	@touch $@
+
+demo: $(VENV)/.demo
+	$(BIN)/rcgm train configs/digits.yaml --output runs/digits
+	$(BIN)/rcgm sample runs/digits --steps 1,2,4 --output runs/digits/samples.png
+	$(BIN)/rcgm evaluate runs/digits --steps 1,2,4
+
+moons: $(VENV)/.demo
+	$(BIN)/python -m benchmarks.moons
+
+bench: $(VENV)/.test
+	$(BIN)/python -m benchmarks.kernels
+	$(BIN)/python -m benchmarks.pages
+
+test: $(VENV)/.test lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info runs .pytest_cache .ruff_cache .hypothesis
+	find rcgm_kernels -name '*.so' -delete

@@ -1,0 +1,1 @@
+"""What is measured, the results, and the pages made from them."""
