@@ -32,6 +32,15 @@ def check_null(condition: Condition, null: Condition, batch: int) -> None:
     have, want = pytree.tree_structure(null), pytree.tree_structure(condition)
     if have != want:
         raise ValueError(f"null_cond must have the structure of cond, {want}, got {have}")
+    if condition is None:
+        return
+    leaves = zip(pytree.tree_flatten_with_path(null)[0], pytree.tree_leaves(condition), strict=True)
+    for (path, null_leaf), leaf in leaves:
+        if null_leaf.shape[1:] != leaf.shape[1:]:
+            raise ValueError(
+                f"null_cond{pytree.keystr(path)} must have samples of the shape {list(leaf.shape[1:])}, as cond has, "
+                f"got {list(null_leaf.shape[1:])}"
+            )
 
 
 def concatenate(conditions: Sequence[Condition]) -> Condition:

@@ -1,7 +1,7 @@
 """The target engine: answers an objective's queries in as few batched forwards as their dependencies allow.
 
-Queries that an objective yields together do not depend on one another. They are a wave: one forward for each network they
-ask, without autograd state.
+Queries that an objective yields together do not depend on one another. They are a wave: one forward for each network
+they ask, without autograd state.
 """
 
 from __future__ import annotations
@@ -92,11 +92,25 @@ class Engine:
         cond = conditions.concatenate(
             [conditions.rows_from(self.conditions[query.null], query.start) for query in queries]
         )
-        output = self.networks[network](x, t, r, cond)
-        if output.shape != x.shape:
-            raise ValueError(f"{network} network must return the shape of its input, {list(x.shape)}, got {list(output.shape)}")
+        output = predict(network, self.networks[network], x, t, r, cond)
         parts = output.split([query.x.shape[0] - query.start for query in queries])
         return [_after_zeros(part, query.start) for part, query in zip(parts, queries, strict=True)]
+
+
+def predict(name: str, network: Network, x: Tensor, t: Tensor, r: Tensor, cond: Condition) -> Tensor:
+    """The output of the network called ``name``.
+
+    Raises:
+        TypeError, ValueError: if it is not a tensor of the shape of ``x``.
+    """
+    output = network(x, t, r, cond)
+    if not isinstance(output, Tensor):
+        raise TypeError(f"the {name} network must return a tensor, got {type(output).__name__}")
+    if output.shape != x.shape:
+        raise ValueError(
+            f"the {name} network must return the shape of its input, {list(x.shape)}, got {list(output.shape)}"
+        )
+    return output
 
 
 def _after_zeros(part: Tensor, start: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -53,6 +54,8 @@ class TimeSampler:
             raise ValueError(f"interval must be one of {', '.join(INTERVALS)}, got {self.interval!r}")
         if not 0 <= self.equal <= 1:
             raise ValueError(f"equal must be a fraction from 0 to 1, got {self.equal!r}")
+        if not (math.isfinite(self.a) and math.isfinite(self.b)):
+            raise ValueError(f"a and b must be finite, got {self.a!r} and {self.b!r}")
         if self.distribution == "logit_normal" and not self.b > 0:
             raise ValueError(f"b, the standard deviation of logit_normal, must be > 0, got {self.b!r}")
         if self.distribution == "beta" and not (self.a > 0 and self.b > 0):
@@ -94,6 +97,6 @@ def knots(t: Tensor, r: Tensor, dt: float, order: int) -> Tensor:
     if order == 0:
         return torch.stack([t, r])
     first = torch.maximum(t - dt, r)
-    share = torch.arange(order + 1, dtype=t.dtype, device=t.device)[:, None] / order
+    share = torch.arange(1, order + 1, dtype=t.dtype, device=t.device)[:, None] / order
     # r + (1 - share) (first - r) rather than first - share (first - r): it ends at r exactly, and never rises
-    return torch.cat([t[None], r + (1 - share) * (first - r)])
+    return torch.cat([t[None], first[None], r + (1 - share) * (first - r)])

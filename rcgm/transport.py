@@ -12,7 +12,7 @@ from rcgm_kernels import interpolate
 
 
 class Transport(ABC):
-    """``x_t = alpha(t) z + gamma(t) x`` with ``t = 0`` data and ``t = 1`` noise. All functions map ``[B]`` to ``[B]``."""
+    """``x_t = alpha(t) z + gamma(t) x`` with ``t = 0`` data and ``t = 1`` noise. Coefficients have the shape of t."""
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ class Transport(ABC):
         """Derivative of ``gamma``."""
 
     def point_and_velocity(self, x: Tensor, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """``x_t`` and the velocity ``v_t`` of the conditional path, each ``[B, ...]``, in one pass over ``x`` and ``z``."""
+        """``x_t`` and the velocity ``v_t`` of the conditional path, ``[B, ...]``, in one pass over ``x`` and ``z``."""
         alpha = torch.stack([self.alpha(t), self.alpha_slope(t)])
         gamma = torch.stack([self.gamma(t), self.gamma_slope(t)])
         point, velocity = interpolate(x, z, alpha, gamma).unbind(0)

@@ -1,4 +1,7 @@
-"""Objectives: one file a paper. A new one is a subclass of ``Objective`` with a ``residual``, and a line in ``OBJECTIVES``."""
+"""Objectives: one file a paper.
+
+A new one is a subclass of ``Objective`` with a ``residual``, and a line in ``OBJECTIVES``.
+"""
 
 from rcgm.objectives.base import Objective, ObjectiveOutput, Point, Residual
 from rcgm.objectives.flow_matching import FlowMatching

@@ -1,9 +1,9 @@
 """What all objectives share: the draw of a batch, the student's forward, and the fused loss of what the formulas say.
 
-An objective is one file with one class. Its method ``residual`` is a generator: it yields lists of queries, is sent their
-answers, and returns the terms and coefficients of the residual (math.md section 3). The target forwards run before the
-student's, so that they never share memory with its activations; the residual names the student's prediction by its
-coefficient alone.
+An objective is one file with one class. Its method ``residual`` is a generator: it yields lists of queries, is sent
+their answers, and returns the terms and coefficients of the residual (math.md section 3). The target forwards run
+before the student's, so that they never share memory with its activations; the residual names the student's prediction
+by its coefficient alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rcgm import conditions
 from rcgm.conditions import Condition
-from rcgm.engine import Engine, Network, Queries
+from rcgm.engine import Engine, Network, Queries, predict
 from rcgm.times import Times, TimeSampler
 from rcgm.transport import Linear, Transport
 from rcgm_kernels import AdaptiveWeight, Metric, fused_residual_loss
@@ -26,8 +26,8 @@ from rcgm_kernels import AdaptiveWeight, Metric, fused_residual_loss
 class Point:
     """Where a training step evaluates: ``x_t`` on the path between data ``x`` and noise ``z``, for the interval [r, t].
 
-    ``velocity`` is that of the conditional path. In the first ``equal`` samples ``r = t``. ``dropped`` ``[B]`` is true where the
-    condition was replaced by the null one; None where none was.
+    ``velocity`` is that of the conditional path. In the first ``equal`` samples ``r = t``. ``dropped`` ``[B]`` is true
+    where the condition was replaced by the null one; None where none was.
     """
 
     x: Tensor
@@ -135,7 +135,7 @@ class Objective(ABC):
         Raises:
             TypeError, ValueError: before any work, for an argument that does not fit; the message names it.
         """
-        self._check(x, cond, null_cond, noise, generator)
+        self._check(x, cond, null_cond, noise, times, generator)
         batch = x.shape[0]
         if times is None:
             times = self.times.sample(batch, generator=generator, device=x.device)
@@ -148,10 +148,10 @@ class Objective(ABC):
         with torch.no_grad():
             x_t, velocity = self.transport.point_and_velocity(x, z, times.t)
         point = Point(x, z, x_t, velocity, times.t, times.r, times.equal, drop)
-        engine = Engine({"student": student, "target": target or student}, cond, null_cond)
+        engine = Engine({"student": student, "target": student if target is None else target}, cond, null_cond)
         with torch.no_grad():
             residual = engine.run(self.residual(point))
-        prediction = student(x_t, times.t, times.r, cond)
+        prediction = predict("student", student, x_t, times.t, times.r, cond)
         loss = fused_residual_loss(
             prediction,
             residual.terms,
@@ -166,7 +166,13 @@ class Objective(ABC):
         return ObjectiveOutput(loss, prediction.detach(), times.t, times.r, engine.waves, engine.evaluations)
 
     def _check(
-        self, x: Tensor, cond: Condition, null_cond: Condition, noise: Tensor | None, generator: torch.Generator | None
+        self,
+        x: Tensor,
+        cond: Condition,
+        null_cond: Condition,
+        noise: Tensor | None,
+        times: Times | None,
+        generator: torch.Generator | None,
     ) -> None:
         if not isinstance(x, Tensor):
             raise TypeError(f"x must be a tensor, got {type(x).__name__}")
@@ -176,6 +182,9 @@ class Objective(ABC):
             raise ValueError(f"x must have the shape [B, ...] with B > 0, got {list(x.shape)}")
         if noise is not None and noise.shape != x.shape:
             raise ValueError(f"noise must have the shape of x, {list(x.shape)}, got {list(noise.shape)}")
+        if times is not None and not times.t.shape == times.r.shape == x.shape[:1]:
+            got = f"{list(times.t.shape)} and {list(times.r.shape)}"
+            raise ValueError(f"times must have t and r of the shape {list(x.shape[:1])}, got {got}")
         if generator is not None and generator.device.type != x.device.type:
             raise ValueError(f"generator must be of the device of x, {x.device.type}, got {generator.device.type}")
         conditions.check("cond", cond, x.shape[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,11 +16,11 @@ from rcgm.objectives.base import Point
 class Guidance:
     """Replaces the velocity ``v`` by ``v + scale (F_cond - F_null)`` where ``t_min <= t <= t_max``.
 
-    Both estimates are the target network's instantaneous velocities at ``x_t``. Samples whose condition was dropped keep
-    ``v``. The student learns the guided field, so that sampling needs one forward a step.
+    Both estimates are the target network's instantaneous velocities at ``x_t``. Samples whose condition was dropped
+    keep ``v``. The student learns the guided field, so that sampling needs one forward a step.
 
     Raises:
-        ValueError: unless ``0 <= t_min <= t_max <= 1`` and ``scale`` is >= 0.
+        ValueError: unless ``0 <= t_min <= t_max <= 1`` and ``scale`` is finite and >= 0.
     """
 
     scale: float
@@ -27,8 +28,8 @@ class Guidance:
     t_max: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.scale >= 0:
-            raise ValueError(f"guidance scale must be >= 0, got {self.scale!r}")
+        if not (math.isfinite(self.scale) and self.scale >= 0):
+            raise ValueError(f"guidance scale must be a finite number >= 0, got {self.scale!r}")
         if not 0 <= self.t_min <= self.t_max <= 1:
             raise ValueError(f"guidance needs 0 <= t_min <= t_max <= 1, got {self.t_min!r} and {self.t_max!r}")
 

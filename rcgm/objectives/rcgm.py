@@ -15,25 +15,28 @@ from rcgm_kernels import advance, recursive_coefficients
 
 POINTS = ("rollout", "jump", "interpolant")
 BASES = ("student", "target")
+SMALLEST_DT = 1e-6  # below it t - dt may round to t, and the first gap to 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class RCGM(Objective):
-    """``R = clamp((1/dt) [(t - r) F(x_t, t, r) - sum_i (t_i - t_{i+1}) F-(x_{t_i}, t_i, t_{i+1})] - v)``, equations 7 to 9.
+    """``R = clamp((1/dt) [(t - r) F(x_t, t, r) - sum_i (t_i - t_{i+1}) F-(x_{t_i}, t_i, t_{i+1})] - v)``.
 
-    The sign of ``zeta`` follows the gradient of equation 8, not the print of equation 9 (math.md section 2).
+    These are equations 7 to 9 of the paper. The sign of ``zeta`` follows the gradient of equation 8, not the print of
+    equation 9 (math.md section 2).
 
     Args:
         order: N, the number of segments; 0 is flow matching on the drawn intervals, 2 the paper's default.
-        dt: the first gap; near ``r`` it is cut at ``t - r``.
-        points: where the later knots lie. ``"rollout"``: each by a step of the target network, N forwards that depend on one
-            another. ``"jump"``: all by jumps from the first, 2 waves at any order. ``"interpolant"``: on the straight line between
-            data and noise, 1 wave, biased at orders above 1 (math.md section 5).
-        base: whose prediction at ``(x_t, t, r)`` stands in the estimate: ``"student"``, at no cost, or ``"target"``, the paper's, one
-            more query in the first wave.
+        dt: the first gap, from 1e-6 (float32 times resolve 6e-8) to 1; near ``r`` it is cut at ``t - r``.
+        points: where the later knots lie. ``"rollout"``: each by a step of the target network, N forwards that depend
+            on one another. ``"jump"``: all by jumps from the first, 2 waves at any order. ``"interpolant"``: on the
+            straight line between data and noise, 1 wave, biased at orders above 1 (math.md section 5).
+        base: whose prediction at ``(x_t, t, r)`` stands in the estimate: ``"student"``, at no cost, or ``"target"``,
+            the paper's, one more query in the first wave.
         guidance: training-time guidance; None for none.
 
     Raises:
+        TypeError: for an order that is not a whole number.
         ValueError: for a value out of range.
     """
 
@@ -46,10 +49,12 @@ class RCGM(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.order, bool) or not isinstance(self.order, int):
+            raise TypeError(f"order must be a whole number, got {self.order!r}")
         if not 0 <= self.order <= 30:
             raise ValueError(f"order must be from 0 to 30, got {self.order!r}")
-        if not 0 < self.dt <= 1:
-            raise ValueError(f"dt must be above 0 and at most 1, got {self.dt!r}")
+        if not SMALLEST_DT <= self.dt <= 1:
+            raise ValueError(f"dt must be from {SMALLEST_DT} to 1, got {self.dt!r}")
         if self.points not in POINTS:
             raise ValueError(f"points must be one of {', '.join(POINTS)}, got {self.points!r}")
         if self.base not in BASES:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from rcgm import conditions
 from rcgm.conditions import Condition
-from rcgm.engine import Network
+from rcgm.engine import Network, predict
 from rcgm_kernels import advance
 
 
@@ -33,7 +34,8 @@ def sample_any_step(
         cond: condition of the samples.
         steps: number of evenly spaced steps from 1 to 0.
         times: the schedule itself, falling, from at most 1 down to at least 0, instead of ``steps``.
-        guidance: weight w of ``F_null + w (F_cond - F_null)``; 1 is no guidance and costs nothing. Both halves are one forward.
+        guidance: weight w of ``F_null + w (F_cond - F_null)``; 1 is no guidance and costs nothing. Both halves are one
+            forward.
         null_cond: the null condition for guidance, with leading dimension 1 or B.
         progress: called with the number of steps done and their total.
 
@@ -46,6 +48,8 @@ def sample_any_step(
     if not isinstance(noise, Tensor) or noise.dtype not in (torch.float32, torch.float64):
         got = noise.dtype if isinstance(noise, Tensor) else type(noise).__name__
         raise TypeError(f"noise must be a float32 or float64 tensor, got {got}")
+    if noise.ndim == 0:
+        raise ValueError("noise must have the shape [B, ...], got a scalar tensor")
     batch = noise.shape[0]
     schedule = _schedule(steps, times)
     conditions.check("cond", cond, batch)
@@ -55,12 +59,13 @@ def sample_any_step(
         conditions.check_null(cond, null_cond, batch)
         cond = conditions.concatenate([conditions.expanded(null_cond, batch), cond])
     x = noise.clone()
-    for step, (start, end) in enumerate(zip(schedule[:-1], schedule[1:], strict=True)):
+    for step, (start, end) in enumerate(pairwise(schedule)):
         t, r = x.new_full((batch,), start), x.new_full((batch,), end)
         if guidance == 1:
-            velocity = network(x, t, r, cond)
+            velocity = predict("any-step", network, x, t, r, cond)
         else:
-            null, full = network(torch.cat([x, x]), torch.cat([t, t]), torch.cat([r, r]), cond).chunk(2)
+            both = predict("any-step", network, torch.cat([x, x]), torch.cat([t, t]), torch.cat([r, r]), cond)
+            null, full = both.chunk(2)
             velocity = null + guidance * (full - null)
         advance(x, velocity, t, r, out=x)
         if progress is not None:
@@ -74,7 +79,7 @@ def _schedule(steps: int, times: Sequence[float] | None) -> list[float]:
             raise ValueError(f"steps must be a whole number >= 1, got {steps!r}")
         return [1 - step / steps for step in range(steps + 1)]
     schedule = [float(time) for time in times]
-    falls = all(start > end for start, end in zip(schedule[:-1], schedule[1:], strict=True))
+    falls = all(start > end for start, end in pairwise(schedule))
     if len(schedule) < 2 or not falls or schedule[0] > 1 or schedule[-1] < 0:
         raise ValueError(f"times must fall from at most 1 to at least 0, at least two of them, got {schedule}")
     return schedule

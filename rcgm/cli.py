@@ -1,0 +1,313 @@
+"""The command line: ``rcgm train``, ``rcgm sample``, ``rcgm evaluate`` and ``rcgm info``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rcgm.training import LoadedRun
+
+__all__ = ["main"]
+
+# Everything that takes time to import is imported by the command that needs it, so that --help comes at once.
+
+TRAINING_PACKAGES = {"PIL", "matplotlib", "pydantic", "safetensors", "sklearn", "tensorboard", "tqdm", "yaml"}
+
+DESCRIPTION = """\
+Train generative models that sample in one, two or a few steps.
+
+  rcgm train configs/digits.yaml          train; everything is kept in runs/digits
+  rcgm sample runs/digits --steps 1,2,4   draw samples with the trained network
+  rcgm evaluate runs/digits               measure how good the samples are
+  rcgm info                               what is installed, and which kernels will run
+
+'rcgm COMMAND --help' explains a command and gives an example."""
+
+TRAIN = """\
+Train the run that a configuration file describes.
+
+Any setting of the file can be changed on the command line by its dotted name. The folder of the run then holds
+the resolved configuration, checkpoints, metrics.jsonl, a TensorBoard log, the loss curve, samples drawn
+while training and, at the end, summary.json.
+
+example:
+  rcgm train configs/digits.yaml optimizer.lr=5e-4 objective.order=1 --output runs/order1
+
+Ctrl-C stops after the step at hand and saves it; so does SIGTERM. Then, or after a crash:
+  rcgm train configs/digits.yaml optimizer.lr=5e-4 objective.order=1 --output runs/order1 --resume"""
+
+SAMPLE = """\
+Draw samples with the network of a run, in each of the given numbers of steps from the same noise.
+
+example:
+  rcgm sample runs/digits --steps 1,2,4 --count 80 --classes 3,7 --output samples.png --npz samples.npz"""
+
+EVALUATE = """\
+Measure the samples of a run and print the numbers as JSON, by number of steps.
+
+Points: squared MMD and Frechet distance, with the floor that real points reach. Digits: accuracy of a classifier on
+the classes that were asked for, Frechet distance, distance to the nearest training image.
+
+example:
+  rcgm evaluate runs/digits --steps 1,2,4 --count 2000"""
+
+INFO = """\
+Show what is installed here and which kernels will run. Paste it into bug reports.
+
+example:
+  rcgm info"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; ``arguments`` without the program's name, by default those of the process.
+
+    Returns:
+        The exit code: 0; 1 where training diverged; 2 for an error of the user's; 130 where training was stopped.
+    """
+    options = _parse(arguments)
+    try:
+        return options.command(options)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if options.traceback or package not in TRAINING_PACKAGES:
+            raise
+        return _fail(f"this command needs the package '{package}': pip install 'rcgm[train]'")
+    except KeyboardInterrupt:
+        return _fail("interrupted", code=130)
+    except (ValueError, TypeError, OSError) as error:
+        if options.traceback:
+            raise
+        return _fail(str(error))
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest:
+        # argparse gives up on positional words after an option: 'train CONFIG --resume steps=10' ends here.
+        if not hasattr(options, "overrides") or any(word.startswith("-") for word in rest):
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        options.overrides += rest
+    return options
+
+
+def _fail(message: str, code: int = 2) -> int:
+    print(f"rcgm: error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _train(options: argparse.Namespace) -> int:
+    from rcgm.config import load_config
+    from rcgm.plots import steps_title
+    from rcgm.training import NonFiniteError, TrainingInterrupted, train
+
+    config = load_config(options.config, options.overrides)
+    output = options.output or Path("runs") / Path(options.config).stem
+    try:
+        summary = train(config, output, resume=options.resume)
+    except NonFiniteError as error:
+        if options.traceback:
+            raise
+        return _fail(str(error), code=1)
+    except TrainingInterrupted as interruption:
+        print(f"rcgm: {interruption}", file=sys.stderr)
+        return 130
+    print(f"{summary['steps']} steps in {summary['wall_time_seconds']:.0f} s, kept in {output}")
+    for steps, measures in summary["evaluation"].items():
+        print(f"  {steps_title(int(steps))}: " + ", ".join(f"{name} {value:.4g}" for name, value in measures.items()))
+    return 0
+
+
+def _sample(options: argparse.Namespace) -> int:
+    from rcgm import plots
+    from rcgm.training.generation import Request, generate
+    from rcgm.training.randomness import Purpose
+
+    run = _load(options)
+    request = Request(
+        run.info,
+        options.count,
+        seed=options.seed,
+        purpose=Purpose.SAMPLING,
+        conditional=run.conditional,
+        classes=options.classes,
+    )
+    samples = {
+        number: generate(
+            run.network, request, steps=number, device=run.device, guidance=options.guidance, autocast=run.autocast
+        )
+        for number in options.steps
+    }
+    figure = plots.sample_panels(
+        {plots.steps_title(number): tensor for number, tensor in samples.items()},
+        labels=request.labels,
+        value_range=run.info.value_range,
+        class_names=run.info.class_names,
+    )
+    plots.save_figure(options.output, figure)
+    print(options.output)
+    if options.npz is not None:
+        _write_npz(options.npz, samples, request.labels)
+        print(options.npz)
+    return 0
+
+
+def _write_npz(path: Path, samples: dict, labels: object) -> None:
+    import io
+
+    import numpy as np
+
+    from rcgm.files import write_atomically
+
+    stream = io.BytesIO()
+    arrays = {f"steps_{number}": tensor.numpy() for number, tensor in samples.items()}
+    if labels is not None:
+        arrays["labels"] = labels.numpy()
+    np.savez_compressed(stream, **arrays)
+    write_atomically(path, stream.getvalue())
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    import json
+
+    from rcgm.config import build_dataset_from
+    from rcgm.training.measures import build_measure, measure_steps
+
+    run = _load(options)
+    dataset = build_dataset_from(run.config)
+    measure = build_measure(dataset)
+    if measure is None:
+        raise ValueError(
+            f"there is no measure for the data '{run.config.data.name}': sample to an .npz and use your own"
+        )
+    report = measure_steps(
+        measure,
+        run.network,
+        dataset,
+        steps=options.steps,
+        count=options.count,
+        guidance=options.guidance,
+        seed=options.seed,
+        device=run.device,
+        autocast=run.autocast,
+    )
+    print(json.dumps({"run": str(options.run), "checkpoint": run.step, "steps": report}, indent=2))
+    return 0
+
+
+def _info(options: argparse.Namespace) -> int:
+    from rcgm_kernels.__main__ import main as describe_kernels
+
+    return describe_kernels() or 0
+
+
+def _load(options: argparse.Namespace) -> LoadedRun:
+    from rcgm.training import choose_device, load_run
+
+    return load_run(options.run, device=choose_device(options.device), step=options.checkpoint, weights=options.weights)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rcgm", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    train = _command(commands, "train", "train a model from a configuration file", TRAIN, _train)
+    train.add_argument("config", metavar="CONFIG", help="YAML file, such as configs/digits.yaml")
+    train.add_argument(
+        "overrides", metavar="key=value", nargs="*", help="settings to change, such as optimizer.lr=5e-4"
+    )
+    train.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder of the run (default: runs/ and CONFIG's name)"
+    )
+    train.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the folder")
+
+    sample = _command(commands, "sample", "draw samples with a trained model", SAMPLE, _sample)
+    _add_run(sample, count=80)
+    sample.add_argument("--classes", type=_classes, metavar="0,1,..", help="classes to draw, in turn (default: all)")
+    sample.add_argument(
+        "--output",
+        type=Path,
+        default=Path("samples.png"),
+        metavar="PNG",
+        help="picture to write (default: %(default)s)",
+    )
+    sample.add_argument("--npz", type=Path, metavar="NPZ", help="also write the samples as numpy arrays")
+
+    evaluate = _command(commands, "evaluate", "measure the samples of a trained model", EVALUATE, _evaluate)
+    _add_run(evaluate, count=2000)
+
+    _command(commands, "info", "show what is installed and which kernels will run", INFO, _info)
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction, name: str, short: str, text: str, run: Callable[[argparse.Namespace], int]
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name, help=short, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--traceback", action="store_true", help="show where in the program an error came from")
+    parser.set_defaults(command=run)
+    return parser
+
+
+def _add_run(parser: argparse.ArgumentParser, *, count: int) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="folder of a run, such as runs/digits")
+    parser.add_argument(
+        "--steps", type=_step_counts, default=(1, 2, 4), metavar="1,2,4", help="numbers of steps (default: 1,2,4)"
+    )
+    parser.add_argument(
+        "--count", type=_positive, default=count, metavar="N", help="samples for each (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--guidance", type=float, default=1.0, metavar="W", help="guidance scale while sampling (default: 1, none)"
+    )
+    parser.add_argument("--seed", type=_seed, default=0, help="of the noise (default: %(default)s)")
+    parser.add_argument("--checkpoint", type=int, metavar="STEP", help="step of the checkpoint (default: the newest)")
+    parser.add_argument(
+        "--weights", choices=("ema", "student"), default="ema", help="averaged weights or the last ones (default: ema)"
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
+
+
+def _integers(text: str, lowest: int) -> tuple[int, ...]:
+    try:
+        values = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or min(values) < lowest:
+        raise argparse.ArgumentTypeError(f"needs whole numbers of at least {lowest}, separated by commas, got {text!r}")
+    return values
+
+
+def _step_counts(text: str) -> tuple[int, ...]:
+    return _integers(text, 1)
+
+
+def _classes(text: str) -> tuple[int, ...]:
+    return _integers(text, 0)
+
+
+def _single(text: str, lowest: int) -> int:
+    values = _integers(text, lowest)
+    if len(values) != 1:
+        raise argparse.ArgumentTypeError(f"needs one whole number, got {text!r}")
+    return values[0]
+
+
+def _positive(text: str) -> int:
+    return _single(text, 1)
+
+
+def _seed(text: str) -> int:
+    return _single(text, 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

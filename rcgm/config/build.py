@@ -1,0 +1,63 @@
+"""From a checked configuration to the objects that it describes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from rcgm.config.components import bind_arguments
+from rcgm.config.errors import ConfigError
+from rcgm.config.registries import REGISTRIES, arguments_from_data
+from rcgm.config.schema import ComponentConfig, TrainConfig
+from rcgm.data import DataInfo
+
+__all__ = ["build_dataset_from", "build_model_from", "build_objective_from", "fit_to_data"]
+
+
+def fit_to_data(config: TrainConfig, info: DataInfo) -> TrainConfig:
+    """The configuration with the arguments of the model that the data decide (shape, classes), where it left them out.
+
+    Raises:
+        ConfigError: a model argument is missing that the data do not decide either.
+    """
+    factory = REGISTRIES["model"][config.model.name]
+    model = config.model.with_defaults(arguments_from_data(factory, info))
+    bind_arguments(factory, model.arguments, "model")
+    return config.model_copy(update={"model": model})
+
+
+def build_dataset_from(config: TrainConfig) -> Any:
+    """The data set of ``config``.
+
+    Raises:
+        ConfigError: its constructor refuses the arguments.
+    """
+    return _build("data", config.data)
+
+
+def build_model_from(config: TrainConfig) -> nn.Module:
+    """The network of a configuration that has been fitted to its data, with weights drawn from torch's own generator.
+
+    Raises:
+        ConfigError: its constructor refuses the arguments.
+    """
+    return _build("model", config.model)
+
+
+def build_objective_from(config: TrainConfig) -> Any:
+    """The objective of ``config``.
+
+    Raises:
+        ConfigError: its constructor refuses the arguments.
+    """
+    return _build("objective", config.objective)
+
+
+def _build(section: str, component: ComponentConfig) -> Any:
+    factory = REGISTRIES[section][component.name]
+    arguments = bind_arguments(factory, component.arguments, section)
+    try:
+        return factory(**arguments)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{section} {component.name}: {error}") from error

@@ -1,0 +1,126 @@
+"""The shape of a training configuration: every section, its keys, their types, ranges and defaults."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+__all__ = [
+    "CheckpointConfig",
+    "ComponentConfig",
+    "EmaConfig",
+    "EvaluateConfig",
+    "LoggingConfig",
+    "OptimizerConfig",
+    "SampleConfig",
+    "TrainConfig",
+]
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+StepCounts = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ComponentConfig(BaseModel):
+    """A class by its registered name; the other keys are arguments of its constructor and are checked against it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return dict(self.__pydantic_extra__ or {})
+
+    def with_defaults(self, defaults: dict[str, Any]) -> ComponentConfig:
+        """The same component with ``defaults`` for the arguments that it does not set."""
+        return ComponentConfig.model_validate({"name": self.name, **defaults, **self.arguments})
+
+
+class OptimizerConfig(Section):
+    name: Literal["adamw", "radam"] = "adamw"
+    lr: PositiveFloat = 1e-3
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    eps: PositiveFloat = 1e-8
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    """Decoupled, applied to matrices and higher tensors; biases and gains are left alone."""
+    warmup_steps: NonNegativeInt = 0
+    """Steps over which the learning rate grows linearly from lr/warmup_steps to lr."""
+    schedule: Literal["constant"] = "constant"
+    clip_grad_norm: PositiveFloat | None = None
+
+
+class EmaConfig(Section):
+    decay: Fraction = 0.999
+    """0 makes the student itself the target network."""
+    warmup: bool = True
+    cast: Literal["bfloat16", "float16"] | None = None
+    """Run target forwards on a copy of the average in this format."""
+
+    @model_validator(mode="after")
+    def _cast_needs_an_average(self) -> EmaConfig:
+        if self.cast is not None and self.decay == 0:
+            raise ValueError("cast needs decay > 0: with decay 0 the target is the student itself")
+        return self
+
+
+class CheckpointConfig(Section):
+    every: PositiveInt = 1000
+    keep: PositiveInt = 2
+
+
+class LoggingConfig(Section):
+    every: PositiveInt = 50
+    tensorboard: bool = True
+
+
+class SampleConfig(Section):
+    every: NonNegativeInt = 1000
+    """0 draws no pictures while training."""
+    steps: StepCounts = (1, 2, 4)
+    guidance: float = 1.0
+    count: PositiveInt = 80
+
+
+class EvaluateConfig(Section):
+    every: NonNegativeInt = 0
+    """0 evaluates only after the last step. Data for which there is no measure are never evaluated."""
+    at_end: bool = True
+    steps: StepCounts = (1, 2, 4)
+    guidance: float = 1.0
+    count: PositiveInt = 2000
+
+
+class TrainConfig(Section):
+    """One training run. ``data``, ``model`` and ``objective`` name a class and set its arguments."""
+
+    seed: NonNegativeInt = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
+    steps: PositiveInt
+    batch_size: PositiveInt
+    """Samples of one optimizer step, over all micro-batches."""
+    accumulate: PositiveInt = 1
+    """Micro-batches that one optimizer step is split into; divides batch_size."""
+    workers: NonNegativeInt = 0
+    data: ComponentConfig
+    model: ComponentConfig
+    objective: ComponentConfig
+    optimizer: OptimizerConfig = OptimizerConfig()
+    ema: EmaConfig = EmaConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    logging: LoggingConfig = LoggingConfig()
+    sample: SampleConfig = SampleConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _micro_batches_are_equal(self) -> TrainConfig:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size must be a multiple of accumulate, got {self.batch_size} and {self.accumulate}"
+            )
+        return self

@@ -1,0 +1,127 @@
+"""The target network: an exponential moving average of the student."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rcgm_kernels import ema_update_
+
+__all__ = ["AutocastNetwork", "Ema"]
+
+
+class AutocastNetwork:
+    """A network run under autocast to ``dtype``, whatever the caller's autocast, answering in the dtype of ``x``."""
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        self.network = network
+        self.dtype = dtype
+
+    def __call__(self, x: Tensor, t: Tensor, r: Tensor, cond: Any = None) -> Tensor:
+        with torch.autocast(x.device.type, dtype=self.dtype):
+            return self.network(x, t, r, cond).to(x.dtype)
+
+
+class Ema:
+    """Average of a student's parameters, ``ema <- d ema + (1 - d) student``, as a network of the same class.
+
+    With warm-up, d starts at 0 and each step moves it by ``d <- d + (1 - d)(decay - d)/2`` before it is used: an
+    average of the random initial weights would be a poor target for the first 1/(1 - decay) steps (math.md, section 2).
+
+    Call :meth:`step` once per optimizer step, before the target forwards of that step.
+
+    Args:
+        student: the network that is trained. Its parameters have to keep their identity.
+        decay: 0 <= decay < 1. With 0 there is no average: ``network`` and ``target`` are the student itself.
+        warmup: whether d grows from 0 or is ``decay`` from the first step.
+        cast: bfloat16 or float16: ``target`` runs on a copy of the average in that format, written in the same pass
+            over memory as the average itself.
+
+    Attributes:
+        network: the average, parameters in float32 (float64 for a float64 student), without gradient, in evaluation
+            mode: the network to sample from.
+        target: what an objective is to be given as its target network.
+        current_decay: the d of the last step.
+
+    Raises:
+        ValueError: decay out of range; a cast to anything but the two formats, or without an average.
+    """
+
+    def __init__(
+        self, student: nn.Module, decay: float, *, warmup: bool = True, cast: torch.dtype | None = None
+    ) -> None:
+        if not 0.0 <= decay < 1.0:
+            raise ValueError(f"decay must be in [0, 1), got {decay}")
+        if cast not in (None, torch.bfloat16, torch.float16):
+            raise ValueError(f"cast must be torch.bfloat16, torch.float16 or None, got {cast}")
+        if cast is not None and decay == 0.0:
+            raise ValueError("cast needs decay > 0: with decay 0 the target is the student itself")
+        self.decay = decay
+        self.current_decay = 0.0 if warmup or decay == 0.0 else decay
+        self.network: nn.Module = student
+        self.target: Any = student
+        self._student = student
+        self._cast_network: nn.Module | None = None
+        if decay == 0.0:
+            return
+        self.network = _frozen_copy(student)
+        for parameter in self.network.parameters():
+            if parameter.dtype in (torch.float16, torch.bfloat16):
+                parameter.data = parameter.data.float()
+        self.target = self.network
+        if cast is not None:
+            self._cast_network = _frozen_copy(self.network)
+            for parameter in self._cast_network.parameters():
+                if parameter.is_floating_point():
+                    parameter.data = parameter.data.to(cast)
+            self.target = AutocastNetwork(self._cast_network, cast)
+
+    @property
+    def is_student(self) -> bool:
+        """Whether there is no average, and the target is the student itself."""
+        return self.network is self._student
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move the average towards the student; buffers are copied."""
+        if self.is_student:
+            return
+        self.current_decay += (1.0 - self.current_decay) * (self.decay - self.current_decay) / 2.0
+        casts = None if self._cast_network is None else list(self._cast_network.parameters())
+        ema_update_(list(self.network.parameters()), list(self._student.parameters()), self.current_decay, casts)
+        self._copy_buffers(self._student)
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, Tensor], current_decay: float) -> None:
+        """Restore the average from a ``state_dict`` of ``network`` and the d it was saved with.
+
+        Raises:
+            RuntimeError: names or shapes differ from the network's.
+        """
+        self.current_decay = current_decay
+        if self.is_student:
+            return
+        self.network.load_state_dict(tensors)
+        if self._cast_network is not None:
+            for copied, parameter in zip(self._cast_network.parameters(), self.network.parameters(), strict=True):
+                copied.copy_(parameter)
+            self._copy_buffers(self.network)
+
+    def compile(self) -> None:
+        """Compile the forward of the target network in place."""
+        if not self.is_student:
+            (self.network if self._cast_network is None else self._cast_network).compile()
+
+    def _copy_buffers(self, source: nn.Module) -> None:
+        for network in (self.network, self._cast_network):
+            if network is None or network is source:
+                continue
+            for copied, buffer in zip(network.buffers(), source.buffers(), strict=True):
+                copied.copy_(buffer)
+
+
+def _frozen_copy(network: nn.Module) -> nn.Module:
+    return copy.deepcopy(network).requires_grad_(False).eval()

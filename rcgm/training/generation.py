@@ -1,0 +1,125 @@
+"""Samples of a network: the same noise and the same classes for every number of steps, so that they compare."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from rcgm.data import DataInfo
+from rcgm.sampling import sample_any_step
+from rcgm.training.randomness import Purpose, mixed_seed
+from rcgm.training.step import autocast_to
+
+__all__ = ["Request", "evaluation_mode", "generate", "null_condition"]
+
+CHUNK = 512
+"""Samples that are made at a time."""
+
+
+class Request:
+    """Noise and classes of samples to be made.
+
+    Args:
+        info: of the data that the network was trained on.
+        count: number of samples, at least 1.
+        seed: of the noise.
+        purpose: keeps the noise of different uses apart.
+        conditional: whether the network takes classes.
+        classes: which classes, in turn; None for all of them.
+
+    Attributes:
+        noise: float32 ``[count, *info.shape]``, drawn on the CPU, so that every device starts from the same.
+        labels: int64 ``[count]``, or None.
+
+    Raises:
+        ValueError: a class that does not exist, or classes for a network without.
+    """
+
+    def __init__(
+        self,
+        info: DataInfo,
+        count: int,
+        *,
+        seed: int,
+        purpose: Purpose,
+        conditional: bool,
+        classes: Sequence[int] | None = None,
+    ) -> None:
+        if count < 1:
+            raise ValueError(f"count must be at least 1, got {count}")
+        if not conditional:
+            if classes is not None:
+                raise ValueError(f"classes must not be given, got {list(classes)}: the network has no classes")
+        else:
+            known = range(info.num_classes or 0)
+            classes = list(known if classes is None else classes)
+            wrong = [value for value in classes if value not in known]
+            if wrong or not classes:
+                raise ValueError(f"classes must be from 0 to {len(known) - 1}, got {wrong or classes}")
+        generator = torch.Generator().manual_seed(mixed_seed(seed, purpose))
+        self.noise = torch.randn(count, *info.shape, generator=generator)
+        self.labels = None if classes is None else torch.tensor(classes).repeat(-(-count // len(classes)))[:count]
+
+
+def null_condition(num_classes: int | None, device: torch.device) -> Tensor | None:
+    """What a dropped class becomes: int64 ``[1]`` holding ``num_classes``; None for a network without classes."""
+    return None if num_classes is None else torch.tensor([num_classes], device=device)
+
+
+@torch.no_grad()
+def generate(
+    network: nn.Module,
+    request: Request,
+    *,
+    steps: int,
+    device: torch.device,
+    guidance: float = 1.0,
+    autocast: torch.dtype = torch.float32,
+    on_chunk: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Sample ``network`` in ``steps`` steps.
+
+    Args:
+        network: takes ``(x, t, r, cond)``; its attribute ``num_classes`` tells whether it takes classes.
+        request: noise and classes.
+        steps: evaluations of the network (twice as many with guidance).
+        device: of the network.
+        guidance: scale of classifier-free guidance while sampling; 1 for none.
+        autocast: dtype of the forwards; torch.float32 for no autocast.
+        on_chunk: called with the number of samples that have been made since its last call.
+
+    Returns:
+        float32 ``[count, ...]`` on the CPU.
+
+    Raises:
+        ValueError: guidance other than 1 for a network without classes.
+    """
+    null_cond = null_condition(getattr(network, "num_classes", None), device)
+    if guidance != 1.0 and null_cond is None:
+        raise ValueError(f"guidance must be 1 for a network without classes, got {guidance}")
+    made = []
+    with evaluation_mode(network), autocast_to(autocast, device):
+        for start in range(0, len(request.noise), CHUNK):
+            noise = request.noise[start : start + CHUNK].to(device)
+            labels = None if request.labels is None else request.labels[start : start + CHUNK].to(device)
+            samples = sample_any_step(
+                network, noise, labels, steps=steps, guidance=guidance, null_cond=None if guidance == 1.0 else null_cond
+            )
+            made.append(samples.float().cpu())
+            if on_chunk is not None:
+                on_chunk(len(noise))
+    return torch.cat(made)
+
+
+@contextlib.contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """``network.eval()``, and back to what it was."""
+    training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(training)

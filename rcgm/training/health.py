@@ -1,0 +1,59 @@
+"""Losses that stay on the device until somebody asks, and the check that they are finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+__all__ = ["LossWindow", "NonFiniteError", "all_finite"]
+
+
+class NonFiniteError(RuntimeError):
+    """Training has diverged. The message names the step and the last checkpoint from before."""
+
+
+class LossWindow:
+    """The losses of the steps since the last report.
+
+    :meth:`add` does not wait for the device, :meth:`read` does, once for all steps.
+
+    Args:
+        values: losses of a window that was saved before it was reported.
+    """
+
+    def __init__(self, values: Iterable[float] = ()) -> None:
+        self._values = list(values)
+        self._waiting: list[tuple[int, Tensor]] = []
+
+    def add(self, step: int, loss: Tensor) -> None:
+        """Note the loss, a tensor of no dimension, of a step."""
+        self._waiting.append((step, loss))
+
+    def read(self) -> list[float]:
+        """All losses of the window.
+
+        Raises:
+            NonFiniteError: a loss is infinite or NaN; the message names its step.
+        """
+        if self._waiting:
+            values = torch.stack([loss for _, loss in self._waiting]).tolist()
+            for (step, _), value in zip(self._waiting, values, strict=True):
+                if not math.isfinite(value):
+                    raise NonFiniteError(f"the loss of step {step} is {value}")
+            self._values += values
+            self._waiting.clear()
+        return list(self._values)
+
+    def clear(self) -> None:
+        """Begin a new window."""
+        self._values.clear()
+        self._waiting.clear()
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether no floating-point tensor holds an infinity or NaN. Waits for the device once."""
+    checks = [torch.isfinite(tensor).all() for tensor in tensors if tensor.is_floating_point()]
+    return not checks or bool(torch.stack(checks).all())

@@ -1,0 +1,120 @@
+"""The numbers of a run on disk: ``metrics.jsonl``, and TensorBoard where it is wanted."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rcgm.files import write_atomically
+
+__all__ = ["EvaluationsFile", "MetricsFile", "TensorBoard", "read_metrics"]
+
+
+def read_metrics(path: Path, *, up_to_step: int | None = None) -> list[dict[str, Any]]:
+    """The rows of a ``metrics.jsonl`` up to a step. A last line that a crash cut short is left out.
+
+    Raises:
+        ValueError: any other line is not JSON.
+    """
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8")
+    complete = text[: text.rfind("\n") + 1].splitlines()
+    rows = []
+    for number, line in enumerate(complete, start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(f"'{path}', line {number}, is not JSON: {error}") from error
+    return [row for row in rows if up_to_step is None or row["step"] <= up_to_step]
+
+
+class MetricsFile:
+    """Rows of numbers, one JSON object a line, appended and flushed as they come.
+
+    Args:
+        path: of the file.
+        done: steps of the checkpoint that the run goes on from. Rows of later steps, from a part of the run that is now
+            repeated, are dropped.
+    """
+
+    def __init__(self, path: Path, *, done: int = 0) -> None:
+        self.rows = read_metrics(path, up_to_step=done)
+        write_atomically(path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        self._stream = path.open("a", encoding="utf-8")
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add a row; it needs a "step"."""
+        self.rows.append(dict(row))
+        self._stream.write(json.dumps(dict(row)) + "\n")
+        self._stream.flush()
+
+    def sync(self) -> None:
+        """Flush to the disk, so that the rows up to a checkpoint outlive whatever the checkpoint outlives."""
+        os.fsync(self._stream.fileno())
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class EvaluationsFile:
+    """The evaluations of a run by step, one JSON file, rewritten as a whole.
+
+    Args:
+        path: of the file.
+        done: as for :class:`MetricsFile`.
+    """
+
+    def __init__(self, path: Path, *, done: int = 0) -> None:
+        self._path = path
+        self._by_step: dict[str, Any] = {}
+        if path.is_file():
+            try:
+                earlier = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise ValueError(f"'{path}' is not JSON: {error}") from error
+            self._by_step = {step: report for step, report in earlier.items() if int(step) <= done}
+
+    def set(self, step: int, report: Mapping[str, Mapping[str, float]]) -> None:
+        """Note the report of a step, in place of an earlier one of that step."""
+        self._by_step[str(step)] = dict(report)
+        write_atomically(self._path, json.dumps(self._by_step, indent=2) + "\n")
+
+
+class TensorBoard:
+    """Scalars and pictures for TensorBoard, or nothing at all.
+
+    Args:
+        folder: where the event files go.
+        done: as for :class:`MetricsFile`.
+        enabled: False writes nothing and does not import tensorboard.
+    """
+
+    def __init__(self, folder: Path, *, done: int = 0, enabled: bool = True) -> None:
+        self._writer = None
+        if enabled:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder), purge_step=done + 1)
+
+    def scalars(self, row: Mapping[str, float], prefix: str) -> None:
+        """The numbers in ``row`` at its "step", under names that begin with ``prefix``."""
+        if self._writer is None:
+            return
+        for name, value in row.items():
+            if name != "step":
+                self._writer.add_scalar(f"{prefix}/{name}", value, row["step"])
+
+    def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
+        """A picture, uint8 ``[H, W, 3]``."""
+        if self._writer is not None:
+            self._writer.add_image(name, pixels, step, dataformats="HWC")
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()

@@ -1,0 +1,146 @@
+"""What is recorded of a run while it trains: numbers, pictures, evaluations."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from rcgm import plots
+from rcgm.config import TrainConfig
+from rcgm.training.generation import Request, generate
+from rcgm.training.measures import Measure, build_measure, measure_steps
+from rcgm.training.metrics import EvaluationsFile, MetricsFile, TensorBoard
+from rcgm.training.progress import Progress
+from rcgm.training.randomness import Purpose
+from rcgm.training.runs import RunFolder
+
+__all__ = ["Observer"]
+
+REFERENCE_POINTS = 2000
+
+
+class Observer:
+    """Writes the records of a run. It reads the network and changes nothing of the training, random numbers included.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        network: to sample from.
+        dataset: with an ``info``.
+        device: of the network.
+        done: steps of the checkpoint that the run goes on from; records of later ones are dropped.
+        show_progress: whether to report on stderr.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: RunFolder,
+        network: nn.Module,
+        dataset: Any,
+        device: torch.device,
+        *,
+        done: int,
+        show_progress: bool,
+    ) -> None:
+        self.config = config
+        self.folder = folder
+        self.network = network
+        self.dataset = dataset
+        self.device = device
+        self.evaluation: dict[str, dict[str, float]] = {}
+        self._autocast = getattr(torch, config.precision)
+        self._conditional = getattr(network, "num_classes", None) is not None
+        self._measure: Measure | None = None
+        self.metrics = MetricsFile(folder.metrics, done=done)
+        self._evaluations = EvaluationsFile(folder.evaluations, done=done)
+        self._board = TensorBoard(folder.tensorboard, done=done, enabled=config.logging.tensorboard)
+        self.progress = Progress(config.steps, done, enabled=show_progress)
+
+    def report(self, row: Mapping[str, Any]) -> None:
+        """Record the numbers of a step; ``row`` has a "step", a "loss" and "images_per_second"."""
+        self.metrics.append(row)
+        self._board.scalars(row, "train")
+        self.progress.report(row)
+
+    def draw_samples(self, step: int) -> None:
+        """Draw samples in each number of steps, and the loss so far."""
+        settings, info = self.config.sample, self.dataset.info
+        request = Request(
+            info, settings.count, seed=self.config.seed, purpose=Purpose.PREVIEW, conditional=self._conditional
+        )
+        with _global_random_state_kept(self.device):
+            samples = {
+                plots.steps_title(number): generate(
+                    self.network,
+                    request,
+                    steps=number,
+                    device=self.device,
+                    guidance=settings.guidance,
+                    autocast=self._autocast,
+                )
+                for number in settings.steps
+            }
+        reference = None
+        if info.kind == "points":
+            reference, _ = self.dataset.take(torch.arange(min(REFERENCE_POINTS, len(self.dataset))))
+        figure = plots.sample_panels(
+            samples,
+            labels=request.labels,
+            reference=reference,
+            value_range=info.value_range,
+            class_names=info.class_names,
+            title=f"step {step}",
+        )
+        plots.save_figure(self.folder.samples / f"step_{step:08d}.png", figure)
+        self._board.picture("samples", plots.render(figure), step)
+        self.draw_loss()
+
+    def draw_loss(self) -> None:
+        """Draw the loss so far."""
+        rows = self.metrics.rows
+        if rows:
+            curve = ([row["step"] for row in rows], [row["loss"] for row in rows])
+            plots.save_curves(
+                self.folder.loss_curve, {"loss": curve}, x_label="step", y_label="loss", title="Training loss"
+            )
+
+    def evaluate(self, step: int) -> None:
+        """Measure samples in each number of steps, where there is a measure for such data."""
+        settings = self.config.evaluate
+        with _global_random_state_kept(self.device):
+            if self._measure is None:
+                self._measure = build_measure(self.dataset)
+            if self._measure is None:
+                return
+            self.evaluation = measure_steps(
+                self._measure,
+                self.network,
+                self.dataset,
+                steps=settings.steps,
+                count=settings.count,
+                guidance=settings.guidance,
+                seed=self.config.seed,
+                device=self.device,
+                autocast=self._autocast,
+            )
+        self._evaluations.set(step, self.evaluation)
+        for number, values in self.evaluation.items():
+            self._board.scalars({"step": step, **values}, f"evaluation/steps_{number}")
+
+    def close(self) -> None:
+        """Close what is open."""
+        self.progress.close()
+        self._board.close()
+        self.metrics.close()
+
+
+@contextlib.contextmanager
+def _global_random_state_kept(device: torch.device) -> Iterator[None]:
+    # A network or a classifier that draws from torch's global generator must not change the training that follows.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield

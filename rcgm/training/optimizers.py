@@ -1,0 +1,72 @@
+"""The optimizer of a run and its learning rate."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from rcgm.config import OptimizerConfig
+
+__all__ = ["build_optimizer", "export_optimizer", "import_optimizer", "learning_rate", "set_learning_rate"]
+
+
+def build_optimizer(config: OptimizerConfig, network: nn.Module) -> torch.optim.Optimizer:
+    """AdamW or RAdam, both with decoupled weight decay, over the parameters of ``network`` that take gradients.
+
+    Weight decay applies to tensors of two and more dimensions: shrinking a bias or a gain regularises nothing.
+    """
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if config.name == "radam":
+        return torch.optim.RAdam(groups, lr=config.lr, betas=config.betas, eps=config.eps, decoupled_weight_decay=True)
+    fused = all(parameter.device.type == "cuda" for parameter in parameters)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused or None)
+
+
+def learning_rate(config: OptimizerConfig, step: int) -> float:
+    """The learning rate of step 0, 1, ...: linear growth to ``lr`` at the last of ``warmup_steps``, then constant."""
+    if step >= config.warmup_steps:
+        return config.lr
+    return config.lr * (step + 1) / config.warmup_steps
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = value
+
+
+def export_optimizer(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
+    """The optimizer's tensors by ``parameter name/what``, such as ``blocks.0.attn.qkv.weight/exp_avg``."""
+    return {
+        f"{name}/{key}": value if isinstance(value, Tensor) else torch.tensor(value)
+        for name, parameter in network.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def import_optimizer(optimizer: torch.optim.Optimizer, network: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Undo :func:`export_optimizer`.
+
+    Raises:
+        ValueError: a tensor is of a parameter that the network does not have or does not train.
+    """
+    by_name: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, what = key.rpartition("/")
+        by_name.setdefault(name, {})[what] = tensor
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    order = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+    unknown = sorted(set(by_name) - set(order))
+    if unknown:
+        raise ValueError(f"optimizer state of '{unknown[0]}', which is no trained parameter of the network")
+    # load_state_dict puts each tensor on the device that this optimizer wants it on, which differs by implementation.
+    optimizer.load_state_dict(
+        {
+            "state": {index: by_name[name] for index, name in enumerate(order) if name in by_name},
+            "param_groups": optimizer.state_dict()["param_groups"],
+        }
+    )

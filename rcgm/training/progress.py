@@ -1,0 +1,48 @@
+"""What a person watching a run sees."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from tqdm import tqdm
+
+__all__ = ["Progress"]
+
+
+class Progress:
+    """A bar on a terminal; elsewhere, as in the log of a cluster job, a line for each report.
+
+    Args:
+        total: steps of the run.
+        done: steps that earlier parts of the run have made.
+        enabled: False shows nothing.
+    """
+
+    def __init__(self, total: int, done: int, *, enabled: bool = True) -> None:
+        self._total = total
+        self._enabled = enabled
+        terminal = enabled and sys.stderr.isatty()
+        self._bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True) if terminal else None
+
+    def advance(self) -> None:
+        """One step more is done."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def report(self, row: Mapping[str, float]) -> None:
+        """Show the loss and the speed in ``row``."""
+        loss, speed = f"{row['loss']:.4g}", f"{row['images_per_second']:.0f}"
+        if self._bar is not None:
+            self._bar.set_postfix({"loss": loss, "images/s": speed}, refresh=False)
+        else:
+            self.say(f"step {row['step']}/{self._total}  loss {loss}  {speed} images/s")
+
+    def say(self, text: str) -> None:
+        """Show a line of text."""
+        if self._enabled:
+            tqdm.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()

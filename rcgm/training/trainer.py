@@ -1,0 +1,260 @@
+"""The loop of a training run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rcgm.config import TrainConfig
+from rcgm.data import BatchStream
+from rcgm.files import write_atomically
+from rcgm.training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
+from rcgm.training.ema import Ema
+from rcgm.training.generation import null_condition
+from rcgm.training.health import LossWindow, NonFiniteError, all_finite
+from rcgm.training.interrupts import StopRequest, TrainingInterrupted
+from rcgm.training.observer import Observer
+from rcgm.training.optimizers import (
+    build_optimizer,
+    export_optimizer,
+    import_optimizer,
+    learning_rate,
+    set_learning_rate,
+)
+from rcgm.training.randomness import global_random_state, restore_global_random_state
+from rcgm.training.runs import RunFolder, data_info_to_plain
+from rcgm.training.step import TrainStep
+from rcgm.training.versions import library_versions
+
+__all__ = ["Trainer"]
+
+
+class Trainer:
+    """Trains a student and keeps the records of it in a run folder.
+
+    A run that is stopped at any moment, a kill included, goes on from its newest checkpoint with the numbers that the
+    uninterrupted run would have had: bit for bit on the CPU, with the same number of threads.
+
+    Args:
+        config: the resolved configuration.
+        student: the network, on its device. Its attribute ``num_classes`` (None or absent: no classes) decides whether
+            it is given the labels of the data.
+        objective: see :class:`~rcgm.training.step.TrainStep`.
+        dataset: as :class:`~rcgm.data.BatchStream` takes it, with an ``info``.
+        folder: of the run.
+        checkpoint: to go on from, or None to begin.
+        show_progress: whether to report on stderr.
+
+    Raises:
+        ValueError, RuntimeError: a tensor of ``checkpoint`` does not belong to ``student``.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        student: nn.Module,
+        objective: Callable[..., Any],
+        dataset: Any,
+        folder: RunFolder,
+        *,
+        checkpoint: Checkpoint | None = None,
+        show_progress: bool = True,
+    ) -> None:
+        self.config = config
+        self.student = student.train()
+        self.device = next(student.parameters()).device
+        self.folder = folder
+        self.dataset = dataset
+        cast = None if config.ema.cast is None else getattr(torch, config.ema.cast)
+        self.ema = Ema(student, config.ema.decay, warmup=config.ema.warmup, cast=cast)
+        self.optimizer = build_optimizer(config.optimizer, student)
+        self.step = 0
+        self._losses = LossWindow()
+        self._seconds_before = 0.0
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        if config.compile:
+            # After the copies for the EMA are made: a compiled module is not to be copied.
+            student.compile()
+            self.ema.compile()
+        self._num_classes = getattr(student, "num_classes", None)
+        self._train_step = TrainStep(
+            student,
+            objective,
+            self.optimizer,
+            self.ema,
+            seed=config.seed,
+            accumulate=config.accumulate,
+            autocast=getattr(torch, config.precision),
+            clip_grad_norm=config.optimizer.clip_grad_norm,
+            null_cond=null_condition(self._num_classes, self.device),
+        )
+        self._show_progress = show_progress
+        self._clock = _Clock(self.step)
+
+    def run(self) -> dict[str, Any]:
+        """Train up to ``config.steps`` and return the summary, which is also in ``summary.json``.
+
+        Raises:
+            ValueError: the data set is smaller than a batch.
+            NonFiniteError: a loss or a parameter is no longer finite; the message names the step and the newest
+                checkpoint, which is from before.
+            TrainingInterrupted: SIGINT or SIGTERM came; a checkpoint of the last whole step has been written.
+        """
+        batches = iter(
+            BatchStream(self.dataset, self.config.batch_size, self.config.seed, self.step, self.config.workers)
+        )
+        observer = Observer(
+            self.config,
+            self.folder,
+            self.ema.network,
+            self.dataset,
+            self.device,
+            done=self.step,
+            show_progress=self._show_progress,
+        )
+        self._clock = _Clock(self.step)
+        try:
+            with StopRequest() as stop:
+                while self.step < self.config.steps:
+                    self._advance(next(batches), observer)
+                    if stop.requested and self.step < self.config.steps:
+                        self._save(observer)
+                        raise TrainingInterrupted(
+                            f"stopped after step {self.step} of {self.config.steps}: go on with --resume"
+                        )
+            return self._finish(observer)
+        except NonFiniteError as error:
+            newest = latest_checkpoint(self.folder.checkpoints)
+            saved = "there is no checkpoint yet" if newest is None else f"the last good checkpoint is '{newest}'"
+            raise NonFiniteError(f"{error}; {saved}") from error
+        finally:
+            observer.close()
+
+    def _advance(self, batch: tuple[Tensor, Tensor | None], observer: Observer) -> None:
+        config = self.config
+        number = self.step + 1
+        last = number == config.steps
+        report = last or _due(config.logging.every, number)
+        x, labels = (None if part is None else part.to(self.device, non_blocking=True) for part in batch)
+        set_learning_rate(self.optimizer, learning_rate(config.optimizer, self.step))
+        result = self._train_step(self.step, x, None if self._num_classes is None else labels, want_grad_norm=report)
+        self.step = number
+        self._losses.add(number, result.loss)
+        observer.progress.advance()
+        if report:
+            self._report(result.grad_norm, observer)
+        elif self.device.type == "cpu":
+            self._losses.read()  # nothing to wait for, so a divergence is noticed at once
+        with self._clock.paused():
+            if _due(config.sample.every, number):
+                observer.draw_samples(number)
+            if _due(config.evaluate.every, number) and not last:
+                observer.evaluate(number)
+            if _due(config.checkpoint.every, number) or last:
+                self._save(observer)
+
+    def _report(self, grad_norm: Tensor | None, observer: Observer) -> None:
+        losses = self._losses.read()
+        self._losses.clear()
+        steps, seconds = self._clock.lap(self.step)
+        observer.report(
+            {
+                "step": self.step,
+                "loss": sum(losses) / len(losses),
+                "grad_norm": None if grad_norm is None else float(grad_norm),
+                "lr": self.optimizer.param_groups[0]["lr"],
+                "ema_decay": self.ema.current_decay,
+                "images_per_second": steps * self.config.batch_size / seconds,
+                "seconds": self._elapsed(),
+            }
+        )
+
+    def _save(self, observer: Observer) -> None:
+        losses = self._losses.read()
+        if not all_finite(self.student.parameters()):
+            raise NonFiniteError(f"the parameters after step {self.step} are not finite")
+        observer.metrics.sync()
+        save_checkpoint(
+            self.folder.checkpoints,
+            self.step,
+            {
+                "student": self.student.state_dict(),
+                "ema": {} if self.ema.is_student else self.ema.network.state_dict(),
+                "optimizer": export_optimizer(self.optimizer, self.student),
+                "random": global_random_state(self.device),
+            },
+            {
+                "config": self.config.model_dump(mode="json"),
+                "data": data_info_to_plain(self.dataset.info),
+                "ema_decay": self.ema.current_decay,
+                "unreported_losses": losses,
+                "seconds": self._elapsed(),
+                "versions": library_versions(),
+            },
+            keep=self.config.checkpoint.keep,
+        )
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        self.student.load_state_dict(checkpoint.tensors["student"])
+        self.ema.load(checkpoint.tensors.get("ema", {}), checkpoint.state["ema_decay"])
+        import_optimizer(self.optimizer, self.student, checkpoint.tensors.get("optimizer", {}))
+        restore_global_random_state(checkpoint.tensors["random"], self.device)
+        self._losses = LossWindow(checkpoint.state["unreported_losses"])
+        self._seconds_before = checkpoint.state["seconds"]
+        self.step = checkpoint.step
+
+    def _finish(self, observer: Observer) -> dict[str, Any]:
+        if self.config.evaluate.at_end:
+            observer.evaluate(self.step)
+        observer.draw_loss()
+        summary = {
+            "steps": self.step,
+            "final": observer.metrics.rows[-1],
+            "evaluation": observer.evaluation,
+            "wall_time_seconds": self._elapsed(),
+            "parameters": sum(parameter.numel() for parameter in self.student.parameters()),
+            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
+            "threads": torch.get_num_threads(),
+            "versions": library_versions(),
+            "config": self.config.model_dump(mode="json"),
+        }
+        write_atomically(self.folder.summary, json.dumps(summary, indent=2) + "\n")
+        return summary
+
+    def _elapsed(self) -> float:
+        return self._seconds_before + self._clock.total()
+
+
+class _Clock:
+    """Time of the run, and time of training since the last report, which leaves pictures and checkpoints out."""
+
+    def __init__(self, step: int) -> None:
+        self._started = self._lap_started = time.perf_counter()
+        self._lap_step = step
+
+    def total(self) -> float:
+        return time.perf_counter() - self._started
+
+    def lap(self, step: int) -> tuple[int, float]:
+        """Steps and seconds of training since the last call."""
+        now = time.perf_counter()
+        steps, seconds = step - self._lap_step, now - self._lap_started
+        self._lap_step, self._lap_started = step, now
+        return steps, seconds
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self._lap_started += time.perf_counter() - began
+
+
+def _due(every: int, number: int) -> bool:
+    return every > 0 and number % every == 0

@@ -1,0 +1,23 @@
+"""Which versions of what a run was made with."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from rcgm import __version__
+
+__all__ = ["library_versions"]
+
+LIBRARIES = ("torch", "triton", "numpy", "safetensors", "scikit-learn")
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that are installed, by name."""
+    found = {"rcgm": __version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

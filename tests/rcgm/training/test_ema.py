@@ -1,0 +1,128 @@
+import pytest
+import torch
+from torch import nn
+
+from rcgm.training.ema import AutocastNetwork, Ema
+
+
+class Scalar(nn.Module):
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([[value]]))
+        self.register_buffer("count", torch.zeros(1))
+
+    def forward(self, x, t, r, cond=None):
+        return x @ self.weight
+
+
+def test_warmup_follows_the_recursion_from_zero():
+    student = Scalar(1.0)
+    ema = Ema(student, 0.9)
+    with torch.no_grad():
+        student.weight.fill_(3.0)
+    # d: 0 -> 0.45 -> 0.45 + 0.55 * 0.45 / 2 = 0.57375 -> 0.57375 + 0.42625 * 0.32625 / 2
+    expected_decays = [0.45, 0.57375, 0.64328203125]
+    average = 1.0
+    for decay in expected_decays:
+        ema.step()
+        average = decay * average + (1 - decay) * 3.0
+        assert ema.current_decay == pytest.approx(decay, abs=1e-12)
+        assert ema.network.weight.item() == pytest.approx(average, rel=1e-6)
+
+
+def test_warmup_approaches_the_decay_from_below():
+    ema = Ema(Scalar(0.0), 0.99)
+    decays = []
+    for _ in range(3000):
+        ema.step()
+        decays.append(ema.current_decay)
+    assert decays == sorted(decays)
+    assert decays[-1] < 0.99
+    assert decays[-1] == pytest.approx(0.99, abs=1e-6)
+
+
+def test_without_warmup_the_decay_holds_from_the_first_step():
+    student = Scalar(0.0)
+    ema = Ema(student, 0.75, warmup=False)
+    with torch.no_grad():
+        student.weight.fill_(4.0)
+    ema.step()
+    assert ema.network.weight.item() == 1.0
+
+
+def test_decay_zero_is_the_student_itself():
+    student = Scalar(2.0)
+    ema = Ema(student, 0.0)
+    ema.step()
+    assert ema.network is student
+    assert ema.target is student
+    assert ema.is_student
+
+
+def test_average_takes_no_gradient_and_does_not_share_memory():
+    student = Scalar(2.0).train()
+    ema = Ema(student, 0.9)
+    assert not ema.network.training
+    assert not any(parameter.requires_grad for parameter in ema.network.parameters())
+    assert ema.network.weight.data_ptr() != student.weight.data_ptr()
+    assert student.weight.requires_grad
+
+
+def test_average_of_a_half_precision_student_is_float32():
+    student = Scalar(1.0).bfloat16()
+    ema = Ema(student, 0.9)
+    ema.step()
+    assert ema.network.weight.dtype == torch.float32
+    assert student.weight.dtype == torch.bfloat16
+
+
+def test_buffers_are_copied():
+    student = Scalar(1.0)
+    ema = Ema(student, 0.9, cast=torch.bfloat16)
+    student.count.fill_(7.0)
+    ema.step()
+    assert ema.network.count.item() == 7.0
+    assert ema.target.network.count.item() == 7.0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_cast_copy_follows_the_average(dtype):
+    student = Scalar(1.0)
+    ema = Ema(student, 0.9, cast=dtype)
+    with torch.no_grad():
+        student.weight.fill_(2.0)
+    ema.step()
+    assert isinstance(ema.target, AutocastNetwork)
+    copied = ema.target.network.weight
+    assert copied.dtype == dtype
+    assert torch.equal(copied, ema.network.weight.to(dtype))
+    x, t = torch.ones(3, 1), torch.ones(3)
+    assert ema.target(x, t, t).dtype == torch.float32
+    assert torch.equal(ema.target(x, t, t), copied.float().expand(3, 1))
+
+
+def test_load_restores_average_decay_and_cast_copy():
+    student = Scalar(1.0)
+    ema = Ema(student, 0.9, cast=torch.bfloat16)
+    with torch.no_grad():
+        student.weight.fill_(5.0)
+    ema.step()
+    restored = Ema(Scalar(0.0), 0.9, cast=torch.bfloat16)
+    restored.load(ema.network.state_dict(), ema.current_decay)
+    assert torch.equal(restored.network.weight, ema.network.weight)
+    assert torch.equal(restored.target.network.weight, ema.target.network.weight)
+    assert restored.current_decay == ema.current_decay
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"decay": 1.0}, "decay"),
+        ({"decay": -0.1}, "decay"),
+        ({"decay": 0.9, "cast": torch.float64}, "cast"),
+        ({"decay": 0.0, "cast": torch.bfloat16}, "cast needs decay"),
+    ],
+)
+def test_refuses_what_makes_no_sense(options, message):
+    with pytest.raises(ValueError, match=message):
+        Ema(Scalar(1.0), **options)
