@@ -30,7 +30,7 @@ const double* doubles(uintptr_t address) { return reinterpret_cast<const double*
 
 const Kernels& kernels(const std::string& isa) {
   const Kernels* found = kernels_for(isa.empty() ? nullptr : isa.c_str());
-  if (!found) throw std::invalid_argument("instruction set must be one of " + std::string(isa_names()) + ", got " + isa);
+  if (!found) throw std::invalid_argument("RCGM_CPU_ISA must be one of " + std::string(isa_names()) + ", got " + isa);
   return *found;
 }
 

@@ -17,6 +17,11 @@ def names(dtypes: Sequence[torch.dtype]) -> str:
     return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
 
 
+def number(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+
+
 def state(name: str, value: object, like: Tensor | None = None) -> Tensor:
     """Check a tensor of states ``[B, ...]``; with ``like``, that it has its shape and device."""
     if not isinstance(value, Tensor):

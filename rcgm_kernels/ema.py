@@ -39,8 +39,7 @@ def ema_update_(
     Raises:
         TypeError, ValueError: before any work, for an argument that does not fit; the message names it.
     """
-    if isinstance(decay, bool) or not isinstance(decay, (int, float)):
-        raise TypeError(f"decay must be a number, got {type(decay).__name__}")
+    checks.number("decay", decay)
     if math.isnan(decay) or not 0 <= decay <= 1:
         raise ValueError(f"decay must be from 0 to 1, got {decay!r}")
     averages, sources = _local("ema_params", ema_params), _local("params", params)
@@ -97,6 +96,7 @@ def _ema_update_(
     ema_params: list[Tensor], params: list[Tensor], decay: float, cast_to: list[Tensor], backend: str
 ) -> None:
     choose(backend, ema_params[0].device).ema_update_(ema_params, params, decay, cast_to)
+    torch.autograd.graph.increment_version([*ema_params, *cast_to])  # a graph that saved them must not be used
 
 
 define(

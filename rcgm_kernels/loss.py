@@ -46,7 +46,7 @@ def fused_loss(
     Args:
         pred: ``F(x_t, t, r)`` with gradient, ``[B, ...]``; float64, float32, float16 or bfloat16, as all tensors here.
         segments: ``F-(x_{t_i}, t_i, t_{i+1})`` for ``i = 1..N``: ``[N, B, ...]`` or a sequence of N tensors ``[B, ...]``,
-            N from 0 to 31. Views with dense samples (slices of a batched forward) are read where they are. A segment
+            N from 0 to 30. Views with dense samples (slices of a batched forward) are read where they are. A segment
             of length 0 is not read.
         velocity: ``v_t``, ``[B, ...]``.
         times: the knots ``t_0 > t_1 >= ... >= t_{N+1}``, ``[N+2, B]``, float32 or float64. On a CPU their order is checked; elsewhere
@@ -179,6 +179,9 @@ def _loss(
     metric, adaptive = Metric.of(metric), AdaptiveWeight.of(adaptive)
     if len(terms) + pred_in_residual > checks.MAX_TERMS:
         raise ValueError(f"at most {checks.MAX_TERMS} tensors can be combined, got {len(terms) + pred_in_residual}")
+    for name, value in (("clip", clip), ("normalize", normalize)):
+        if value is not None:
+            checks.number(name, value)
     if clip is not None and not clip > 0:
         raise ValueError(f"clip must be > 0 or None, got {clip!r}")
     if normalize is not None and not (math.isfinite(normalize) and normalize >= 0):
@@ -227,12 +230,14 @@ def _term_list(name: str, value: Tensor | Sequence[Tensor], pred: Tensor) -> lis
 def _storage_scale(pred: Tensor, reduction: str) -> float:
     """What the stored gradient is multiplied by, so that float16 can hold it.
 
-    A gradient of size ``1 / (D B)`` would vanish in float16 before a gradient scaler's factor reaches it, so it is stored
-    without that factor, which the backward pass applies in float32 together with the upstream gradient.
+    A gradient of size ``1 / (D B)`` would vanish in float16 before a gradient scaler's factor reaches it, so it is
+    stored without that factor, which the backward pass applies in float32 together with the upstream gradient. It is
+    made a power of two, the largest up to ``D B``: applying that does not round a second time.
     """
     if pred.dtype != torch.float16:
         return 1.0
-    return float(max(sample_size(pred), 1) * (max(pred.shape[0], 1) if reduction == "mean" else 1))
+    shares = max(sample_size(pred), 1) * (max(pred.shape[0], 1) if reduction == "mean" else 1)
+    return float(1 << (shares.bit_length() - 1))
 
 
 def _residual_loss(
@@ -291,7 +296,7 @@ class _ResidualLoss(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(gradient)
         ctx.save_for_backward(gradient)
-        ctx.inputs, ctx.divisor, ctx.backend = 1 + len(arguments), _storage_scale(pred, reduction), backend
+        ctx.inputs, ctx.reduction, ctx.backend = 1 + len(arguments), reduction, backend
         return loss, gradient
 
     @staticmethod
@@ -302,16 +307,16 @@ class _ResidualLoss(torch.autograd.Function):
             return (None, *nothing)
         if torch.is_grad_enabled():
             handle = torch.empty(0, requires_grad=True)  # so that the error comes even where nothing else needs a gradient
-            return (_OnlyOnce.apply(handle, gradient, upstream, ctx.divisor, ctx.backend), *nothing)
-        return (_scaled(gradient, upstream, ctx.divisor, ctx.backend, _graph_is_kept()), *nothing)
+            return (_OnlyOnce.apply(handle, gradient, upstream, ctx.reduction, ctx.backend), *nothing)
+        return (_scaled(gradient, upstream, ctx.reduction, ctx.backend, _graph_is_kept()), *nothing)
 
 
 class _OnlyOnce(torch.autograd.Function):
     """The backward pass under ``create_graph=True``: works once, and says why it cannot be differentiated again."""
 
     @staticmethod
-    def forward(ctx, handle: Tensor, gradient: Tensor, upstream: Tensor, divisor: float, backend: str) -> Tensor:
-        return _scaled(gradient, upstream, divisor, backend, again=True)
+    def forward(ctx, handle: Tensor, gradient: Tensor, upstream: Tensor, reduction: str, backend: str) -> Tensor:
+        return _scaled(gradient, upstream, reduction, backend, again=True)
 
     @staticmethod
     def backward(ctx, _):
@@ -326,16 +331,16 @@ def _graph_is_kept() -> bool:
     return torch._C._autograd._get_current_graph_task_keep_graph()
 
 
-def _scaled(gradient: Tensor, upstream: Tensor, divisor: float, backend: str, again: bool) -> Tensor:
-    """``gradient * upstream / divisor``, in place where nobody will ask for ``gradient`` again."""
+def _scaled(gradient: Tensor, upstream: Tensor, reduction: str, backend: str, again: bool) -> Tensor:
+    """``gradient * upstream`` without the storage scale, in place where nobody will ask for ``gradient`` again."""
     if again or type(gradient) is not Tensor:  # a tracer's tensor: the compiler decides what to reuse
         gradient = gradient.clone()
-    torch.ops.rcgm_kernels.scale_gradient_(gradient, upstream, divisor, backend)
+    torch.ops.rcgm_kernels.scale_gradient_(gradient, upstream, reduction, backend)
     return gradient
 
 
-def _scale_gradient_(gradient: Tensor, upstream: Tensor, divisor: float, backend: str) -> None:
-    choose(backend, gradient.device).scale_gradient_(gradient, upstream, divisor)
+def _scale_gradient_(gradient: Tensor, upstream: Tensor, reduction: str, backend: str) -> None:
+    choose(backend, gradient.device).scale_gradient_(gradient, upstream, _storage_scale(gradient, reduction))
 
 
 define(
@@ -347,7 +352,7 @@ define(
     autograd=_ResidualLoss.apply,
 )
 define(
-    "scale_gradient_(Tensor(a!) gradient, Tensor upstream, float divisor, str backend) -> ()",
+    "scale_gradient_(Tensor(a!) gradient, Tensor upstream, str reduction, str backend) -> ()",
     _scale_gradient_,
-    fake=lambda gradient, upstream, divisor, backend: None,
+    fake=lambda gradient, upstream, reduction, backend: None,
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from rcgm_kernels import checks
+
 METRICS = ("l2", "pseudo_huber", "barron")
 
 
@@ -20,7 +22,7 @@ class Metric:
         cosine: weight of the cosine term over the whole sample, ``>= 0``; 0 leaves it out.
 
     Raises:
-        ValueError: for an unknown name or a value out of range.
+        TypeError, ValueError: for an unknown name, or a value that is no number or out of range.
     """
 
     name: str = "l2"
@@ -31,6 +33,8 @@ class Metric:
     def __post_init__(self) -> None:
         if self.name not in METRICS:
             raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {self.name!r}")
+        for name in ("c", "alpha", "cosine"):
+            checks.number(f"metric {name}", getattr(self, name))
         if not (math.isfinite(self.c) and self.c >= 0) or (self.name == "barron" and self.c == 0):
             needed = "a finite number > 0" if self.name == "barron" else "a finite number >= 0"
             raise ValueError(f"metric c must be {needed} for {self.name}, got {self.c!r}")
@@ -56,13 +60,15 @@ class AdaptiveWeight:
     ``|R|^2`` is the sum over the sample's elements, ``D m`` in the notation of the losses.
 
     Raises:
-        ValueError: if ``power`` is not finite or ``eps`` is not a finite number ``> 0``.
+        TypeError, ValueError: if ``power`` is not a finite number or ``eps`` is not a finite number ``> 0``.
     """
 
     power: float = 1.0
     eps: float = 1e-3
 
     def __post_init__(self) -> None:
+        for name in ("power", "eps"):
+            checks.number(f"adaptive {name}", getattr(self, name))
         if not math.isfinite(self.power):
             raise ValueError(f"adaptive power must be finite, got {self.power!r}")
         if not (math.isfinite(self.eps) and self.eps > 0):

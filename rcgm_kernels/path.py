@@ -89,6 +89,8 @@ def advance(
         checks.state("out", out, x)
         if out.requires_grad:
             raise ValueError("out must not require a gradient, got a tensor that does")
+        if any(stride == 0 and extent > 1 for extent, stride in zip(out.shape, out.stride(), strict=True)):
+            raise ValueError(f"out must have memory for each element, got an expanded tensor of strides {out.stride()}")
     torch.ops.rcgm_kernels.advance_(out, x.detach(), velocity.detach(), t, r, choose(backend, x.device).NAME)
     return out
 
@@ -123,6 +125,7 @@ class _Interpolate(torch.autograd.Function):
 
 def _advance_(out: Tensor, x: Tensor, velocity: Tensor, t: Tensor, r: Tensor, backend: str) -> None:
     choose(backend, x.device).advance_(out, x, velocity, t, r)
+    torch.autograd.graph.increment_version(out)  # a graph that saved it must not be used
 
 
 define(

@@ -16,7 +16,7 @@ import torch
 from rcgm_kernels.backends import cpu, cuda, reference, triton
 
 # The first that is available and supports the device is chosen.
-BACKENDS: dict[str, ModuleType] = {module.NAME: module for module in (cuda, triton, cpu, reference)}
+BACKENDS: dict[str, ModuleType] = {module.NAME: module for module in (cuda, cpu, triton, reference)}
 ENVIRONMENT = "RCGM_BACKEND"
 
 

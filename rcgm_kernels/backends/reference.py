@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rcgm_kernels.coefficients import recursive_coefficients
-from rcgm_kernels.layout import batched, compute_dtype
+from rcgm_kernels.layout import batched, compute_dtype, sample_size
 from rcgm_kernels.options import AdaptiveWeight, LossOptions, Metric
 
 NAME = "reference"
@@ -47,10 +47,11 @@ def residual_loss(
     if scale is not None:
         residual = batched(scale.to(dtype), residual) * residual
 
-    def total(values: Tensor) -> Tensor:
-        return values.flatten(1).sum(1)
+    size = sample_size(pred)
 
-    size = pred[0].numel() if pred.shape[0] else 1
+    def total(values: Tensor) -> Tensor:
+        return values.reshape(values.shape[0], size).sum(1)
+
     if options.normalize is not None:
         norm = total(residual.square()).sqrt()
         residual = residual / batched(norm + options.normalize, residual)
