@@ -150,10 +150,12 @@ class BuildKernels(build_ext):
         self.link_flags = [f"-L{path}" for path in libraries if path.exists()]
         self.link_flags += ["-lcudart_static", "-ldl", "-lrt", "-lpthread", "-s"]
         self.include_dirs = [*self.include_dirs, str(Path(nvcc).resolve().parent.parent / "include")]
-        jobs = [self._bindings_job(CSRC / "cuda" / "bindings.cpp", folder / "bindings.o", ["-O2", "-fvisibility=hidden"])]
+        jobs = [
+            self._bindings_job(CSRC / "cuda" / "bindings.cpp", folder / "bindings.o", ["-O2", "-fvisibility=hidden"])
+        ]
         advice = (
-            "set RCGM_CUDA_ARCHS to what your GPU needs (nvidia-smi --query-gpu=compute_cap --format=csv), or RCGM_CUDA=0 "
-            "to install without CUDA kernels"
+            "set RCGM_CUDA_ARCHS to what your GPU needs (nvidia-smi --query-gpu=compute_cap --format=csv), "
+            "or RCGM_CUDA=0 to install without CUDA kernels"
         )
         for source in sorted((CSRC / "cuda").glob("*.cu")):
             target = folder / f"{source.stem}.o"

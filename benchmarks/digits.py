@@ -1,7 +1,7 @@
 """The digits run of ``make demo`` and what it reaches, kept as a result.
 
-    python -m benchmarks.digits            reads runs/digits, which `make demo` leaves
-    python -m benchmarks.digits RUN_DIR    reads another run of the digits
+python -m benchmarks.digits            reads runs/digits, which `make demo` leaves
+python -m benchmarks.digits RUN_DIR    reads another run of the digits
 """
 
 from __future__ import annotations

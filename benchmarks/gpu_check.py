@@ -1,7 +1,8 @@
 """Everything that needs a GPU, in one command of under ten minutes, from a bare clone.
 
-    python -m benchmarks.gpu_check            build, test, sanitize, measure; writes results/gpu_check.json and kernels_cuda.json
-    python -m benchmarks.gpu_check --dry-run  the same steps on a machine without a GPU, written to the file gpu_check_dry_run
+    python -m benchmarks.gpu_check            build, test, sanitize, measure; writes results/gpu_check.json and
+    kernels_cuda.json python -m benchmarks.gpu_check --dry-run  the same steps on a machine without a GPU, written to
+    the file gpu_check_dry_run
 
 The build is not isolated, so that it works without a network: setuptools and pybind11 must be there.
 """
@@ -55,7 +56,9 @@ def build(dry_run: bool) -> dict[str, Any]:
 
 def tests() -> dict[str, Any]:
     """The kernels against float64, on every backend that this machine has."""
-    return step("tests", [sys.executable, "-m", "pytest", "-q", "--no-header", KERNEL_TESTS, "-k", "cuda or triton"], 300)
+    return step(
+        "tests", [sys.executable, "-m", "pytest", "-q", "--no-header", KERNEL_TESTS, "-k", "cuda or triton"], 300
+    )
 
 
 def sanitizers() -> list[dict[str, Any]]:

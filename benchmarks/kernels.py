@@ -3,9 +3,9 @@
     python -m benchmarks.kernels            this machine's CPU, or its GPU if there is one
     python -m benchmarks.kernels --rounds 5 quick, to see that it runs
 
-Every side runs forward and backward on several sets of tensors in turn, together larger than the last-level cache, as in a
-training step, where the network's activations have swept the cache before. ``floor`` is the time of a copy that moves as
-many bytes as the operation must: each input read once, each output written once.
+Every side runs forward and backward on several sets of tensors in turn, together larger than the last-level cache, as
+in a training step, where the network's activations have swept the cache before. ``floor`` is the time of a copy that
+moves as many bytes as the operation must: each input read once, each output written once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from benchmarks import environment
 from benchmarks.timing import in_turn, large_allocations, medians
 
 CACHE_BYTES = 192 * 2**20
-LATENTS = {"cpu": [(256, 4, 32, 32), (64, 16, 64, 64)], "cuda": [(256, 4, 32, 32), (64, 16, 64, 64), (64, 16, 128, 128)]}
+LATENTS = {
+    "cpu": [(256, 4, 32, 32), (64, 16, 64, 64)],
+    "cuda": [(256, 4, 32, 32), (64, 16, 64, 64), (64, 16, 128, 128)],
+}
 
 
 @dataclass(frozen=True)

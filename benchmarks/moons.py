@@ -3,8 +3,9 @@
     python -m benchmarks.moons                     8 runs of 5,000 steps and 2 of 15,000, about 20 minutes on two cores
     python -m benchmarks.moons --steps 200 --long-steps 200   to see that it runs
 
-Every run trains the same MLP from the same seed; only order, way and decay differ. The number is the squared MMD (V-statistic,
-mean of RBF kernels of widths 0.1 to 2) between 4,000 samples of the averaged network, the one to deploy, and 4,000 points of the data, standardised.
+Every run trains the same MLP from the same seed; only order, way and decay differ. The number is the squared MMD
+(V-statistic, mean of RBF kernels of widths 0.1 to 2) between 4,000 samples of the averaged network, the one to deploy,
+and 4,000 points of the data, standardised.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ class Run:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=5000, help="steps of the runs of the table (5000)")
-    parser.add_argument("--long-steps", type=int, default=15000, help="steps of the two long runs at decay 0.999 (15000)")
+    parser.add_argument(
+        "--long-steps", type=int, default=15000, help="steps of the two long runs at decay 0.999 (15000)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="moons", help="name of the result file (moons)")
     arguments = parser.parse_args()

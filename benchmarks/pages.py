@@ -1,7 +1,7 @@
 """Writes the tables of README.md, and the plots, from the result files.
 
-    python -m benchmarks.pages            rewrite what stands between the markers
-    python -m benchmarks.pages --check    fail if README.md is not what the result files say
+python -m benchmarks.pages            rewrite what stands between the markers
+python -m benchmarks.pages --check    fail if README.md is not what the result files say
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def with_tables(text: str) -> str:
         "backends": backends_table,
     }.items():
         block = f"<!-- begin {name} -->\n{table()}\n<!-- end {name} -->"
-        text, found = re.subn(f"<!-- begin {name} -->.*?<!-- end {name} -->", lambda _: block, text, flags=re.DOTALL)
+        text, found = re.subn(
+            f"<!-- begin {name} -->.*?<!-- end {name} -->", block.replace("\\", r"\\"), text, flags=re.DOTALL
+        )
         if found != 1:
             raise SystemExit(f"README.md must have one block named {name}, found {found}")
     return text
@@ -60,7 +62,9 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 def provenance(found: dict[str, Any]) -> str:
     where = found["environment"]
-    return f"{where['device']}, {where['cores']} cores, torch {where['torch']}, commit {where['commit']}, {where['date']}"
+    return (
+        f"{where['device']}, {where['cores']} cores, torch {where['torch']}, commit {where['commit']}, {where['date']}"
+    )
 
 
 def digits_table() -> str:
@@ -72,13 +76,18 @@ def digits_table() -> str:
             steps,
             f"{measured['class_accuracy']:.3f}",
             f"{measured['frechet_distance']:.2f}",
-            f"{measured['neighbour_median_ratio']:.2f}",
+            f"{measured['nearest_median_ratio']:.2f}",
         ]
         for steps, measured in found["metrics"].items()
     ]
     header = ["sampling steps", "class accuracy", "Fréchet distance", "distance to nearest training image, over real"]
+    config = found["config"]
+    settings = (
+        f"order {config['objective']['order']}, EMA {config['ema']['decay']:g}, {found['parameters']:,} parameters"
+    )
     minutes = found["train_seconds"] / 60
-    return f"{table(header, rows)}\n\n{found['steps']} steps in {minutes:.1f} minutes on {provenance(found)}."
+    trained = f"{found['steps']:,} steps of {config['batch_size']} in {minutes:.1f} minutes"
+    return f"{table(header, rows)}\n\n{settings}; {trained}. {provenance(found)}."
 
 
 def moons_table() -> str:
@@ -97,8 +106,8 @@ def moons_table() -> str:
         [str(order), *(cell(order, decay, short) for decay in DECAYS), cell(order, 0.999, longest)] for order in (1, 2)
     ]
     return (
-        f"{table(header, rows)}\n\nSquared MMD of 1-step samples after {short:,} steps, lower is better; two sets of real "
-        f"points are {found['floor']:.4f} apart. {provenance(found)}."
+        f"{table(header, rows)}\n\nSquared MMD of 1-step samples after {short:,} steps, lower is better; two sets of "
+        f"real points are {found['floor']:.4f} apart. {provenance(found)}."
     )
 
 
@@ -131,7 +140,11 @@ def backends_table() -> str:
     ran = f"tested on {provenance(gpu)}" if gpu and gpu["passed"] else never
     rows = [
         ["`cuda`", "C++/CUDA, sm_80, sm_90, sm_100", ran],
-        ["`triton`", "any GPU that Triton supports", ran if ran != never else f"tested in Triton's interpreter; {never}"],
+        [
+            "`triton`",
+            "any GPU that Triton supports",
+            ran if ran != never else f"tested in Triton's interpreter; {never}",
+        ],
         ["`cpu`", "C++/OpenMP, AVX-512, AVX2 or baseline by what the machine has", "tested"],
         ["`reference`", "plain tensors, any device, float64-capable: the definition", "tested"],
     ]
@@ -149,7 +162,8 @@ def plot_moons(found: dict[str, Any], path: Path) -> None:
     for order, colour in ((1, "#c1442e"), (2, "#1f6f8b")):
         rows = [row for row in found["rows"] if row["order"] == order and row["steps"] == short]
         heights = [row["mmd"]["1"] for row in sorted(rows, key=lambda row: row["decay"])]
-        axes.plot([f"{decay:g}" for decay in DECAYS], [height or float("nan") for height in heights], "o-", color=colour,
+        axes.plot([f"{decay:g}" for decay in DECAYS], [height or float("nan") for height in heights], "o-",
+        color=colour,
                   label=f"order {order}")  # fmt: skip
     axes.axhline(found["floor"], color="#888888", linestyle=":", label="real points")
     axes.set(yscale="log", xlabel="EMA decay of the target network", ylabel="squared MMD, 1-step samples")

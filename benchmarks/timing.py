@@ -1,4 +1,4 @@
-"""Timing by turns: every side of a comparison runs once a round, so that a slow moment of the machine meets all of them."""
+"""Timing by turns: every side of a comparison runs once a round, so that a slow moment meets all of them."""
 
 from __future__ import annotations
 

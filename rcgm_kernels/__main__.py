@@ -13,7 +13,9 @@ from rcgm_kernels.version import __version__
 
 def describe() -> str:
     """A report to read, and to paste into bug reports."""
-    lines = [f"rcgm {__version__}, torch {torch.__version__}, Python {platform.python_version()}, {platform.platform()}"]
+    lines = [
+        f"rcgm {__version__}, torch {torch.__version__}, Python {platform.python_version()}, {platform.platform()}"
+    ]
     lines += [f"{name} {_version(name)}" for name in ("numpy", "triton")]
     lines += ["", "backends"]
     for name, backend in BACKENDS.items():

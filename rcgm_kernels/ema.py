@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -29,8 +29,8 @@ def ema_update_(
 
     Args:
         ema_params: the averages, float32 (or float64) whatever the dtype of the model, updated in place.
-        params: the model's tensors, in the same order and of the same shapes; float64, float32, float16 or bfloat16. DTensors
-            (sharded parameters) are updated shard by shard, locally.
+        params: the model's tensors, in the same order and of the same shapes; float64, float32, float16 or bfloat16.
+            DTensors (sharded parameters) are updated shard by shard, locally.
         decay: from 0 (copy) to 1 (leave as it is).
         cast_to: tensors of the same shapes, of any storage dtype, that receive the new averages in the same pass: the
             bfloat16 or float16 copy for the target forwards. None for no copy.
@@ -50,13 +50,16 @@ def ema_update_(
     for index, average in enumerate(averages):
         if average.dtype not in MASTER_DTYPES:
             raise TypeError(
-                f"ema_params[{index}] must be of dtype {checks.names(MASTER_DTYPES)}, got {checks.names([average.dtype])}; "
+                f"ema_params[{index}] must be of dtype {checks.names(MASTER_DTYPES)}, "
+                f"got {checks.names([average.dtype])}; "
                 "a 16-bit average loses every step smaller than its rounding: use cast_to for a 16-bit copy"
             )
     for name, tensors in (("ema_params", averages), ("cast_to", copies)):
         for index, tensor in enumerate(tensors):
             if not tensor.is_contiguous():
-                raise ValueError(f"{name}[{index}] must be contiguous to be updated in place, got strides {tensor.stride()}")
+                raise ValueError(
+                    f"{name}[{index}] must be contiguous to be updated in place, got strides {tensor.stride()}"
+                )
     for device in dict.fromkeys(average.device for average in averages):
         here = [index for index, average in enumerate(averages) if average.device == device]
         torch.ops.rcgm_kernels.ema_update_(

@@ -39,18 +39,18 @@ def fused_loss(
         R    = clamp(zeta, -clip, clip)
         loss = reduction over samples of  weight * rho(mean_D(R^2))
 
-    and the gradient to ``pred`` is that of ``rho(mean_D((pred - stop_gradient(pred - R))^2))``. Where ``t_1 = r`` (also at
-    ``t = r``) the residual is ``base - velocity``: flow matching. Each input is read once and the gradient is written in
-    the same pass; arithmetic is float32, or float64 if any input is.
+    and the gradient to ``pred`` is that of ``rho(mean_D((pred - stop_gradient(pred - R))^2))``. Where ``t_1 = r``
+    (also at ``t = r``) the residual is ``base - velocity``: flow matching. Each input is read once and the gradient is
+    written in the same pass; arithmetic is float32, or float64 if any input is.
 
     Args:
         pred: ``F(x_t, t, r)`` with gradient, ``[B, ...]``; float64, float32, float16 or bfloat16, as all tensors here.
-        segments: ``F-(x_{t_i}, t_i, t_{i+1})`` for ``i = 1..N``: ``[N, B, ...]`` or a sequence of N tensors ``[B, ...]``,
-            N from 0 to 30. Views with dense samples (slices of a batched forward) are read where they are. A segment
-            of length 0 is not read.
+        segments: ``F-(x_{t_i}, t_i, t_{i+1})`` for ``i = 1..N``: ``[N, B, ...]`` or a sequence of N tensors ``[B,
+            ...]``, N from 0 to 30. Views with dense samples (slices of a batched forward) are read where they are. A
+            segment of length 0 is not read.
         velocity: ``v_t``, ``[B, ...]``.
-        times: the knots ``t_0 > t_1 >= ... >= t_{N+1}``, ``[N+2, B]``, float32 or float64. On a CPU their order is checked; elsewhere
-            a sample with unordered knots gives NaN, and no other sample does.
+        times: the knots ``t_0 > t_1 >= ... >= t_{N+1}``, ``[N+2, B]``, float32 or float64. On a CPU their order is
+            checked; elsewhere a sample with unordered knots gives NaN, and no other sample does.
         base: ``F(x_t, t, r)`` inside ``zeta``; None takes ``pred`` without gradient.
         clip: bound of the clamp, ``> 0``; None for no clamp.
         metric: ``"l2"``, ``"pseudo_huber"``, ``"barron"`` or a :class:`Metric`.
@@ -102,18 +102,20 @@ def fused_residual_loss(
 
     The gradient to ``pred`` is as if ``dR/dpred = 1``: that of a regression on the target ``stop_gradient(pred - R)``.
     Nothing else gets a gradient. Each input is read once and the gradient is written in the same pass; arithmetic is
-    float32, or float64 if any input is. A term whose coefficient is 0 in a sample is not read there and may hold anything.
+    float32, or float64 if any input is. A term whose coefficient is 0 in a sample is not read there and may hold
+    anything.
 
     Args:
         pred: prediction with gradient, ``[B, ...]``; float64, float32, float16 or bfloat16, as all tensors here.
-        terms: ``[K, B, ...]`` or a sequence of K tensors ``[B, ...]``, K from 0 to 32 (one less if ``pred_coeff`` is not 0).
+        terms: ``[K, B, ...]`` or a sequence of K tensors ``[B, ...]``, K from 0 to 32 (one less if ``pred_coeff`` is
+            not 0).
         coeffs: ``[K, B]``, float32 or float64.
         pred_coeff: ``[B]``, float32 or float64, or one number for all samples.
         clip: bound of the clamp, ``> 0``; None for no clamp.
         scale: ``[B]``, applied after the clamp.
         metric: ``"l2"``, ``"pseudo_huber"``, ``"barron"`` or a :class:`Metric`.
-        normalize: constant ``>= 0`` of the tangent normalisation (0.1 in sCM); it cannot be had with a cosine term, since a
-            normalised tangent has no target to compare the prediction with.
+        normalize: constant ``>= 0`` of the tangent normalisation (0.1 in sCM); it cannot be had with a cosine term,
+            since a normalised tangent has no target to compare the prediction with.
         weight, adaptive, reduction, backend: as in :func:`fused_loss`.
 
     Returns:
@@ -306,7 +308,9 @@ class _ResidualLoss(torch.autograd.Function):
         if upstream is None:
             return (None, *nothing)
         if torch.is_grad_enabled():
-            handle = torch.empty(0, requires_grad=True)  # so that the error comes even where nothing else needs a gradient
+            handle = torch.empty(
+                0, requires_grad=True
+            )  # so that the error comes even where nothing else needs a gradient
             return (_OnlyOnce.apply(handle, gradient, upstream, ctx.reduction, ctx.backend), *nothing)
         return (_scaled(gradient, upstream, ctx.reduction, ctx.backend, _graph_is_kept()), *nothing)
 
@@ -321,8 +325,8 @@ class _OnlyOnce(torch.autograd.Function):
     @staticmethod
     def backward(ctx, _):
         raise RuntimeError(
-            "the fused losses of rcgm_kernels cannot be differentiated twice: their gradient is a stop-gradient target's. "
-            "Call backward() without create_graph=True, or use plain tensor operations for a double backward"
+            "the fused losses of rcgm_kernels cannot be differentiated twice: their gradient is that of a "
+            "stop-gradient target. Call backward() without create_graph=True, or use plain tensor operations for a double backward"
         )
 
 

@@ -18,7 +18,8 @@ class Metric:
         name: ``"l2"``: ``rho = m``. ``"pseudo_huber"``: ``rho = sqrt(m + c^2) - c`` (Song & Dhariwal 2023).
             ``"barron"``: the general robust loss of Barron 2019, equation 1, of shape ``alpha`` and width ``c``.
         c: width, ``>= 0`` for pseudo-Huber and ``> 0`` for Barron; L2 ignores it.
-        alpha: shape of Barron: 2 is L2 / (2 c^2), 1 is pseudo-Huber / c, 0 is Cauchy, -2 Geman-McClure, ``-inf`` Welsch.
+        alpha: shape of Barron: 2 is L2 / (2 c^2), 1 is pseudo-Huber / c, 0 is Cauchy, -2 Geman-McClure, ``-inf``
+            Welsch.
         cosine: weight of the cosine term over the whole sample, ``>= 0``; 0 leaves it out.
 
     Raises:

@@ -122,9 +122,9 @@ class DiT(nn.Module):
             1000, usual for diffusion, makes such differences meaningless. SiT has 1.
         qk_norm: see :class:`~rcgm.models.attention.SelfAttention`.
         frequency_size: number of sinusoids per time.
-        embedder_init: initial embeddings of times and classes. ``"published"``: N(0, 0.02^2), as in DiT, right for widths
-            near 1000. ``"wide"``: time embedders Xavier-uniform, classes N(0, 0.5^2): a narrow network's condition would
-            else start so small that on digits it took over a thousand steps to notice the class at all.
+        embedder_init: initial embeddings of times and classes. ``"published"``: N(0, 0.02^2), as in DiT, right for
+            widths near 1000. ``"wide"``: time embedders Xavier-uniform, classes N(0, 0.5^2): a narrow network's
+            condition would else start so small that on digits it took over a thousand steps to notice the class at all.
         generator: of the initial weights; None for torch's own.
 
     Raises:

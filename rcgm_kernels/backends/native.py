@@ -1,4 +1,7 @@
-"""How tensors and options are handed to the C++ and CUDA extensions: as addresses and numbers (csrc/common/arrays.h)."""
+"""How tensors and options are handed to the C++ and CUDA extensions: as addresses and numbers.
+
+The other side is csrc/common/arrays.h.
+"""
 
 from __future__ import annotations
 

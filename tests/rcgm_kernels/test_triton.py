@@ -43,7 +43,9 @@ def test_samples_of_one_program_and_of_several(size: int, metric: Metric, dtype:
 
     def run(convert, name):
         given = convert(pred).requires_grad_()
-        loss = fused_loss(given, [convert(first)], convert(velocity), times.to(given.device), metric=metric, backend=name)
+        loss = fused_loss(
+            given, [convert(first)], convert(velocity), times.to(given.device), metric=metric, backend=name
+        )
         return loss.detach(), torch.autograd.grad(loss, given)[0]
 
     expected_loss, expected_gradient = run(lambda x: x.double(), "reference")
@@ -138,15 +140,19 @@ kind = sys.argv[1]
 for kernel, named, fixed in (
     (scale._scale, {"GRADIENT": "*" + kind, "UPSTREAM": "*fp32", "SIZE": "i32", "CHUNKS": "i32", "STRIDE": "i32"},
      {"DIVISOR": 1.0, "PER_SAMPLE": False, "COMPUTE": tl.float32, "COLUMNS": 4096}),
-    (path._interpolate, {"X": "*" + kind, "Z": "*" + kind, "ALPHA": "*fp32", "GAMMA": "*fp32", "OUT": "*" + kind, "BATCH": "i32",
+    (path._interpolate, {"X": "*" + kind, "Z": "*" + kind, "ALPHA": "*fp32", "GAMMA": "*fp32", "OUT": "*" + kind,
+    "BATCH": "i32",
      "SIZE": "i32", "CHUNKS": "i32", "X_STRIDE": "i32", "Z_STRIDE": "i32"},
      {"POINTS": 2, "COMPUTE": tl.float32, "COLUMNS": 4096}),
-    (path._advance, {"OUT": "*" + kind, "X": "*" + kind, "VELOCITY": "*" + kind, "T": "*fp32", "R": "*fp32", "SIZE": "i32",
+    (path._advance, {"OUT": "*" + kind, "X": "*" + kind, "VELOCITY": "*" + kind, "T": "*fp32", "R": "*fp32", "SIZE":
+    "i32",
      "CHUNKS": "i32", "OUT_STRIDE": "i32", "X_STRIDE": "i32", "VELOCITY_STRIDE": "i32"},
      {"COMPUTE": tl.float32, "COLUMNS": 4096}),
-    (loss._whole_samples, {"PRED": "*" + kind, "TENSORS": ("*" + kind,) * 4, "PRED_STRIDE": "i32", "STRIDES": ("i32",) * 4,
+    (loss._whole_samples, {"PRED": "*" + kind, "TENSORS": ("*" + kind,) * 4, "PRED_STRIDE": "i32", "STRIDES": ("i32",)
+    * 4,
      "SCALARS": "*fp32", "LOSSES": "*fp32", "GRADIENT": "*" + kind, "BATCH": "i32", "SIZE": "i32"},
-     {"PRED_COEFF": None, "SCALE": None, "WEIGHT": None, "TIMES": True, "PRED_FIRST": True, "HAS_CLIP": True, "CLIP": 1.0,
+     {"PRED_COEFF": None, "SCALE": None, "WEIGHT": None, "TIMES": True, "PRED_FIRST": True, "HAS_CLIP": True, "CLIP":
+     1.0,
       "COSINE": 0.0, "COMPUTE": tl.float32, "METRIC": "l2", "C": 1.0, "ALPHA": 1.0, "NORMALIZE": -1.0, "POWER": 0.0,
       "EPS": 0.0, "MEAN": True, "STORAGE_SCALE": 1.0, "WITH_GRADIENT": True, "ROWS": 1, "COLUMNS": 4096}),
 ):
@@ -163,9 +169,12 @@ for kernel, named, fixed in (
 @pytest.mark.parametrize("storage", ["bf16", "fp32"])
 def test_compiles_ahead_of_time_for_sm_90(storage: str):
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILE, storage], env=environment, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", COMPILE, storage], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["_scale", "_interpolate", "_advance", "_whole_samples"]
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [
+        "_scale",
+        "_interpolate",
+        "_advance",
+        "_whole_samples",
+    ]
     assert "_interpolate True" in done.stdout  # 16-byte loads where the arguments are known to be aligned

@@ -1,8 +1,8 @@
 """ema_update_ in Triton: one launch for all tensors of the same dtypes, a whole model as a rule.
 
 The kernel finds its tensor in a table of addresses on the device. Tables are cached by their content, the addresses and
-sizes, so that a training loop uploads one once; a table whose tensors are gone is never asked for again, or else describes
-the tensors that now lie at the same addresses with the same sizes.
+sizes, so that a training loop uploads one once; a table whose tensors are gone is never asked for again, or else
+describes the tensors that now lie at the same addresses with the same sizes.
 """
 
 from __future__ import annotations

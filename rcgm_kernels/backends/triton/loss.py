@@ -1,8 +1,9 @@
 """residual_loss in Triton.
 
-Samples that fit in one program's registers, alone or several together, take one launch: combine, reduce, finish, write the
-gradient. Larger samples are streamed by several programs each: one pass that leaves sums and, for plain L2, whose gradient
-does not wait for them, writes the gradient; a small kernel that finishes the sums; and for the other metrics a second pass.
+Samples that fit in one program's registers, alone or several together, take one launch: combine, reduce, finish, write
+the gradient. Larger samples are streamed by several programs each: one pass that leaves sums and, for plain L2, whose
+gradient does not wait for them, writes the gradient; a small kernel that finishes the sums; and for the other metrics
+a second pass.
 """
 
 from __future__ import annotations

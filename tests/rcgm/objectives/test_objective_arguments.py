@@ -1,0 +1,106 @@
+import math
+
+import pytest
+import torch
+
+from rcgm.objectives import OBJECTIVES, RCGM, FlowMatching, Objective
+from rcgm.times import Times
+
+X = torch.zeros(4, 3)
+LABELS = torch.zeros(4, dtype=torch.long)
+NULL = torch.tensor([9])
+
+
+def untouched(*_):
+    raise AssertionError("a network was called before the arguments were checked")
+
+
+@pytest.mark.parametrize(
+    ("objective", "settings", "error", "message"),
+    [
+        (RCGM, {"order": -1}, ValueError, "order must be from 0 to 30, got -1"),
+        (RCGM, {"order": 31}, ValueError, "order must be from 0 to 30, got 31"),
+        (RCGM, {"order": 2.0}, TypeError, r"order must be a whole number, got 2\.0"),
+        (RCGM, {"order": True}, TypeError, "order must be a whole number, got True"),
+        (RCGM, {"dt": 0.0}, ValueError, r"dt must be from 1e-06 to 1, got 0\.0"),
+        (RCGM, {"dt": 1e-8}, ValueError, "dt must be from 1e-06 to 1, got 1e-08"),
+        (RCGM, {"dt": 1.5}, ValueError, r"dt must be from 1e-06 to 1, got 1\.5"),
+        (RCGM, {"dt": math.nan}, ValueError, "dt must be from 1e-06 to 1, got nan"),
+        (RCGM, {"points": "line"}, ValueError, "points must be one of rollout, jump, interpolant, got 'line'"),
+        (RCGM, {"base": "ema"}, ValueError, "base must be one of student, target, got 'ema'"),
+        (RCGM, {"clip": 0.0}, ValueError, r"clip must be > 0 or None, got 0\.0"),
+        (FlowMatching, {"clip": -1.0}, ValueError, r"clip must be > 0 or None, got -1\.0"),
+        (FlowMatching, {"clip": math.nan}, ValueError, "clip must be > 0 or None, got nan"),
+        (RCGM, {"label_dropout": 1.1}, ValueError, r"label_dropout must be a probability from 0 to 1, got 1\.1"),
+        (
+            FlowMatching,
+            {"label_dropout": -0.1},
+            ValueError,
+            "label_dropout must be a probability from 0 to 1, got -0.1",
+        ),
+    ],
+)
+def test_bad_settings(objective, settings, error, message):
+    with pytest.raises(error, match=message):
+        objective(**settings)
+
+
+@pytest.mark.parametrize("objective", [RCGM(), FlowMatching()], ids=["rcgm", "flow_matching"])
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"x": [1.0]}, TypeError, "x must be a tensor, got list"),
+        ({"x": LABELS}, TypeError, r"x must be floating point, got torch.int64: scale images to \[-1, 1\]"),
+        ({"x": torch.zeros(4)}, ValueError, r"x must have the shape \[B, ...\] with B > 0, got \[4\]"),
+        ({"x": torch.zeros(0, 3)}, ValueError, r"x must have the shape \[B, ...\] with B > 0, got \[0, 3\]"),
+        ({"cond": LABELS[:3]}, ValueError, r"cond must have a leading dimension of 4, got the shape \[3\]"),
+        ({"cond": "label"}, TypeError, "cond must be a tensor, got str"),
+        ({"cond": {"a": LABELS[:3]}}, ValueError, r"cond\['a'\] must have a leading dimension of 4"),
+        (
+            {"cond": LABELS, "null_cond": LABELS[:2]},
+            ValueError,
+            r"null_cond must have a leading dimension of 4 or 1, got the shape \[2\]",
+        ),
+        ({"cond": LABELS, "null_cond": {"a": NULL}}, ValueError, "null_cond must have the structure of cond"),
+        ({"cond": LABELS, "null_cond": 9}, TypeError, "null_cond must be a tensor, got int"),
+        ({"cond": LABELS, "null_cond": NULL[None]}, ValueError, "null_cond must have samples of the shape"),
+        ({"noise": torch.zeros(4, 2)}, ValueError, r"noise must have the shape of x, \[4, 3\], got \[4, 2\]"),
+        (
+            {"times": Times(torch.ones(3), torch.zeros(3))},
+            ValueError,
+            r"times must have t and r of the shape \[4\], got \[3\] and \[3\]",
+        ),
+        (
+            {"times": Times(torch.ones(4), torch.zeros(4, 1))},
+            ValueError,
+            r"times must have t and r of the shape \[4\], got \[4\] and \[4, 1\]",
+        ),
+    ],
+)
+def test_bad_arguments(objective, arguments, error, message):
+    given = {"x": X, **arguments}
+    with pytest.raises(error, match=message):
+        objective(untouched, **given)
+
+
+def test_generator_of_another_device():
+    class Elsewhere:
+        device = torch.device("cuda")
+
+    with pytest.raises(ValueError, match="generator must be of the device of x, cpu, got cuda"):
+        RCGM()(untouched, X, generator=Elsewhere())
+
+
+def test_names_of_the_objectives():
+    assert (OBJECTIVES["flow_matching"], OBJECTIVES["rcgm"]) == (FlowMatching, RCGM)
+    assert all(issubclass(objective, Objective) for objective in OBJECTIVES.values())
+
+
+def test_an_objective_needs_formulas():
+    with pytest.raises(TypeError, match="abstract"):
+        Objective()
+
+
+def test_settings_cannot_change_under_a_run():
+    with pytest.raises(AttributeError):
+        RCGM().order = 3
