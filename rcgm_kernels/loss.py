@@ -326,7 +326,8 @@ class _OnlyOnce(torch.autograd.Function):
     def backward(ctx, _):
         raise RuntimeError(
             "the fused losses of rcgm_kernels cannot be differentiated twice: their gradient is that of a "
-            "stop-gradient target. Call backward() without create_graph=True, or use plain tensor operations for a double backward"
+            "stop-gradient target. Call backward() without create_graph=True, or use plain tensor operations "
+            "for a double backward"
         )
 
 
