@@ -59,7 +59,7 @@ def main() -> None:
     # The long runs first: two processes then end at about the same time.
     runs = [Run(order, 0.999, arguments.long_steps, seed=arguments.seed) for order in (2, 1)]
     runs += [Run(order, decay, arguments.steps, seed=arguments.seed) for order in (2, 1) for decay in DECAYS]
-    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count(), torch.set_num_threads, (1,)) as pool:
         rows = list(tqdm(pool.imap(train, runs, chunksize=1), total=len(runs), unit="run"))
     for row in rows:
         print({key: row[key] for key in ("order", "decay", "steps", "mmd")})
@@ -68,8 +68,7 @@ def main() -> None:
 
 
 def train(run: Run) -> dict[str, Any]:
-    """Train one cell on one thread and measure its averaged network."""
-    torch.set_num_threads(1)
+    """Train one cell and measure its averaged network."""
     dataset = build_dataset("two_moons")
     student = MLP(dim=2, width=WIDTH, generator=torch.Generator().manual_seed(run.seed))
     ema = Ema(student, run.decay)

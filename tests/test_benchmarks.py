@@ -1,0 +1,63 @@
+"""The benchmarks run, small."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import environment, every_kernel, kernels, moons
+from benchmarks.timing import in_turn, large_allocations
+
+CPU = torch.device("cpu")
+
+
+def test_every_kernel_runs(capsys: pytest.CaptureFixture):
+    every_kernel.main()
+    assert "every kernel ran" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("make", [kernels.loss_case, kernels.interpolate_case, kernels.advance_case])
+def test_sides_of_a_case_agree_and_are_timed(make, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(kernels, "CACHE_BYTES", 0)
+    row = kernels.measure(make((4, 4, 16, 16), torch.bfloat16, CPU), 1, CPU)
+    assert row["times_floor"] > 0
+    assert row["large_allocations"] == (0 if make is kernels.advance_case else 1)
+
+
+def test_the_eager_loss_is_the_fused_one():
+    generator = torch.Generator().manual_seed(0)
+    pred, first, second, velocity = (torch.randn(3, 5, generator=generator) for _ in range(4))
+    times = torch.tensor([[0.9, 0.5, 0.2], [0.89, 0.49, 0.19], [0.4, 0.3, 0.1], [0.0, 0.0, 0.0]])
+    expected = kernels.rcgm_kernels.fused_loss(pred, [first, second], velocity, times)
+    torch.testing.assert_close(kernels.eager_loss(pred, [first, second], velocity, times), expected)
+
+
+def test_in_turn_goes_round():
+    seen: list[int] = []
+    work = in_turn([lambda n=n: seen.append(n) for n in range(3)])
+    for _ in range(6):
+        work()
+    assert sorted(seen[:3]) == [0, 1, 2]
+    assert seen[:3] == seen[3:]
+
+
+def test_large_allocations_are_counted():
+    keep = []
+    assert large_allocations(lambda: keep.append(torch.empty(1000)), 4000, CPU) == 1
+    assert large_allocations(lambda: keep.append(torch.empty(900)), 4000, CPU) == 0
+    assert large_allocations(lambda: keep.extend(torch.empty(2, 1000) for _ in range(3)), 4000, CPU) == 3
+
+
+def test_moons_trains_a_cell():
+    row = moons.train(moons.Run(order=1, decay=0.9, steps=2))
+    assert set(row["mmd"]) == {"1", "2", "4"}
+    assert all(value > 0 for value in row["mmd"].values())
+
+
+def test_results_are_written_whole(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(environment, "RESULTS", tmp_path)
+    path = environment.write("trial", {"environment": environment.describe(CPU)})
+    assert json.loads(path.read_text())["environment"]["torch"] == torch.__version__
+    assert [entry.name for entry in tmp_path.iterdir()] == ["trial.json"]
