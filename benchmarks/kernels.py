@@ -44,7 +44,7 @@ class Case:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=200, help="rounds that the medians are taken over (200)")
+    parser.add_argument("--rounds", type=int, default=60, help="rounds that the medians are taken over (60)")
     parser.add_argument("--name", default=None, help="name of the result file (kernels_cpu or kernels_cuda)")
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

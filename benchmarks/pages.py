@@ -97,7 +97,7 @@ def moons_table() -> str:
 
     def cell(order: int, decay: float, steps: int) -> str:
         row = next(r for r in found["rows"] if (r["order"], r["decay"], r["steps"]) == (order, decay, steps))
-        return "diverges" if row["mmd"]["1"] is None else f"{row['mmd']['1']:.4f}"
+        return "diverges" if None in row["mmd"].values() else f"{row['mmd']['1']:.4f}"
 
     longest = max(row["steps"] for row in found["rows"])
     short = min(row["steps"] for row in found["rows"])

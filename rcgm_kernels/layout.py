@@ -28,6 +28,8 @@ def sample_size(tensor: Tensor) -> int:
 
 def dense_samples(tensor: Tensor) -> Tensor:
     """``tensor`` itself if each of its samples is contiguous (the batch may have any stride), else a copy."""
+    if tensor.is_contiguous():
+        return tensor
     expected = 1
     for extent, stride in zip(reversed(tensor.shape[1:]), reversed(tensor.stride()[1:]), strict=True):
         if extent != 1 and stride != expected:

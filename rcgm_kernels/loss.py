@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -265,7 +266,42 @@ def _residual_loss(
 ) -> tuple[Tensor, Tensor]:
     if times and scalars.device.type == "cpu":
         checks.ordered_times(scalars)
-    options = LossOptions(
+    options = _options(
+        times,
+        pred_in_residual,
+        clip,
+        metric,
+        metric_c,
+        metric_alpha,
+        cosine,
+        normalize,
+        power,
+        eps,
+        reduction,
+        with_gradient,
+    )
+    return choose(backend, pred.device).residual_loss(
+        pred, terms, scalars, pred_coeff, scale, weight, options, _storage_scale(pred, reduction)
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _options(
+    times: bool,
+    pred_in_residual: bool,
+    clip: float,
+    metric: str,
+    metric_c: float,
+    metric_alpha: float,
+    cosine: float,
+    normalize: float,
+    power: float,
+    eps: float,
+    reduction: str,
+    with_gradient: bool,
+) -> LossOptions:
+    """The options that the operation's plain arguments stand for; a training loop has few different ones."""
+    return LossOptions(
         times=times,
         pred_in_residual=pred_in_residual,
         clip=clip,
@@ -274,9 +310,6 @@ def _residual_loss(
         adaptive=AdaptiveWeight(power, eps) if power else None,
         reduction=reduction,
         with_gradient=with_gradient,
-    )
-    return choose(backend, pred.device).residual_loss(
-        pred, terms, scalars, pred_coeff, scale, weight, options, _storage_scale(pred, reduction)
     )
 
 
@@ -340,6 +373,10 @@ def _scaled(gradient: Tensor, upstream: Tensor, reduction: str, backend: str, ag
     """``gradient * upstream`` without the storage scale, in place where nobody will ask for ``gradient`` again."""
     if again or type(gradient) is not Tensor:  # a tracer's tensor: the compiler decides what to reuse
         gradient = gradient.clone()
+    elif (
+        upstream.device.type == "cpu" and upstream.ndim == 0 and upstream.item() == _storage_scale(gradient, reduction)
+    ):
+        return gradient  # as the kernel would, but for the price of the call
     torch.ops.rcgm_kernels.scale_gradient_(gradient, upstream, reduction, backend)
     return gradient
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -51,7 +52,12 @@ class Metric:
             return value
         if not isinstance(value, str):
             raise TypeError(f"metric must be a name ({', '.join(METRICS)}) or a Metric, got {type(value).__name__}")
-        return Metric(value)
+        return _named_metric(value)
+
+
+@functools.cache
+def _named_metric(name: str) -> Metric:
+    return Metric(name)
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def advance(
         checks.state("out", out, x)
         if out.requires_grad:
             raise ValueError("out must not require a gradient, got a tensor that does")
-        if any(stride == 0 and extent > 1 for extent, stride in zip(out.shape, out.stride(), strict=True)):
+        if out.numel() and any(s == 0 and n > 1 for n, s in zip(out.shape, out.stride(), strict=True)):
             raise ValueError(f"out must have memory for each element, got an expanded tensor of strides {out.stride()}")
     torch.ops.rcgm_kernels.advance_(out, x.detach(), velocity.detach(), t, r, choose(backend, x.device).NAME)
     return out

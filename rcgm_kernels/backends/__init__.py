@@ -8,6 +8,7 @@ name it in ``BACKENDS``, at the place that says when it is preferred.
 
 from __future__ import annotations
 
+import functools
 import os
 from types import ModuleType
 
@@ -31,7 +32,12 @@ def choose(name: str | None, device: torch.device) -> ModuleType:
         return next(
             backend for backend in BACKENDS.values() if backend.unavailable() is None and backend.supports(device)
         )
-    source = "backend" if name else ENVIRONMENT
+    return _named(forced, "backend" if name else ENVIRONMENT, device)
+
+
+@functools.cache
+def _named(forced: str, source: str, device: torch.device) -> ModuleType:
+    """The backend called ``forced``; ``source`` is who asks for it."""
     backend = BACKENDS.get(forced)
     if backend is None:
         raise ValueError(f"{source} must be one of {', '.join(BACKENDS)}, got {forced!r}")

@@ -82,7 +82,7 @@ def interpolate(x: Tensor, z: Tensor, alpha: Tensor, gamma: Tensor, out_dtype: t
     dtype = compute_dtype(x, z)
     shape = (*alpha.shape, *[1] * (x.ndim - 1))
     points = alpha.to(dtype).reshape(shape) * z.to(dtype) + gamma.to(dtype).reshape(shape) * x.to(dtype)
-    return points.to(out_dtype)
+    return points.to(out_dtype).contiguous()
 
 
 def advance_(out: Tensor, x: Tensor, velocity: Tensor, t: Tensor, r: Tensor) -> None:

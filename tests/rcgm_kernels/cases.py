@@ -132,7 +132,7 @@ class LossCall:
         return [self.pred, *(tensor for tensor in others if tensor is not None)]
 
     def combination(self) -> tuple[Tensor, Tensor]:
-        """The tensors ``[K, B, ...]`` of the residual, in float64, and their coefficients ``[K, B]`` by math.md section 2."""
+        """Tensors ``[K, B, ...]`` and coefficients ``[K, B]`` of the residual, in float64, by math.md section 2."""
         given = self.arguments
         if self.function is fused_loss:
             t = given["times"].double()

@@ -1,0 +1,121 @@
+// rcgm_kernels._cuda: the CUDA kernels behind raw pointers. The Python side has checked every argument.
+#include <pybind11/pybind11.h>
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+namespace py = pybind11;
+using namespace rcgm;
+using namespace rcgm::gpu;
+
+namespace {
+
+// Structs arrive as tuples of their fields.
+int64_t integer(const py::tuple& fields, size_t i) { return fields[i].cast<int64_t>(); }
+double number(const py::tuple& fields, size_t i) { return fields[i].cast<double>(); }
+py::tuple fields_of(const py::tuple& fields, size_t i) { return fields[i].cast<py::tuple>(); }
+
+template <typename T = void>
+T* pointer(const py::tuple& fields, size_t i) {
+  return reinterpret_cast<T*>(fields[i].cast<uintptr_t>());
+}
+
+// (address, distance between samples in elements, dtype); address 0 stands for no tensor.
+Array array(const py::tuple& t) { return {pointer<const void>(t, 0), integer(t, 1), DType(integer(t, 2))}; }
+MutableArray mutable_array(const py::tuple& t) { return {pointer(t, 0), integer(t, 1), DType(integer(t, 2))}; }
+
+// (address, strides of rows and samples in elements, whether float64); address 0 stands for ones.
+Scalars scalars(const py::tuple& t) { return {pointer<const void>(t, 0), integer(t, 1), integer(t, 2), integer(t, 3) != 0}; }
+
+// (device, stream)
+Place place(const py::tuple& t) { return {int(integer(t, 0)), pointer(t, 1)}; }
+
+LossOptions loss_options(const py::tuple& t) {
+  return {number(t, 0), Metric(integer(t, 1)), number(t, 2), number(t, 3), number(t, 4),
+          number(t, 5), number(t, 6),          number(t, 7), number(t, 8)};
+}
+
+// batch, size, pred, terms, times, pred_in_residual, scalars, pred_coeff, scale, weight, options, reduction, loss, gradient,
+// workspace, counter
+LossArguments loss_arguments(const py::tuple& t) {
+  const py::tuple terms = fields_of(t, 3);
+  LossArguments a = {};
+  a.batch = integer(t, 0);
+  a.size = integer(t, 1);
+  a.pred = array(fields_of(t, 2));
+  a.times = integer(t, 4) != 0;
+  a.pred_in_residual = integer(t, 5) != 0;
+  if (terms.size() + a.pred_in_residual > size_t(kMaxTerms)) throw std::invalid_argument("more terms than kMaxTerms");
+  if (a.pred_in_residual) a.tensors[a.count++] = a.pred;
+  for (size_t i = 0; i < terms.size(); ++i) a.tensors[a.count++] = array(fields_of(terms, i));
+  a.scalars = scalars(fields_of(t, 6));
+  a.pred_coeff = scalars(fields_of(t, 7));
+  a.scale = scalars(fields_of(t, 8));
+  a.weight = scalars(fields_of(t, 9));
+  a.options = loss_options(fields_of(t, 10));
+  a.reduction = Reduction(integer(t, 11));
+  a.loss = pointer(t, 12);
+  a.gradient = mutable_array(fields_of(t, 13));
+  a.workspace = pointer<double>(t, 14);
+  a.counter = pointer<unsigned>(t, 15);
+  return a;
+}
+
+// A list of (average, param, copy, elements, dtypes of the three)
+std::vector<EmaTensor> ema_tensors(const py::list& entries) {
+  std::vector<EmaTensor> tensors;
+  tensors.reserve(entries.size());
+  for (const py::handle& entry : entries) {
+    const py::tuple t = entry.cast<py::tuple>();
+    tensors.push_back({pointer(t, 0), pointer<const void>(t, 1), pointer(t, 2), integer(t, 3), DType(integer(t, 4)),
+                       DType(integer(t, 5)), DType(integer(t, 6))});
+  }
+  return tensors;
+}
+
+py::tuple loss_description(const py::tuple& where, const py::tuple& loss) {
+  const LossDescription d = describe_loss(loss_arguments(loss), place(where).device);
+  return py::make_tuple(d.path, d.lanes, d.cluster, d.blocks, d.shared_bytes);
+}
+
+void residual_loss_of(const py::tuple& where, const py::tuple& loss) { residual_loss(loss_arguments(loss), place(where)); }
+
+// batch, size, x, z, points, alpha, gamma, out
+void interpolate_of(const py::tuple& where, const py::tuple& t) {
+  interpolate({integer(t, 0), integer(t, 1), array(fields_of(t, 2)), array(fields_of(t, 3)), int(integer(t, 4)),
+               scalars(fields_of(t, 5)), scalars(fields_of(t, 6)), mutable_array(fields_of(t, 7))},
+              place(where));
+}
+
+// batch, size, x, velocity, t, r, out
+void advance_of(const py::tuple& where, const py::tuple& t) {
+  advance({integer(t, 0), integer(t, 1), array(fields_of(t, 2)), array(fields_of(t, 3)), scalars(fields_of(t, 4)),
+           scalars(fields_of(t, 5)), mutable_array(fields_of(t, 6))},
+          place(where));
+}
+
+// batch, size, gradient, upstream, divisor
+void scale_of(const py::tuple& where, const py::tuple& t) {
+  scale({integer(t, 0), integer(t, 1), mutable_array(fields_of(t, 2)), scalars(fields_of(t, 3)), number(t, 4)}, place(where));
+}
+
+void ema_of(const py::tuple& where, const py::list& entries, double decay) { ema(ema_tensors(entries), decay, place(where)); }
+
+}  // namespace
+
+PYBIND11_MODULE(_cuda, module) {
+  module.doc() = "CUDA kernels of rcgm_kernels";
+  module.def("problem", &problem, "Why no kernel can run here; empty if one can.");
+  module.def("runs_on", &runs_on, "Whether this build has code for the device.");
+  module.def("loss_workspace", &loss_workspace, "Doubles of workspace that residual_loss needs: (device, batch, size).");
+  module.def("describe_loss", &loss_description,
+             "How residual_loss splits the work: path, threads a sample, blocks a cluster, blocks, shared bytes a block.");
+  module.def("residual_loss", &residual_loss_of);
+  module.def("interpolate", &interpolate_of);
+  module.def("advance", &advance_of);
+  module.def("scale", &scale_of);
+  module.def("ema", &ema_of);
+}

@@ -1,0 +1,135 @@
+// R = scale * clamp(total * anchor + sum_k a_k (T_k - anchor)): the coefficients of one sample, in shared memory, and the
+// residual of a vector of elements.
+#pragma once
+
+#include "elements.cuh"
+#include "groups.cuh"
+#include "scalars.cuh"
+#include "slots.h"
+
+namespace rcgm {
+namespace gpu {
+
+struct Knots {
+  const Scalars& times;
+  int64_t sample;
+  __device__ __forceinline__ double operator()(int i) const { return scalar(times, i, sample); }
+};
+
+__device__ __forceinline__ double coefficient(const LossArguments& a, int k, int64_t sample) {
+  if (a.times) {
+    if (k == 0) return 1;
+    return k == a.count - 1 ? -1.0 : segment_coefficient(Knots{a.scalars, sample}, k);
+  }
+  if (!a.pred_in_residual) return scalar(a.scalars, k, sample);
+  return k == 0 ? scalar(a.pred_coeff, 0, sample) : scalar(a.scalars, k - 1, sample);
+}
+
+// The options where the gradient does not wait for sums, known as such to the compiler.
+__device__ __forceinline__ LossOptions plain(const LossOptions& o) {
+  return {o.clip, Metric::kL2, 1, 1, 0, -1, 0, 1, o.grad_scale};
+}
+
+// Fill the slots of `sample` with `lanes` threads (a power of two up to 32). All lanes of the warp take part.
+template <typename T>
+__device__ __forceinline__ void prepare(const LossArguments& a, int64_t sample, bool active, int lane, int lanes, T* slots) {
+  double sum = 0;
+  T own = 0;
+  for (int k = lane; k < slot_count(a.count) - kCoefficients; k += lanes) {
+    const double value = active && k < a.count ? coefficient(a, k, sample) : 0;
+    slots[kCoefficients + k] = T(value);
+    sum += value;
+    if (k == 0) own = T(value);
+  }
+  sum = sum_of_lanes(sum, lanes);
+  if (lane == 0) {
+    slots[kTotal] = a.times || own == 0 ? T(0) : T(sum);
+    slots[kScale] = active ? T(scalar(a.scale, 0, sample)) : T(0);
+  }
+}
+
+// The residual on V elements of a sample. All lanes of a group see the same slots, so its branches do not diverge.
+template <typename S, int V, typename T>
+__device__ __forceinline__ void residual(const LossArguments& a, const T* slots, int64_t sample, int64_t offset,
+                                         T (&value)[V]) {
+  using Raw = typename S::template Raw<V>;
+  const bool anchored = slots[kCoefficients] != 0;
+  Raw own, ahead[kAhead];
+  T coefficients[kAhead];
+  const auto issue = [&](int k) {
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      coefficients[j] = slots[kCoefficients + k + j];
+      if (coefficients[j] != 0) ahead[j] = S::template load<V>(a.tensors[k + j], sample, offset);
+    }
+  };
+  if (anchored) own = S::template load<V>(a.tensors[0], sample, offset);
+  if (a.count > 1) issue(1);
+
+  T anchor[V];
+#pragma unroll
+  for (int i = 0; i < V; ++i) anchor[i] = 0;
+  if (anchored) S::widen(own, a.tensors[0].dtype, anchor);
+  const T total = slots[kTotal];
+#pragma unroll
+  for (int i = 0; i < V; ++i) value[i] = total != 0 ? total * anchor[i] : T(0);
+  for (int k = 1; k < a.count; k += kAhead) {
+    if (k > 1) issue(k);
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      if (coefficients[j] == 0) continue;
+      T term[V];
+      S::widen(ahead[j], a.tensors[k + j].dtype, term);
+#pragma unroll
+      for (int i = 0; i < V; ++i) value[i] += coefficients[j] * (term[i] - anchor[i]);
+    }
+  }
+
+  const T clip = T(a.options.clip), scale = slots[kScale];
+#pragma unroll
+  for (int i = 0; i < V; ++i) value[i] = scale * clamp_residual(value[i], clip);
+}
+
+template <typename S, int V, typename T>
+__device__ __forceinline__ void prediction(const LossArguments& a, int64_t sample, int64_t offset, T (&value)[V]) {
+  const auto raw = S::template load<V>(a.pred, sample, offset);
+  S::widen(raw, a.pred.dtype, value);
+}
+
+// The gradient on V elements. The prediction takes part with a cosine term only; it has just been read, so it is in a cache.
+template <typename S, int V, typename T>
+__device__ __forceinline__ void write_gradient(const LossArguments& a, const T* slots, int64_t sample, int64_t offset,
+                                               const T (&residual)[V]) {
+  T value[V];
+  const T factor = slots[kResidualFactor];
+#pragma unroll
+  for (int i = 0; i < V; ++i) value[i] = factor * residual[i];
+  if (a.options.cosine != 0) {
+    T pred[V];
+    prediction<S, V>(a, sample, offset, pred);
+    const T pred_factor = slots[kPredFactor];
+#pragma unroll
+    for (int i = 0; i < V; ++i) value[i] += pred_factor * pred[i];
+  }
+  S::store(a.gradient, sample, offset, value);
+}
+
+template <typename T>
+__device__ __forceinline__ void set_factors(const Outcome& outcome, T* slots) {
+  slots[kResidualFactor] = T(outcome.residual_factor);
+  slots[kPredFactor] = T(outcome.pred_factor);
+}
+
+template <typename T>
+__device__ __forceinline__ void store_loss(const LossArguments& a, int64_t index, double value) {
+  static_cast<T*>(a.loss)[index] = T(value);
+}
+
+// The loss of the batch from the sum over its samples.
+template <typename T>
+__device__ __forceinline__ void store_reduced(const LossArguments& a, double sum) {
+  store_loss<T>(a, 0, a.reduction == Reduction::kMean ? sum / double(a.batch) : sum);
+}
+
+}  // namespace gpu
+}  // namespace rcgm

@@ -1,0 +1,94 @@
+// The CUDA kernels as the bindings see them: raw device pointers, sizes and a stream. Everything throws std::runtime_error
+// when CUDA reports an error, and nothing waits for the device.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "../common/arrays.h"
+
+namespace rcgm {
+namespace gpu {
+
+// Numbers per sample, [rows, batch], on the device: float32 or float64, with any strides. Null data stands for ones.
+struct Scalars {
+  const void* data;
+  int64_t row_stride, stride;
+  bool float64;
+};
+
+enum class Reduction : int { kMean = 0, kSum = 1, kNone = 2 };
+
+struct LossArguments {
+  int64_t batch, size;  // both > 0
+  Array pred;           // read for the cosine term; the combination names it among `tensors` if it belongs there
+  Array tensors[kMaxTerms];
+  int count;             // tensors of the combination; the first is the anchor where its coefficient is not 0
+  bool times;            // `scalars` are knots; the coefficient of the first tensor is then 1
+  bool pred_in_residual;  // the first tensor is the prediction, and its coefficient is `pred_coeff`
+  Scalars scalars, pred_coeff, scale, weight;
+  LossOptions options;
+  Reduction reduction;
+  void* loss;             // one value or [batch], of the compute type
+  MutableArray gradient;  // null data: not wanted
+  double* workspace;      // loss_workspace(...) doubles, of any content
+  unsigned* counter;      // one, 0 before and after
+};
+
+struct InterpolateArguments {
+  int64_t batch, size;
+  Array x, z;
+  int points;
+  Scalars alpha, gamma;  // [points, batch]
+  MutableArray out;      // [points * batch, size], dense
+};
+
+struct AdvanceArguments {
+  int64_t batch, size;
+  Array x, velocity;
+  Scalars t, r;
+  MutableArray out;
+};
+
+struct ScaleArguments {
+  int64_t batch, size;
+  MutableArray gradient;
+  Scalars upstream;  // stride 0: one value for all samples
+  double divisor;
+};
+
+struct EmaTensor {
+  void* average;
+  const void* param;
+  void* copy;  // null: none
+  int64_t size;
+  DType average_dtype, param_dtype, copy_dtype;
+};
+
+// Where the work is sent: the runtime is told the device, since it is not the copy of the runtime that torch uses.
+struct Place {
+  int device;
+  void* stream;
+};
+
+// How residual_loss would split the work, in words: for benchmarks and tests.
+struct LossDescription {
+  const char* path;  // "on chip", "stream" or "two passes"
+  int lanes, cluster;
+  int64_t blocks, shared_bytes;
+};
+
+std::string problem();  // why no kernel can run here; empty if one can
+bool runs_on(int device);
+
+int64_t loss_workspace(int device, int64_t batch, int64_t size);
+LossDescription describe_loss(const LossArguments& a, int device);
+void residual_loss(const LossArguments& a, const Place& place);
+void interpolate(const InterpolateArguments& a, const Place& place);
+void advance(const AdvanceArguments& a, const Place& place);
+void scale(const ScaleArguments& a, const Place& place);
+void ema(const std::vector<EmaTensor>& tensors, double decay, const Place& place);
+
+}  // namespace gpu
+}  // namespace rcgm

@@ -1,0 +1,85 @@
+// Launches, with every error checked.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "kernels.h"
+
+namespace rcgm {
+namespace gpu {
+
+inline void check(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // a failed launch must not be reported again by the next call
+  throw std::runtime_error(std::string("rcgm_kernels CUDA: ") + what + " failed: " + cudaGetErrorString(status));
+}
+
+inline int attribute(cudaDeviceAttr which, int device) {
+  int value = 0;
+  check(cudaDeviceGetAttribute(&value, which, device), "reading a device attribute");
+  return value;
+}
+
+struct Shape {
+  int64_t blocks;
+  int threads;
+  int64_t shared_bytes = 0;
+  int cluster = 1;
+};
+
+// Dynamic shared memory that a kernel may use without asking: 48 KB, less what kernels here hold of fixed size.
+constexpr int64_t kFixedSharedBytes = 1024, kDefaultSharedBytes = 48 * 1024 - kFixedSharedBytes;
+constexpr int kPortableCluster = 8;
+
+// A launch configuration that owns its attributes.
+class Configuration {
+ public:
+  Configuration(const Shape& shape, cudaStream_t stream) {
+    config_.gridDim = dim3(unsigned(shape.blocks));
+    config_.blockDim = dim3(unsigned(shape.threads));
+    config_.dynamicSmemBytes = size_t(shape.shared_bytes);
+    config_.stream = stream;
+    if (shape.cluster > 1) {
+      cluster_.id = cudaLaunchAttributeClusterDimension;
+      cluster_.val.clusterDim.x = unsigned(shape.cluster);
+      cluster_.val.clusterDim.y = cluster_.val.clusterDim.z = 1;
+      config_.attrs = &cluster_;
+      config_.numAttrs = 1;
+    }
+  }
+  Configuration(const Configuration&) = delete;
+  const cudaLaunchConfig_t* get() const { return &config_; }
+
+ private:
+  cudaLaunchConfig_t config_ = {};
+  cudaLaunchAttribute cluster_ = {};
+};
+
+template <typename Kernel>
+void allow(Kernel* kernel, const Shape& shape) {
+  if (shape.shared_bytes > kDefaultSharedBytes) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shape.shared_bytes)),
+          "asking for more shared memory");
+  }
+  if (shape.cluster > kPortableCluster) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), "asking for a large cluster");
+  }
+}
+
+template <typename... Parameters>
+void launch(void (*kernel)(Parameters...), const char* name, const Shape& shape, const Place& place,
+            const Parameters&... arguments) {
+  if (shape.blocks > 0x7fffffff) throw std::runtime_error(std::string("rcgm_kernels CUDA: ") + name + ": too many blocks");
+  allow(kernel, shape);
+  const Configuration configuration(shape, static_cast<cudaStream_t>(place.stream));
+  check(cudaLaunchKernelEx(configuration.get(), kernel, arguments...), name);
+}
+
+inline void enter(const Place& place) { check(cudaSetDevice(place.device), "selecting the device"); }
+
+}  // namespace gpu
+}  // namespace rcgm

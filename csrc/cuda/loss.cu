@@ -1,0 +1,64 @@
+// residual_loss: the choice among the loss kernels.
+#include "formulas.cuh"
+#include "loss_kernels.h"
+
+namespace rcgm {
+namespace gpu {
+namespace {
+
+Limits limits_of(int device) {
+  Limits limits;
+  limits.multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device);
+  limits.shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device) - kFixedSharedBytes;
+  limits.cluster = attribute(cudaDevAttrClusterLaunch, device) ? kLargestCluster : 1;
+  return limits;
+}
+
+LossParameters planned(const LossArguments& a, int device) {
+  // The prediction is not read without a cosine term, but its dtype still decides about float64.
+  const bool counts = a.options.cosine != 0 || a.pred.dtype == DType::kFloat64;
+  const Tensors tensors({counts ? a.pred : Array{}, as_array(a.gradient)}, a.tensors, a.count);
+  LossCase c = {a.batch, a.size, a.count, 0, tensors.any_is(DType::kFloat64) ? 8 : 4, gradient_needs_sums(a.options),
+                a.gradient.data != nullptr};
+  const auto plan_with = [&](const Limits& limits) {
+    LossParameters p = {a, {}, tensors.storage(a.batch)};
+    c.width = width_of(p.storage);
+    p.plan = loss_plan(c, limits);
+    // Two passes are rare, so they are compiled for storages that take any dtype only.
+    if (c.needs_sums && p.plan.path != LossPath::kOnChip) p.storage = tensors.storage(a.batch, false);
+    return p;
+  };
+  Limits limits = limits_of(device);
+  LossParameters p = plan_with(limits);
+  // A part of a device (MIG) may be too small for a cluster that the chip can run.
+  while (p.plan.shape.cluster > 1 && !cluster_fits(p)) {
+    limits.cluster = p.plan.shape.cluster / 2;
+    p = plan_with(limits);
+  }
+  return p;
+}
+
+}  // namespace
+
+int64_t loss_workspace(int device, int64_t batch, int64_t size) {
+  return workspace_doubles(batch, size, attribute(cudaDevAttrMultiProcessorCount, device));
+}
+
+LossDescription describe_loss(const LossArguments& a, int device) {
+  const LossPlan p = planned(a, device).plan;
+  const char* path = p.path == LossPath::kOnChip ? "on chip" : p.path == LossPath::kStream ? "stream" : "two passes";
+  return {path, p.lanes, p.shape.cluster, p.shape.blocks, p.shape.shared_bytes};
+}
+
+void residual_loss(const LossArguments& a, const Place& place) {
+  enter(place);
+  const LossParameters p = planned(a, place.device);
+  if (p.plan.path == LossPath::kOnChip) {
+    launch_on_chip(p, place);
+  } else {
+    launch_stream(p, place);
+  }
+}
+
+}  // namespace gpu
+}  // namespace rcgm

@@ -1,0 +1,181 @@
+// The loss in one pass with everything that is needed twice kept on the chip: many small samples a block, one sample a
+// block, or one sample a cluster of blocks that add up their sums through distributed shared memory.
+#include "combination.cuh"
+#include "loss_kernels.h"
+
+namespace rcgm {
+namespace gpu {
+namespace {
+
+// Where a thread finds the residual it kept: it reads back only what it wrote, in 16-byte pieces that lie beside those of
+// the other threads.
+template <typename T, int V>
+struct Kept {
+  static constexpr int kPiece = V * int(sizeof(T)) < 16 ? V : 16 / int(sizeof(T));
+  using Piece = Bits<kPiece * int(sizeof(T))>;
+
+  T* data;
+  int64_t vectors;
+
+  __device__ __forceinline__ void put(int64_t vector, const T (&value)[V]) const {
+#pragma unroll
+    for (int j = 0; j < V / kPiece; ++j) {
+      T part[kPiece];
+#pragma unroll
+      for (int i = 0; i < kPiece; ++i) part[i] = value[j * kPiece + i];
+      Piece bits;
+      Codec<T>::put(part, bits.word);
+      write_bits<kPiece * int(sizeof(T))>(data + (j * vectors + vector) * kPiece, bits.word);
+    }
+  }
+  __device__ __forceinline__ void get(int64_t vector, T (&value)[V]) const {
+#pragma unroll
+    for (int j = 0; j < V / kPiece; ++j) {
+      Piece bits;
+      read_bits<kPiece * int(sizeof(T)), false>(data + (j * vectors + vector) * kPiece, bits.word);
+#pragma unroll
+      for (int i = 0; i < kPiece; ++i) value[j * kPiece + i] = Codec<T>::template get<T>(bits.word, i);
+    }
+  }
+};
+
+// Bounds the registers of a thread (80, and 128 for double), so that three (two) blocks of the usual size fit a multiprocessor.
+template <typename T>
+constexpr int kRegisterBound = sizeof(T) == 8 ? kOnChipThreads : 3 * kUsualBlock;
+
+template <typename S>
+__global__ void __launch_bounds__(kRegisterBound<typename S::T>, 1) on_chip_kernel(const __grid_constant__ LossParameters p) {
+  using T = typename S::T;
+  constexpr int V = S::kWidth;
+  __shared__ double loss_sums[kOnChipThreads / kWarp];
+  __shared__ bool is_last;
+
+  const LossArguments& a = p.a;
+  const int threads = int(blockDim.x), lanes = p.plan.lanes, cluster = p.plan.shape.cluster, groups = threads / lanes;
+  const int lane = int(threadIdx.x) & (lanes - 1), group = int(threadIdx.x) / lanes, rank = rank_in_cluster(cluster);
+  const int64_t unit = blockIdx.x / unsigned(cluster), sample = unit * groups + group;
+  const bool active = sample < a.batch, cosine = a.options.cosine != 0, keep = p.plan.keep;
+  const bool write_now = a.gradient.data && !keep;
+
+  char* const base = dynamic_shared();
+  const OnChipLayout layout = on_chip_layout(threads, lanes, a.count, int(sizeof(T)), p.plan.kept);
+  Sums* const warp_sums = reinterpret_cast<Sums*>(base);
+  Sums* const block_sums = reinterpret_cast<Sums*>(base + layout.block_sums);
+  T* const slots = reinterpret_cast<T*>(base + layout.slots) + group * slot_count(a.count);
+  const int64_t room = divided_up(p.plan.kept * int64_t(sizeof(T)), 16) * 16;
+  T* const kept = reinterpret_cast<T*>(base + layout.kept + group * room);
+
+  const double weight = active ? scalar(a.weight, 0, sample) : 0;
+  if (lane < kWarp) {
+    prepare(a, sample, active, lane, lanes < kWarp ? lanes : kWarp, slots);
+    if (lane == 0 && write_now) set_factors(finish_sample(plain(a.options), Sums{0, 0, 0, 0}, double(a.size), weight), slots);
+  }
+  __syncthreads();
+
+  const int64_t all_vectors = active ? a.size / V : 0;
+  const Range mine = part_of(all_vectors, rank, cluster);
+  const int64_t tail = all_vectors * V, end = active && rank == cluster - 1 ? a.size : tail;
+  const Kept<T, V> kept_vectors = {kept, mine.end - mine.begin};
+  T* const kept_tail = kept + (mine.end - mine.begin) * V;
+
+  RunningSums<T> running;
+  const auto look_at = [&](auto& value, int64_t offset) {
+    constexpr int kCount = sizeof(value) / sizeof(T);
+    residual<S, kCount>(a, slots, sample, offset, value);
+    running.add(value);
+    if (cosine) {
+      T pred[kCount];
+      prediction<S, kCount>(a, sample, offset, pred);
+      running.add(value, pred);
+    }
+    if (write_now) write_gradient<S, kCount>(a, slots, sample, offset, value);
+  };
+  for (int64_t vector = mine.begin + lane; vector < mine.end; vector += lanes) {
+    T value[V];
+    look_at(value, vector * V);
+    if (keep) kept_vectors.put(vector - mine.begin, value);
+  }
+  if constexpr (V > 1) {
+    for (int64_t i = tail + lane; i < end; i += lanes) {
+      T value[1];
+      look_at(value, i);
+      if (keep) kept_tail[i - tail] = value[0];
+    }
+  }
+
+  Sums sums = running.over_lanes(lanes < kWarp ? lanes : kWarp, cosine);
+  if (lanes > kWarp) {
+    if (threadIdx.x % kWarp == 0) warp_sums[threadIdx.x / kWarp] = sums;
+    __syncthreads();
+    if (lane == 0) {
+      const int first = group * lanes / kWarp;
+      sums = warp_sums[first];
+      for (int warp = 1; warp < lanes / kWarp; ++warp) add_to(&sums, warp_sums[first + warp]);
+    }
+  }
+  if (cluster > 1) {
+    if (threadIdx.x == 0) *block_sums = sums;
+    cluster_barrier(cluster);
+    if (threadIdx.x == 0) {
+      sums = *in_block(block_sums, 0);
+      for (int other = 1; other < cluster; ++other) add_to(&sums, *in_block(block_sums, other));
+    }
+  }
+
+  double loss = 0;
+  if (lane == 0 && active) {
+    const Outcome outcome = finish_sample(a.options, sums, double(a.size), weight);
+    loss = outcome.loss;
+    if (keep) set_factors(outcome, slots);
+    if (a.reduction == Reduction::kNone && rank == 0) store_loss<T>(a, sample, loss);
+  }
+  __syncthreads();
+  if (keep) {
+    for (int64_t vector = mine.begin + lane; vector < mine.end; vector += lanes) {
+      T value[V];
+      kept_vectors.get(vector - mine.begin, value);
+      write_gradient<S, V>(a, slots, sample, vector * V, value);
+    }
+    if constexpr (V > 1) {
+      for (int64_t i = tail + lane; i < end; i += lanes) {
+        const T value[1] = {kept_tail[i - tail]};
+        write_gradient<S, 1>(a, slots, sample, i, value);
+      }
+    }
+  }
+  cluster_barrier(cluster);  // no block may leave while another reads its sums
+  if (a.reduction == Reduction::kNone || rank != 0) return;
+
+  const unsigned units = gridDim.x / unsigned(cluster);
+  double total = sum_of_block(loss, loss_sums);
+  if (units > 1) {
+    if (threadIdx.x == 0) a.workspace[unit] = total;
+    if (!last_of(units, a.counter, &is_last)) return;
+    double sum = 0;
+    for (unsigned i = threadIdx.x; i < units; i += blockDim.x) sum += __ldcg(a.workspace + i);
+    total = sum_of_block(sum, loss_sums);
+  }
+  if (threadIdx.x == 0) store_reduced<T>(a, total);
+}
+
+}  // namespace
+
+void launch_on_chip(const LossParameters& p, const Place& place) {
+  with_storage(p.storage, [&](auto storage) {
+    launch(on_chip_kernel<decltype(storage)>, "the loss kernel that keeps the residual on the chip", p.plan.shape, place, p);
+  });
+}
+
+bool cluster_fits(const LossParameters& p) {
+  int clusters = 0;
+  with_storage(p.storage, [&](auto storage) {
+    const auto kernel = on_chip_kernel<decltype(storage)>;
+    allow(kernel, p.plan.shape);
+    const Configuration configuration(p.plan.shape, nullptr);
+    check(cudaOccupancyMaxActiveClusters(&clusters, kernel, configuration.get()), "asking how many clusters fit");
+  });
+  return clusters > 0;
+}
+
+}  // namespace gpu
+}  // namespace rcgm

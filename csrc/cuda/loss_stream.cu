@@ -1,0 +1,153 @@
+// The loss of large samples, several blocks a sample. With plain L2 one pass does everything; with other metrics, where a
+// sample does not fit on the chip, a first pass finds the sums and a second writes the gradient.
+#include "combination.cuh"
+#include "loss_kernels.h"
+
+namespace rcgm {
+namespace gpu {
+namespace {
+
+enum class Pass { kWhole, kSums, kGradient };
+
+// Where the first pass leaves the factors of the gradient for the second: behind the sums of the chunks.
+__device__ __forceinline__ double* factors_of(const LossParameters& p, int64_t sample) {
+  return p.a.workspace + 4 * p.a.batch * p.plan.chunks + 2 * sample;
+}
+
+// The end of the last block: the sums of the chunks become losses, always in the same order.
+template <typename T, bool kPlain>
+__device__ __forceinline__ void finish_batch(const LossParameters& p, double* shared) {
+  const LossArguments& a = p.a;
+  const LossOptions options = kPlain ? plain(a.options) : a.options;
+  const int lanes = p.plan.finish_lanes, lane = int(threadIdx.x) & (lanes - 1), chunks = p.plan.chunks;
+  const int64_t units = a.batch * chunks;
+  const bool cosine = !kPlain && a.options.cosine != 0, two_passes = p.plan.path == LossPath::kTwoPasses;
+  double total = 0;
+  for (int64_t first = 0; first < a.batch; first += kStreamThreads / lanes) {
+    const int64_t sample = first + threadIdx.x / lanes;
+    Sums sums = {0, 0, 0, 0};
+    if (sample < a.batch) {
+      const double* from = a.workspace + sample * chunks;
+      for (int i = lane; i < chunks; i += lanes) {
+        sums.rr += __ldcg(from + i);
+        if (cosine) {
+          sums.pp += __ldcg(from + units + i);
+          sums.pr += __ldcg(from + 2 * units + i);
+          sums.yy += __ldcg(from + 3 * units + i);
+        }
+      }
+    }
+    sums.rr = sum_of_lanes(sums.rr, lanes);
+    if (cosine) {
+      sums.pp = sum_of_lanes(sums.pp, lanes);
+      sums.pr = sum_of_lanes(sums.pr, lanes);
+      sums.yy = sum_of_lanes(sums.yy, lanes);
+    }
+    if (lane == 0 && sample < a.batch) {
+      const Outcome outcome = finish_sample(options, sums, double(a.size), scalar(a.weight, 0, sample));
+      total += outcome.loss;
+      if (a.reduction == Reduction::kNone) store_loss<T>(a, sample, outcome.loss);
+      if (two_passes) {
+        factors_of(p, sample)[0] = outcome.residual_factor;
+        factors_of(p, sample)[1] = outcome.pred_factor;
+      }
+    }
+  }
+  if (a.reduction == Reduction::kNone) return;
+  total = sum_of_block(total, shared);
+  if (threadIdx.x == 0) store_reduced<T>(a, total);
+}
+
+// Blocks that must fit a multiprocessor, which bounds the registers of a thread: 64, and 80 for double.
+template <typename T>
+constexpr int kResidentBlocks = sizeof(T) == 8 ? 3 : 4;
+
+template <typename S, Pass kPass>
+__global__ void __launch_bounds__(kStreamThreads, kResidentBlocks<typename S::T>)
+    stream_kernel(const __grid_constant__ LossParameters p) {
+  using T = typename S::T;
+  constexpr int V = S::kWidth, kWarps = kStreamThreads / kWarp;
+  __shared__ T slots[slot_count(kMaxTerms)];
+  __shared__ Sums warp_sums[kWarps];
+  __shared__ double loss_sums[kWarps];
+  __shared__ bool is_last;
+
+  const LossArguments& a = p.a;
+  const unsigned chunk = blockIdx.x % unsigned(p.plan.chunks);
+  const int64_t sample = blockIdx.x / unsigned(p.plan.chunks);
+  const bool cosine = kPass == Pass::kSums && a.options.cosine != 0;
+  const bool write = kPass == Pass::kGradient || (kPass == Pass::kWhole && a.gradient.data);
+  if (threadIdx.x < kWarp) {
+    prepare(a, sample, true, int(threadIdx.x), kWarp, slots);
+    if (threadIdx.x == 0) {
+      if constexpr (kPass == Pass::kWhole) {
+        const double weight = scalar(a.weight, 0, sample);
+        set_factors(finish_sample(plain(a.options), Sums{0, 0, 0, 0}, double(a.size), weight), slots);
+      } else if constexpr (kPass == Pass::kGradient) {
+        const double* factors = factors_of(p, sample);
+        set_factors(Outcome{0, factors[0], factors[1]}, slots);
+      }
+    }
+  }
+  __syncthreads();
+
+  const int64_t begin = chunk * p.plan.chunk, end = a.size < begin + p.plan.chunk ? a.size : begin + p.plan.chunk;
+  const int64_t tail = begin + (end - begin) / V * V;
+  RunningSums<T> running;
+  const auto look_at = [&](auto& value, int64_t offset) {
+    constexpr int kCount = sizeof(value) / sizeof(T);
+    residual<S, kCount>(a, slots, sample, offset, value);
+    if (kPass != Pass::kGradient) running.add(value);
+    if (cosine) {
+      T pred[kCount];
+      prediction<S, kCount>(a, sample, offset, pred);
+      running.add(value, pred);
+    }
+    if (write) write_gradient<S, kCount>(a, slots, sample, offset, value);
+  };
+  for (int64_t i = begin + int64_t(threadIdx.x) * V; i < tail; i += kStreamThreads * V) {
+    T value[V];
+    look_at(value, i);
+  }
+  if constexpr (V > 1) {
+    if (tail + threadIdx.x < end) {
+      T value[1];
+      look_at(value, tail + threadIdx.x);
+    }
+  }
+  if constexpr (kPass != Pass::kGradient) {
+    const Sums sums = running.over_lanes(kWarp, cosine);
+    if (threadIdx.x % kWarp == 0) warp_sums[threadIdx.x / kWarp] = sums;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      Sums total = warp_sums[0];
+      for (int warp = 1; warp < kWarps; ++warp) add_to(&total, warp_sums[warp]);
+      double* to = a.workspace + blockIdx.x;
+      const int64_t units = gridDim.x;
+      to[0] = total.rr;
+      if (cosine) to[units] = total.pp, to[2 * units] = total.pr, to[3 * units] = total.yy;
+    }
+    if (last_of(gridDim.x, a.counter, &is_last)) finish_batch<T, kPass == Pass::kWhole>(p, loss_sums);
+  }
+}
+
+}  // namespace
+
+void launch_stream(const LossParameters& p, const Place& place) {
+  if (!gradient_needs_sums(p.a.options)) {
+    with_storage(p.storage, [&](auto storage) {
+      launch(stream_kernel<decltype(storage), Pass::kWhole>, "the loss kernel for large samples", p.plan.shape, place, p);
+    });
+    return;
+  }
+  with_mixed_storage(p.storage, [&](auto storage) {
+    using S = decltype(storage);
+    launch(stream_kernel<S, Pass::kSums>, "the loss kernel for sums", p.plan.shape, place, p);
+    if (p.plan.path == LossPath::kTwoPasses) {
+      launch(stream_kernel<S, Pass::kGradient>, "the loss kernel for the gradient", p.plan.shape, place, p);
+    }
+  });
+}
+
+}  // namespace gpu
+}  // namespace rcgm

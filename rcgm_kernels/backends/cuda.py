@@ -1,0 +1,187 @@
+"""The operations in CUDA C++: one launch each, on torch's current stream, without host synchronisation."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rcgm_kernels.backends import native
+from rcgm_kernels.layout import compute_dtype, dense_samples, sample_size
+from rcgm_kernels.options import LossOptions
+
+try:
+    import rcgm_kernels._cuda as _cuda
+except ImportError as error:
+    _cuda, _IMPORT_ERROR = None, error
+
+NAME = "cuda"
+ONES = (0, 0, 0, False)
+REDUCTIONS = ("mean", "sum", "none")  # the order of the enum in csrc/cuda/kernels.h
+
+
+@functools.cache
+def unavailable() -> str | None:
+    """Why this backend cannot run here; None where it can."""
+    if _cuda is None:
+        return (
+            f"rcgm_kernels._cuda could not be loaded ({_IMPORT_ERROR}): it is built where nvcc is found; install a "
+            "CUDA toolkit and reinstall with `RCGM_CUDA=1 pip install .`"
+        )
+    if torch.version.cuda is None or not torch.cuda.is_available():
+        return f"torch {torch.__version__} finds no CUDA device, and CUDA says: {_cuda.problem() or 'there is one'}"
+    return _cuda.problem() or None
+
+
+def supports(device: torch.device) -> bool:
+    return device.type == "cuda" and _runs_on(torch.cuda.current_device() if device.index is None else device.index)
+
+
+def residual_loss(
+    pred: Tensor,
+    terms: Sequence[Tensor],
+    scalars: Tensor,
+    pred_coeff: Tensor | None,
+    scale: Tensor | None,
+    weight: Tensor | None,
+    options: LossOptions,
+    storage_scale: float,
+) -> tuple[Tensor, Tensor]:
+    """See :func:`rcgm_kernels.backends.reference.residual_loss`.
+
+    One launch, but for samples that do not fit on the chip with a metric, weight or normalisation that needs a sample's
+    sums before its gradient: two.
+    """
+    pred = dense_samples(pred.detach())
+    terms = [dense_samples(term) for term in terms]
+    batch, size = pred.shape[0], sample_size(pred)
+    shape, dtype = (batch,) if options.reduction == "none" else (), compute_dtype(pred, *terms)
+    gradient = torch.empty(pred.shape if options.with_gradient else 0, dtype=pred.dtype, device=pred.device)
+    if batch * size == 0:
+        empty_sum = 0.0 if batch == 0 and options.reduction == "sum" else math.nan
+        return torch.full(shape, empty_sum, dtype=dtype, device=pred.device), gradient
+    loss = torch.empty(shape, dtype=dtype, device=pred.device)
+    workspace = torch.empty(
+        _cuda.loss_workspace(pred.device.index or 0, batch, size), dtype=torch.float64, device=pred.device
+    )
+    counter = _counter(pred.device)
+    _launch(
+        "residual_loss",
+        pred.device,
+        (
+            batch,
+            size,
+            native.array(pred),
+            tuple(native.array(term) for term in terms),
+            options.times,
+            options.pred_in_residual,
+            *(_numbers(values) for values in (scalars, pred_coeff, scale, weight)),
+            native.loss_options(options, batch, storage_scale),
+            REDUCTIONS.index(options.reduction),
+            loss.data_ptr(),
+            native.array(gradient) if options.with_gradient else native.NO_ARRAY,
+            workspace.data_ptr(),
+            counter.data_ptr(),
+        ),
+    )
+    return loss, gradient
+
+
+def scale_gradient_(gradient: Tensor, upstream: Tensor, divisor: float) -> None:
+    """See :func:`rcgm_kernels.backends.reference.scale_gradient_`. Where the factor is 1, nothing is touched."""
+    if gradient.numel() == 0:
+        return
+    if upstream.dtype not in (torch.float32, torch.float64):
+        upstream = upstream.float()
+    arguments = (gradient.shape[0], sample_size(gradient), native.array(gradient), _numbers(upstream), divisor)
+    _launch("scale", gradient.device, arguments)
+
+
+def interpolate(x: Tensor, z: Tensor, alpha: Tensor, gamma: Tensor, out_dtype: torch.dtype) -> Tensor:
+    """See :func:`rcgm_kernels.backends.reference.interpolate`."""
+    x, z = dense_samples(x.detach()), dense_samples(z.detach())
+    points, size = alpha.shape[0], sample_size(x)
+    out = torch.empty((points, *x.shape), dtype=out_dtype, device=x.device)
+    if out.numel() == 0:
+        return out
+    target = (out.data_ptr(), size, native.DTYPES[out_dtype])
+    coefficients = (_numbers(alpha), _numbers(gamma))
+    _launch(
+        "interpolate", x.device, (x.shape[0], size, native.array(x), native.array(z), points, *coefficients, target)
+    )
+    return out
+
+
+def advance_(out: Tensor, x: Tensor, velocity: Tensor, t: Tensor, r: Tensor) -> None:
+    """See :func:`rcgm_kernels.backends.reference.advance_`."""
+    if out.numel() == 0:
+        return
+    x, velocity = dense_samples(x), dense_samples(velocity)
+    target = dense_samples(out)  # a copy where the samples of `out` are not dense
+    arrays = (native.array(x), native.array(velocity), _numbers(t), _numbers(r), native.array(target))
+    _launch("advance", x.device, (x.shape[0], sample_size(x), *arrays))
+    if target is not out:
+        out.copy_(target)
+
+
+def ema_update_(ema: Sequence[Tensor], params: Sequence[Tensor], decay: float, copies: Sequence[Tensor]) -> None:
+    """See :func:`rcgm_kernels.backends.reference.ema_update_`. One launch for every 800 tensors."""
+    if not ema:
+        return
+    params = [param.contiguous() for param in params]
+    entries = [
+        (
+            average.data_ptr(),
+            param.data_ptr(),
+            copies[index].data_ptr() if copies else 0,
+            average.numel(),
+            native.DTYPES[average.dtype],
+            native.DTYPES[param.dtype],
+            native.DTYPES[copies[index].dtype] if copies else 0,
+        )
+        for index, (average, param) in enumerate(zip(ema, params, strict=True))
+    ]
+    _launch("ema", ema[0].device, entries, decay)
+
+
+def _numbers(values: Tensor | None) -> tuple[int, int, int, bool]:
+    """Per-sample numbers, [rows, batch], [batch] or one for all: address, strides, whether float64."""
+    if values is None:
+        return ONES
+    row_stride, stride = (0, 0, *values.stride())[-2:]
+    return values.data_ptr(), row_stride, stride, values.dtype == torch.float64
+
+
+def _launch(name: str, device: torch.device, *arguments: object) -> None:
+    """Run a kernel on torch's current stream of ``device``."""
+    with torch.cuda.device(device):
+        getattr(_cuda, name)((device.index, torch.cuda.current_stream(device).cuda_stream), *arguments)
+
+
+def _counter(device: torch.device) -> Tensor:
+    """A counter that is 0, with which the blocks of a launch find out which of them is the last; that one clears it.
+
+    Launches on one stream run one after the other and share a counter. A graph may be replayed on any stream, so what
+    is captured gets one of its own.
+    """
+    with torch.cuda.device(device):
+        if torch.cuda.is_current_stream_capturing():
+            return _new_counter(device)
+        return _counter_of_stream(device, torch.cuda.current_stream(device).cuda_stream)
+
+
+@functools.cache
+def _counter_of_stream(device: torch.device, stream: int) -> Tensor:
+    return _new_counter(device)
+
+
+def _new_counter(device: torch.device) -> Tensor:
+    return torch.zeros(1, dtype=torch.int32, device=device)
+
+
+@functools.cache
+def _runs_on(index: int) -> bool:
+    return _cuda.runs_on(index)

@@ -1,0 +1,234 @@
+"""The losses in training loops: accumulation, scaling, precision, graphs that are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from cases import HALVES, assert_gradient_close, cpu_implementations, running
+from torch import Tensor, nn
+
+from rcgm_kernels import Metric, fused_loss, fused_residual_loss
+from rcgm_kernels.layout import STORAGE_DTYPES
+
+BATCH, SIZE = 5, 700
+
+
+@pytest.fixture(params=cpu_implementations(), autouse=True)
+def backend(request):
+    with running(request.param) as name:
+        yield name
+
+
+@pytest.fixture
+def loss_of(backend) -> Callable[..., Tensor]:
+    """The loss of order 1 of a prediction ``[5, 700]``, against the same segment, velocity and times each time."""
+    generator = torch.Generator().manual_seed(0)
+    segment, velocity = torch.randn(2, BATCH, SIZE, generator=generator)
+    times = torch.tensor([[0.9], [0.8], [0.1]]).expand(3, BATCH)
+
+    def loss(pred: Tensor, **options) -> Tensor:
+        return fused_loss(pred, [segment], velocity, times, backend=backend, **options)
+
+    return loss
+
+
+def prediction(dtype: torch.dtype = torch.float32, seed: int = 1) -> Tensor:
+    values = torch.randn(BATCH, SIZE, generator=torch.Generator().manual_seed(seed))
+    return values.to(dtype).requires_grad_()
+
+
+def gradient_of(loss_of: Callable[..., Tensor], pred: Tensor, **options) -> Tensor:
+    """In float64, of a float64 copy of ``pred``."""
+    leaf = pred.detach().double().requires_grad_()
+    loss_of(leaf, **options).sum().backward()
+    return leaf.grad
+
+
+@pytest.mark.parametrize("dtype", STORAGE_DTYPES)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("factor", [3.0, -0.375, 0.0, 1e-3])
+def test_the_upstream_gradient_multiplies(loss_of, dtype, reduction, factor):
+    pred = prediction(dtype)
+    (factor * loss_of(pred, reduction=reduction)).backward()
+    assert pred.grad.dtype == dtype
+    expected = factor * gradient_of(loss_of, pred, reduction=reduction)
+    # Rounded once in the forward pass and once here: half a unit and, at the other end of a binade, a whole one.
+    assert_gradient_close(pred.grad, expected, share=2 * torch.finfo(dtype).eps + 1e-5)
+
+
+@pytest.mark.parametrize("dtype", STORAGE_DTYPES)
+@pytest.mark.parametrize("metric", [Metric(), Metric("pseudo_huber", cosine=0.5)], ids=["l2", "huber"])
+def test_the_upstream_gradient_multiplies_each_sample_on_its_own(loss_of, dtype, metric):
+    pred = prediction(dtype)
+    upstream = torch.tensor([1.0, -2.0, 0.0, 0.1, 7.0])
+    losses = loss_of(pred, reduction="none", metric=metric)
+    losses.backward(upstream.to(losses.dtype))
+    expected = upstream.double()[:, None] * gradient_of(loss_of, pred, reduction="none", metric=metric)
+    assert_gradient_close(pred.grad, expected, share=2 * torch.finfo(dtype).eps + 1e-5)
+
+
+def test_an_expanded_upstream_gradient(loss_of):
+    pred, again = prediction(), prediction()
+    losses = loss_of(pred, reduction="none")
+    losses.backward(torch.tensor(2.5).expand(BATCH))
+    loss_of(again, reduction="none").backward(torch.full((BATCH,), 2.5))
+    assert torch.equal(pred.grad, again.grad)
+
+
+def test_gradients_accumulate_over_micro_batches(loss_of):
+    pred = prediction()
+    loss_of(pred).backward()
+    once = pred.grad.clone()
+    loss_of(pred).backward()
+    torch.testing.assert_close(pred.grad, 2 * once)
+    loss_of(pred, reduction="sum").backward()
+    torch.testing.assert_close(pred.grad, (2 + BATCH) * once)
+
+
+def test_one_prediction_in_two_losses(loss_of):
+    pred = prediction()
+    total = loss_of(pred) + 2 * loss_of(pred, metric="pseudo_huber")
+    total.backward()
+    expected = gradient_of(loss_of, pred) + 2 * gradient_of(loss_of, pred, metric="pseudo_huber")
+    assert_gradient_close(pred.grad, expected)
+
+
+@pytest.mark.parametrize("dtype", STORAGE_DTYPES)
+def test_a_kept_graph_gives_the_same_gradient_again(loss_of, dtype):
+    pred = prediction(dtype)
+    loss = loss_of(pred)
+    gradients = []
+    for factor, keep in ((4.0, True), (4.0, True), (1.0, True), (4.0, False)):
+        pred.grad = None
+        (factor * loss).backward(retain_graph=keep)
+        gradients.append(pred.grad)
+    assert torch.equal(gradients[0], gradients[1])
+    torch.testing.assert_close(gradients[0], 4 * gradients[2])  # and none was written into by a later pass
+    assert torch.equal(gradients[0], gradients[3])
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
+
+
+def test_through_a_network(loss_of):
+    generator = torch.Generator().manual_seed(2)
+    inputs = torch.randn(BATCH, 8, generator=generator)
+    network = nn.Linear(8, SIZE)
+    loss_of(network(inputs)).backward()
+    output = network(inputs).detach()
+    expected = gradient_of(loss_of, output).float().T @ inputs
+    torch.testing.assert_close(network.weight.grad, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_prediction_that_is_not_contiguous(loss_of):
+    leaf = torch.randn(SIZE, BATCH, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    loss_of(leaf.T).backward()
+    assert_gradient_close(leaf.grad.T, gradient_of(loss_of, leaf.T))
+    batched = torch.randn(3 * BATCH, SIZE, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    loss_of(batched[BATCH : 2 * BATCH]).backward()
+    assert (batched.grad[:BATCH] == 0).all()
+    assert (batched.grad[2 * BATCH :] == 0).all()
+    assert_gradient_close(batched.grad[BATCH : 2 * BATCH], gradient_of(loss_of, batched[BATCH : 2 * BATCH]))
+
+
+def test_nothing_else_gets_a_gradient(backend):
+    def leaf(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=torch.Generator().manual_seed(0)).add(0.1).requires_grad_()
+
+    pred, segment, velocity, base, weight = leaf(2, 3), leaf(2, 3), leaf(2, 3), leaf(2, 3), leaf(2)
+    times = torch.tensor([[0.9, 0.9], [0.8, 0.8], [0.1, 0.1]], requires_grad=True)
+    loss = fused_loss(pred, [segment], velocity, times, base=base, weight=weight, backend=backend)
+    terms, coeffs, pred_coeff, scale = leaf(2, 2, 3), leaf(2, 2), leaf(2), leaf(2)
+    loss = loss + fused_residual_loss(pred, terms, coeffs, pred_coeff=pred_coeff, scale=scale, backend=backend)
+    loss.backward()
+    assert pred.grad is not None
+    for other in (segment, velocity, base, weight, times, terms, coeffs, pred_coeff, scale):
+        assert other.grad is None
+
+
+def test_only_what_needs_a_gradient_has_one(loss_of):
+    pred = prediction()
+    with torch.no_grad():
+        assert not loss_of(pred).requires_grad
+    with torch.inference_mode():
+        assert not loss_of(pred).requires_grad
+    assert not loss_of(pred.detach()).requires_grad
+    assert loss_of(pred).requires_grad
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_second_derivative_is_refused(loss_of, reduction):
+    pred = prediction()
+    loss = loss_of(pred, reduction=reduction)
+    (gradient,) = torch.autograd.grad(loss.sum(), pred, create_graph=True)
+    torch.testing.assert_close(gradient.detach().double(), gradient_of(loss_of, pred, reduction=reduction))
+    with pytest.raises(RuntimeError, match="cannot be differentiated twice"):
+        gradient.square().sum().backward()
+
+
+def test_autocast_leaves_it_in_its_own_precision(loss_of):
+    network = nn.Linear(8, SIZE)
+    inputs = torch.randn(BATCH, 8, generator=torch.Generator().manual_seed(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        output = network(inputs)
+        inside = loss_of(output)
+    assert output.dtype == torch.bfloat16
+    assert inside.dtype == torch.float32
+    assert inside.item() == loss_of(output).item()
+    inside.backward()
+    assert network.weight.grad.dtype == torch.float32
+    torch.testing.assert_close(inside.detach().double(), loss_of(output.detach().double()), rtol=1e-5, atol=0)
+
+
+def test_gradient_scaling_saves_small_float16_gradients(backend):
+    # 2 R / (D B) is 1e-8 here: float16 ends at 6e-8.
+    size = 100_000
+    pred = torch.full((2, size), 1e-3, dtype=torch.float16)
+    pred += torch.rand(2, size, generator=torch.Generator().manual_seed(0)).half() * 1e-3
+    leaf = pred.clone().requires_grad_()
+    velocity, times = torch.zeros(2, size), torch.tensor([[0.9], [0.1]]).expand(2, 2)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    scaler.scale(fused_loss(leaf, [], velocity, times, backend=backend)).backward()
+    unscaled = leaf.grad.double() / 2**16
+    expected = 2 * pred.double() / (2 * size)
+    assert ((unscaled - expected).abs() <= expected * 2**-10).all()
+    unaided = pred.clone().requires_grad_()
+    fused_loss(unaided, [], velocity, times, backend=backend).backward()
+    assert (unaided.grad == 0).all()
+
+
+def test_gradient_scaler_steps(loss_of):
+    network = nn.Linear(8, SIZE)
+    plain = nn.Linear(8, SIZE)
+    plain.load_state_dict(network.state_dict())
+    inputs = torch.randn(BATCH, 8, generator=torch.Generator().manual_seed(2))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=1)
+    with torch.autocast("cpu", torch.float16):
+        loss = loss_of(network(inputs))
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert scaler.get_scale() == 2048
+    loss_of(plain(inputs)).backward()
+    torch.optim.SGD(plain.parameters(), lr=0.1).step()
+    torch.testing.assert_close(network.weight, plain.weight, rtol=0, atol=1e-4)
+    assert not torch.equal(network.weight, plain.weight)
+    before = network.weight.detach().clone()
+    optimizer.zero_grad()
+    scaler.scale(loss_of(network(inputs)) * torch.inf).backward()
+    scaler.step(optimizer)  # skipped
+    scaler.update()
+    assert scaler.get_scale() == 1024
+    assert torch.equal(network.weight, before)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_one_rounding_to_the_storage_dtype(loss_of, dtype):
+    # The stored gradient of float16 is scaled; undoing that must not round once more.
+    pred = prediction(dtype)
+    loss_of(pred).backward()
+    expected = gradient_of(loss_of, pred)
+    wrong = pred.grad != expected.to(torch.float32).to(dtype)
+    assert wrong.float().mean() < 1e-3  # float32 arithmetic may fall on the other side of a tie

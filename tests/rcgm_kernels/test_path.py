@@ -1,0 +1,209 @@
+"""Points of the path and steps along it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from cases import (
+    HALVES,
+    LAYOUTS,
+    SAMPLE_SHAPES,
+    cpu_implementations,
+    every,
+    laid_out,
+    poisoned_memory,
+    running,
+    spacing,
+    threads,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rcgm_kernels import advance, interpolate
+from rcgm_kernels.layout import STORAGE_DTYPES, batched
+
+DTYPES = st.sampled_from(STORAGE_DTYPES)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Two states of one shape, and two sets of scalars ``[P, B]``."""
+
+    seed: int
+    batch: int
+    sample: tuple[int, ...]
+    points: int
+    dtypes: tuple[torch.dtype, torch.dtype]
+    layouts: tuple[str, str]
+    scalar_dtype: torch.dtype
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(self.seed)
+        shape = (self.batch, *self.sample)
+        x, z = (
+            laid_out(torch.randn(shape, generator=generator).to(dtype), layout)
+            for dtype, layout in zip(self.dtypes, self.layouts, strict=True)
+        )
+        return x, z, *torch.rand(2, self.points, self.batch, generator=generator).to(self.scalar_dtype)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    sample = draw(st.sampled_from(SAMPLE_SHAPES))
+    return Case(
+        seed=draw(st.integers(0, 1000)),
+        batch=draw(st.sampled_from([0, 1, 2, 5])),
+        sample=sample,
+        points=draw(st.sampled_from([1, 2, 3, 32 if math.prod(sample) < 100 else 4])),
+        dtypes=(draw(DTYPES), draw(DTYPES)),
+        layouts=(draw(st.sampled_from(LAYOUTS)), draw(st.sampled_from(LAYOUTS))),
+        scalar_dtype=draw(st.sampled_from([torch.float32, torch.float64])),
+    )
+
+
+def assert_rounded(actual: Tensor, exact: Tensor, summands: Tensor, double: bool = False) -> None:
+    """``actual`` is ``exact`` but for the arithmetic on its summands and one rounding to its dtype.
+
+    float64 becomes float16 or bfloat16 by way of float32, in torch as here.
+    """
+    arithmetic = summands * (2**-50 if double and actual.dtype not in HALVES else 2**-22)
+    wrong = ~((actual.double() - exact).abs() <= arithmetic + spacing(exact, actual.dtype) / 2)
+    assert not wrong.any(), f"{actual[wrong][0].item()} instead of {exact[wrong][0].item()}"
+
+
+@given(cases(), st.one_of(st.none(), DTYPES))
+@every(150)
+def test_points_are_rounded_once(case, dtype):
+    x, z, alpha, gamma = case.tensors()
+    shape = (*alpha.shape, *[1] * (x.ndim - 1))
+    parts = alpha.double().reshape(shape) * z.double(), gamma.double().reshape(shape) * x.double()
+    for implementation in cpu_implementations():
+        with running(implementation) as backend:
+            points = interpolate(x, z, alpha, gamma, dtype=dtype, backend=backend)
+        assert points.dtype == (dtype or x.dtype)
+        assert points.shape == (*alpha.shape, *x.shape[1:])
+        assert points.is_contiguous()
+        assert_rounded(points, sum(parts), sum(part.abs() for part in parts), torch.float64 in case.dtypes)
+
+
+@given(cases(), DTYPES, st.sampled_from(["new", "slice", "spaced", "permuted", "self"]))
+@every(150)
+def test_steps_are_rounded_once(case, dtype, target):
+    x, velocity, times, _ = case.tensors()
+    t, r = times[0], times[-1] / 2
+    exact = x.double() - batched(t.double() - r.double(), x) * velocity.double()
+    for implementation in cpu_implementations():
+        source = x.clone()
+        out = source if target == "self" else None
+        if target not in ("self", "new"):
+            out = laid_out(torch.full(x.shape, math.nan, dtype=dtype), target)
+        with running(implementation) as backend:
+            result = advance(source, velocity, t, r, out=out, backend=backend)
+        assert out is None or result is out
+        assert result.dtype == (x.dtype if target in ("new", "self") else dtype)
+        assert_rounded(result, exact, x.double().abs() + velocity.double().abs(), torch.float64 in case.dtypes)
+
+
+@pytest.mark.parametrize("implementation", cpu_implementations())
+def test_a_step_writes_into_its_slice_of_the_next_wave_and_nowhere_else(implementation):
+    wave = torch.full((6, 1001), 7.0, dtype=torch.bfloat16)
+    x = torch.ones(2, 1001)
+    with running(implementation) as backend:
+        advance(x, x, torch.full((2,), 0.75), torch.full((2,), 0.5), out=wave[2:4], backend=backend)
+    assert (wave[2:4] == 0.75).all()
+    assert (wave[:2] == 7).all()
+    assert (wave[4:] == 7).all()
+
+
+@pytest.mark.parametrize("implementation", cpu_implementations())
+def test_huge_states(implementation):
+    generator = torch.Generator().manual_seed(0)
+    x, z = torch.randn(2, 1, 3_000_001, generator=generator).bfloat16()
+    alpha = torch.tensor([[0.3], [1.0]])
+    with running(implementation) as backend:
+        point, velocity = interpolate(x, z, alpha, 1 - 2 * alpha, backend=backend)
+        stepped = advance(x, z, alpha[0], alpha[0] / 2, backend=backend)
+    assert_rounded(point, 0.3 * z.double() + 0.4 * x.double(), z.double().abs() + x.double().abs())
+    assert_rounded(velocity, z.double() - x.double(), z.double().abs() + x.double().abs())
+    assert_rounded(stepped, x.double() - 0.15 * z.double(), z.double().abs() + x.double().abs())
+
+
+@pytest.mark.parametrize("implementation", cpu_implementations()[1:])
+def test_results_do_not_depend_on_the_thread_count(implementation):
+    x, z = torch.randn(2, 3, 50_001, generator=torch.Generator().manual_seed(0))
+    times = torch.rand(2, 3, generator=torch.Generator().manual_seed(1))
+    results = []
+    for count in (1, 2, 3):
+        with threads(count), running(implementation) as backend:
+            results.append((interpolate(x, z, times, times), advance(x, z, *times, backend=backend)))
+    for points, stepped in results[1:]:
+        assert torch.equal(points, results[0][0])
+        assert torch.equal(stepped, results[0][1])
+
+
+@pytest.mark.parametrize("implementation", cpu_implementations())
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_bad_sample_changes_no_other(implementation, value):
+    x, z = torch.randn(2, 3, 700, generator=torch.Generator().manual_seed(0))
+    times = torch.rand(2, 3, generator=torch.Generator().manual_seed(1))
+    with running(implementation) as backend:
+        points, stepped = interpolate(x, z, times, times, backend=backend), advance(x, z, *times, backend=backend)
+        x[1], times[0, 1] = value, value
+        again = interpolate(x, z, times, times, backend=backend), advance(x, z, *times, backend=backend)
+    assert torch.equal(again[0][:, ::2], points[:, ::2])
+    assert torch.equal(again[1][::2], stepped[::2])
+    assert not again[0][:, 1].isfinite().any()
+    assert not again[1][1].isfinite().any()
+
+
+def test_a_point_and_its_velocity():
+    x, z = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    t = torch.rand(4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    ones = torch.ones_like(t)
+    point, velocity = interpolate(x, z, torch.stack([t, ones]), torch.stack([1 - t, -ones])).unbind(0)
+    torch.testing.assert_close(point, t[:, None, None] * z + (1 - t)[:, None, None] * x)
+    torch.testing.assert_close(velocity, z - x)
+    torch.testing.assert_close(advance(point, velocity, t, torch.zeros(4)), x)
+
+
+@pytest.mark.parametrize("implementation", cpu_implementations())
+def test_gradients_of_points(implementation):
+    generator = torch.Generator().manual_seed(0)
+    x, z = (torch.randn(2, 3, 2, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2))
+    alpha, gamma = torch.rand(2, 3, 2, generator=generator, dtype=torch.float64)
+    with running(implementation) as backend:
+        function = lambda x, z: interpolate(x, z, alpha, gamma, backend=backend)  # noqa: E731
+        torch.autograd.gradcheck(function, (x, z))
+        torch.autograd.gradgradcheck(function, (x, z))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gradients_of_points_come_in_the_dtype_of_the_state(dtype):
+    x = torch.randn(3, 4).to(dtype).requires_grad_()
+    z = torch.randn(3, 4).requires_grad_()
+    alpha = torch.tensor([[0.25, 0.5, 0.75]], requires_grad=True)
+    interpolate(x, z, alpha, 1 - alpha, dtype=torch.float32).sum().backward()
+    assert x.grad.dtype == dtype
+    assert torch.equal(x.grad.float(), (1 - alpha)[0, :, None].expand(3, 4))
+    assert torch.equal(z.grad, alpha[0, :, None].expand(3, 4))
+    assert alpha.grad is None
+
+
+def test_steps_carry_no_gradient():
+    x, t = torch.randn(2, 3, requires_grad=True), torch.tensor([0.5, 0.5])
+    assert not advance(x, x, t, t).requires_grad
+    with poisoned_memory():
+        assert torch.equal(advance(x, x, t, t), x)
+
+
+def test_a_state_overwritten_after_a_graph_saved_it_is_an_error():
+    state, t = torch.ones(2, 3), torch.ones(2)
+    weight = torch.ones(2, 3, requires_grad=True)
+    loss = (weight * state).sum()
+    advance(state, state, t, t / 2, out=state)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
