@@ -138,18 +138,7 @@ def advance_(out: Tensor, x: Tensor, velocity: Tensor, t: Tensor, r: Tensor) -> 
 def ema_update_(ema: Sequence[Tensor], params: Sequence[Tensor], decay: float, copies: Sequence[Tensor]) -> None:
     """See :func:`rcgm_kernels.backends.reference.ema_update_`."""
     params = [param.contiguous() for param in params]
-    entries = [
-        (
-            average.data_ptr(),
-            param.data_ptr(),
-            copies[index].data_ptr() if copies else 0,
-            average.numel(),
-            native.DTYPES[average.dtype],
-            native.DTYPES[param.dtype],
-            native.DTYPES[copies[index].dtype] if copies else 0,
-        )
-        for index, (average, param) in enumerate(zip(ema, params, strict=True))
-    ]
+    entries = native.ema_entries(ema, params, copies)
     _cpu.ema(_isa(), entries, decay, torch.get_num_threads())
 
 

@@ -132,18 +132,7 @@ def ema_update_(ema: Sequence[Tensor], params: Sequence[Tensor], decay: float, c
     if not ema:
         return
     params = [param.contiguous() for param in params]
-    entries = [
-        (
-            average.data_ptr(),
-            param.data_ptr(),
-            copies[index].data_ptr() if copies else 0,
-            average.numel(),
-            native.DTYPES[average.dtype],
-            native.DTYPES[param.dtype],
-            native.DTYPES[copies[index].dtype] if copies else 0,
-        )
-        for index, (average, param) in enumerate(zip(ema, params, strict=True))
-    ]
+    entries = native.ema_entries(ema, params, copies)
     _launch("ema", ema[0].device, entries, decay)
 
 

@@ -5,6 +5,8 @@ The other side is csrc/common/arrays.h.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -33,3 +35,21 @@ def loss_options(options: LossOptions, batch: int, storage_scale: float) -> tupl
         0.0 if adaptive is None else adaptive.eps,
         options.gradient_scale(batch, storage_scale),
     )
+
+
+def ema_entries(
+    ema: Sequence[Tensor], params: Sequence[Tensor], copies: Sequence[Tensor]
+) -> list[tuple[int, int, int, int, int, int, int]]:
+    """For each tensor of a model: addresses of average, parameter and copy (0: none), elements, dtype of each."""
+    return [
+        (
+            average.data_ptr(),
+            param.data_ptr(),
+            copies[index].data_ptr() if copies else 0,
+            average.numel(),
+            DTYPES[average.dtype],
+            DTYPES[param.dtype],
+            DTYPES[copies[index].dtype] if copies else 0,
+        )
+        for index, (average, param) in enumerate(zip(ema, params, strict=True))
+    ]
