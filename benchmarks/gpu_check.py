@@ -26,7 +26,7 @@ KERNEL_TESTS = "tests/rcgm_kernels"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dry-run", action="store_true", help="go through the steps without a GPU")
-    parser.add_argument("--rounds", type=int, default=60, help="rounds of the benchmark (60)")
+    parser.add_argument("--rounds", type=int, default=40, help="rounds of the benchmark (40)")
     arguments = parser.parse_args()
     steps = [build(arguments.dry_run)]
     if steps[0]["ok"]:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 import rcgm_kernels
 from benchmarks import environment
-from benchmarks.timing import in_turn, large_allocations, medians
+from benchmarks.timing import in_turn, keep_memory, large_allocations, medians
 
 CACHE_BYTES = 192 * 2**20
 LATENTS = {
@@ -44,10 +44,11 @@ class Case:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=60, help="rounds that the medians are taken over (60)")
+    parser.add_argument("--rounds", type=int, default=40, help="rounds that the medians are taken over (40)")
     parser.add_argument("--name", default=None, help="name of the result file (kernels_cpu or kernels_cuda)")
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    keep_memory()
     rows = []
     for shape in LATENTS[device.type]:
         for make in (loss_case, interpolate_case, advance_case):
@@ -66,7 +67,7 @@ def measure(case: Case, rounds: int, device: torch.device) -> dict[str, Any]:
     copies = [(source.random_(), torch.zeros_like(source)) for source in [source.clone() for _ in range(_sets(case))]]
     sides = {"floor": in_turn([lambda a=a, b=b: b.copy_(a) for a, b in copies])}
     sides |= {name: in_turn(works) for name, works in case.sides.items()}
-    seconds = medians(sides, rounds=rounds, device=device, warmup=_sets(case))
+    seconds = medians(sides, rounds=rounds, calls=_sets(case), device=device)
     row: dict[str, Any] = {
         "operation": case.operation,
         "shape": list(case.shape),

@@ -1,12 +1,14 @@
 """Timing by turns: every side of a comparison runs in every round, so that a slow moment meets all of them.
 
-A round runs a side several times in a row: right after another side, a call would be charged for the interpreter's and the
-dispatcher's own memory, which that side swept out of the cache.
+A round runs a side several times in a row: right after another side, a call would be charged for the interpreter's and
+the dispatcher's own memory, which that side swept out of the cache.
 """
 
 from __future__ import annotations
 
+import ctypes
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -14,34 +16,48 @@ import torch
 from tqdm import tqdm
 
 Work = Callable[[], object]
-CALLS = 8  # of one side in a round
 
 
-def medians(sides: dict[str, Work], *, rounds: int, device: torch.device, warmup: int = 3) -> dict[str, float]:
-    """Median seconds of each side over ``rounds`` rounds, by device events on a GPU and the host clock elsewhere."""
+def medians(sides: dict[str, Work], *, rounds: int, calls: int, device: torch.device) -> dict[str, float]:
+    """Median seconds of a call of each side over ``rounds`` rounds of ``calls`` in a row.
+
+    Device events measure on a GPU, the host clock elsewhere.
+    """
     for work in sides.values():
-        for _ in range(warmup):
+        for _ in range(calls):
             work()
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in tqdm(range(rounds), leave=False, unit="round"):
         for name, work in sides.items():
-            seconds[name].append(_seconds_a_call(work, device))
+            seconds[name].append(_seconds_a_call(work, calls, device))
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def _seconds_a_call(work: Work, device: torch.device) -> float:
+def _seconds_a_call(work: Work, calls: int, device: torch.device) -> float:
     if device.type != "cuda":
         start = time.perf_counter()
-        for _ in range(CALLS):
+        for _ in range(calls):
             work()
-        return (time.perf_counter() - start) / CALLS
+        return (time.perf_counter() - start) / calls
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     begin.record()
-    for _ in range(CALLS):
+    for _ in range(calls):
         work()
     end.record()
     end.synchronize()
-    return begin.elapsed_time(end) / 1e3 / CALLS
+    return begin.elapsed_time(end) / 1e3 / calls
+
+
+def keep_memory() -> None:
+    """Let the C library keep what is freed, as GPU allocators do, for all sides alike.
+
+    Else a side that frees much hands its pages back to the system, and the next side pays for fetching them.
+    """
+    if sys.platform == "linux":
+        trim_threshold, mmap_threshold = -1, -3
+        library = ctypes.CDLL(None)
+        for parameter in (trim_threshold, mmap_threshold):
+            library.mallopt(parameter, 1 << 30)
 
 
 def in_turn(works: Sequence[Work]) -> Work:

@@ -328,12 +328,11 @@ class _ResidualLoss(torch.autograd.Function):
         with torch._C._AutoDispatchBelowAutograd():
             loss, gradient = torch.ops.rcgm_kernels.residual_loss(pred, *arguments)
         reduction, _, backend = arguments[-3:]
-        handed_out = gradient.new_empty(0)  # the gradient itself stays here: the backward pass writes into it
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(handed_out)
+        ctx.mark_non_differentiable(gradient)
         ctx.save_for_backward(gradient)
         ctx.inputs, ctx.reduction, ctx.backend = 1 + len(arguments), reduction, backend
-        return loss, handed_out
+        return loss, gradient
 
     @staticmethod
     def backward(ctx, upstream: Tensor | None, _):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
 
@@ -52,12 +51,10 @@ class Metric:
             return value
         if not isinstance(value, str):
             raise TypeError(f"metric must be a name ({', '.join(METRICS)}) or a Metric, got {type(value).__name__}")
-        return _named_metric(value)
+        return _NAMED.get(value) or Metric(value)
 
 
-@functools.cache
-def _named_metric(name: str) -> Metric:
-    return Metric(name)
+_NAMED = {name: Metric(name) for name in METRICS}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ name it in ``BACKENDS``, at the place that says when it is preferred.
 
 from __future__ import annotations
 
-import functools
 import os
 from types import ModuleType
 
@@ -35,7 +34,6 @@ def choose(name: str | None, device: torch.device) -> ModuleType:
     return _named(forced, "backend" if name else ENVIRONMENT, device)
 
 
-@functools.cache
 def _named(forced: str, source: str, device: torch.device) -> ModuleType:
     """The backend called ``forced``; ``source`` is who asks for it."""
     backend = BACKENDS.get(forced)

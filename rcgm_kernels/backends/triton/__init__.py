@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from torch import Tensor
 from rcgm_kernels.options import LossOptions
 
 NAME = "triton"
+DEVICES = ("cuda", "xpu")  # torch calls an AMD GPU "cuda", too
 
 # Kernels are imported by the call that needs them: triton is not there everywhere, and slow to import.
 
@@ -20,13 +23,13 @@ def unavailable() -> str | None:
     """Why this backend cannot run here; None where it can."""
     if importlib.util.find_spec("triton") is None:
         return "the package triton is not installed: pip install triton"
-    if not _interpreting() and not any(map(_has, ("cuda", "xpu"))):
+    if not _interpreting() and not any(getattr(torch, device).is_available() for device in DEVICES):
         return "no GPU that torch can use; TRITON_INTERPRET=1 runs the kernels on the CPU, slowly, for tests"
     return None
 
 
 def supports(device: torch.device) -> bool:
-    return device.type in ("cuda", "xpu") or (device.type == "cpu" and _interpreting())
+    return device.type in DEVICES or (device.type == "cpu" and _interpreting())
 
 
 def residual_loss(
@@ -42,40 +45,54 @@ def residual_loss(
     """See :func:`rcgm_kernels.backends.reference.residual_loss`."""
     from rcgm_kernels.backends.triton import loss
 
-    return loss.residual_loss(pred, terms, scalars, pred_coeff, scale, weight, options, storage_scale)
+    with _on(pred):
+        return loss.residual_loss(pred, terms, scalars, pred_coeff, scale, weight, options, storage_scale)
 
 
 def scale_gradient_(gradient: Tensor, upstream: Tensor, divisor: float) -> None:
     """See :func:`rcgm_kernels.backends.reference.scale_gradient_`."""
     from rcgm_kernels.backends.triton import scale
 
-    scale.scale_gradient_(gradient, upstream, divisor)
+    with _on(gradient):
+        scale.scale_gradient_(gradient, upstream, divisor)
 
 
 def interpolate(x: Tensor, z: Tensor, alpha: Tensor, gamma: Tensor, out_dtype: torch.dtype) -> Tensor:
     """See :func:`rcgm_kernels.backends.reference.interpolate`."""
     from rcgm_kernels.backends.triton import path
 
-    return path.interpolate(x, z, alpha, gamma, out_dtype)
+    with _on(x):
+        return path.interpolate(x, z, alpha, gamma, out_dtype)
 
 
 def advance_(out: Tensor, x: Tensor, velocity: Tensor, t: Tensor, r: Tensor) -> None:
     """See :func:`rcgm_kernels.backends.reference.advance_`."""
     from rcgm_kernels.backends.triton import path
 
-    path.advance_(out, x, velocity, t, r)
+    with _on(x):
+        path.advance_(out, x, velocity, t, r)
 
 
 def ema_update_(ema: Sequence[Tensor], params: Sequence[Tensor], decay: float, copies: Sequence[Tensor]) -> None:
     """See :func:`rcgm_kernels.backends.reference.ema_update_`."""
+    if not ema:
+        return
     from rcgm_kernels.backends.triton import ema as kernels
 
-    kernels.ema_update_(ema, params, decay, copies)
+    with _on(ema[0]):
+        kernels.ema_update_(ema, params, decay, copies)
 
 
 def _interpreting() -> bool:
-    return os.environ.get("TRITON_INTERPRET") == "1"
+    """Whether kernels run in the interpreter: the variable says so until they are defined, which settles it."""
+    common = sys.modules.get(f"{__name__}.common")
+    if common is not None:
+        return common.INTERPRETED
+    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
 
 
-def _has(device: str) -> bool:
-    return getattr(torch, device).is_available()
+def _on(tensor: Tensor) -> AbstractContextManager:
+    """Makes the tensor's device the current one: Triton launches there, wherever the tensors are."""
+    if tensor.device.type == "cpu":
+        return nullcontext()
+    return torch.get_device_module(tensor.device).device(tensor.device)

@@ -1,4 +1,4 @@
-"""What the Triton kernels share: conversions, names of dtypes, and the choice of blocks."""
+"""What the Triton kernels share: conversions, and how a batch of samples is cut into blocks."""
 
 from __future__ import annotations
 
@@ -6,24 +6,65 @@ import torch
 import triton
 import triton.language as tl
 
+INTERPRETED = triton.knobs.runtime.interpret  # settled for good when the kernels are defined
 COMPUTE = {torch.float32: tl.float32, torch.float64: tl.float64}
-BLOCK = 4096  # elements that one program holds: 16 kB a tensor in float32, over 4 to 8 warps
+BLOCK = 4096  # elements of a block of a long sample: 16 a thread
+SHORT_BLOCK = 1024  # of a block of several short samples, so that a small batch still makes several programs
+MOST_ROWS = 128  # samples of a block: what is computed once a sample then takes each thread once
 
 
 def warps(elements: int) -> int:
-    """Warps for a program that holds so many elements: 16 to 32 a thread."""
+    """Warps for a program that holds so many elements."""
     return max(1, min(16, elements // 512))
 
 
-def block_for(size: int, most: int = BLOCK) -> int:
-    """Columns of a block for samples of ``size`` elements."""
-    return min(triton.next_power_of_2(max(size, 1)), most)
+def block_rows(batch: int, columns: int) -> int:
+    """Samples of a block that has so many columns."""
+    return min(MOST_ROWS, max(1, SHORT_BLOCK // columns), triton.next_power_of_2(max(batch, 1)))
+
+
+def tiling(batch: int, size: int) -> tuple[tuple[int], dict[str, int]]:
+    """The grid, and the arguments by which :func:`tile` finds a program's block, for element-by-element work."""
+    columns = min(triton.next_power_of_2(size), BLOCK)
+    rows, chunks = block_rows(batch, columns), triton.cdiv(size, columns)
+    block = {"ROWS": rows, "COLUMNS": columns, "num_warps": warps(rows * columns)}
+    return (triton.cdiv(batch, rows) * chunks,), {"BATCH": batch, "SIZE": size, "CHUNKS": chunks, **block}
+
+
+@triton.jit
+def tile(BATCH, SIZE, CHUNKS, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Samples [ROWS] and columns [COLUMNS] of this program, and which of the samples and of the block exist.
+
+    Samples and columns are int64, as are the offsets made from them: tensors may have more than 2^31 elements.
+    """
+    program = tl.program_id(0).to(tl.int64)
+    rows = (program // CHUNKS) * ROWS + tl.arange(0, ROWS)
+    columns = (program % CHUNKS) * COLUMNS + tl.arange(0, COLUMNS)
+    row_mask = rows < BATCH
+    return rows, columns, row_mask, row_mask[:, None] & (columns < SIZE)[None, :]
+
+
+@triton.jit
+def load(POINTER, stride, rows, columns, mask, COMPUTE: tl.constexpr):
+    """A block of stored samples in the compute dtype; 0 outside ``mask``, where nothing is read."""
+    return widened(tl.load(POINTER + rows[:, None] * stride + columns[None, :], mask=mask, other=0.0), COMPUTE)
+
+
+@triton.jit
+def store(POINTER, stride, rows, columns, mask, values):
+    tl.store(POINTER + rows[:, None] * stride + columns[None, :], narrowed(values, POINTER), mask=mask)
+
+
+@triton.jit
+def load_scalars(POINTER, rows, mask):
+    """One value a sample, float64."""
+    return tl.load(POINTER + rows, mask=mask, other=0.0).to(tl.float64)
 
 
 @triton.jit
 def widened(values, COMPUTE: tl.constexpr):
     """Stored values in the compute dtype; 16-bit formats by way of float32, the conversion that every device has."""
-    return values.to(tl.float64) if values.dtype == tl.float64 else values.to(tl.float32).to(COMPUTE)
+    return values.to(COMPUTE) if values.dtype == tl.float64 else values.to(tl.float32).to(COMPUTE)
 
 
 @triton.jit

@@ -1,14 +1,20 @@
 """ema_update_ in Triton: one launch for all tensors of the same dtypes, a whole model as a rule.
 
-The kernel finds its tensor in a table of addresses on the device. Tables are cached by their content, the addresses and
-sizes, so that a training loop uploads one once; a table whose tensors are gone is never asked for again, or else
-describes the tensors that now lie at the same addresses with the same sizes.
+A program finds its tensor in a table on the device that holds an address and a size for each tensor. Uploading a table
+costs more than the update of a small model, so tables are kept, by their content.
+
+A kept table holds addresses, not tensors, and is never read after they have gone stale: it is found again only by a
+call whose tensors, alive during that call, have these very addresses and sizes. The tables that a captured CUDA graph
+reads are kept as long as the process, since the graph may be replayed that long; keeping the tensors themselves is for
+the owner of the graph, as always.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 import triton
@@ -17,59 +23,122 @@ from torch import Tensor
 
 from rcgm_kernels.backends.triton.common import COMPUTE, narrowed, warps, widened
 
-CHUNK = 2048
+CHUNK = 4096
 TYPES = {torch.float64: tl.float64, torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
 
 def ema_update_(ema: Sequence[Tensor], params: Sequence[Tensor], decay: float, copies: Sequence[Tensor]) -> None:
-    """See :func:`rcgm_kernels.backends.reference.ema_update_`."""
+    """See :func:`rcgm_kernels.backends.reference.ema_update_`.
+
+    Raises:
+        RuntimeError: if a CUDA graph is being captured and no call before it had these tensors.
+    """
     params = [param.contiguous() for param in params]
     groups: dict[tuple, list[tuple[int, int, int, int]]] = {}
     for index, (average, param) in enumerate(zip(ema, params, strict=True)):
         if average.numel() == 0:
             continue
-        copy = copies[index] if copies else None
-        dtypes = (average.dtype, param.dtype, average.dtype if copy is None else copy.dtype, copy is not None)
-        row = (average.data_ptr(), param.data_ptr(), 0 if copy is None else copy.data_ptr(), average.numel())
-        groups.setdefault(dtypes, []).append(row)
-    for (average_type, param_type, copy_type, has_copy), rows in groups.items():
-        table, owners, chunks = _table(tuple(rows), ema[0].device)
-        _ema[(chunks,)](
-            table, owners, decay, COMPUTE[average_type], TYPES[param_type], TYPES[copy_type], has_copy, CHUNK,
-            num_warps=warps(CHUNK),
+        copy = copies[index] if copies else average
+        row = (average.data_ptr(), param.data_ptr(), copy.data_ptr(), average.numel())
+        aligned = all(address % 16 == 0 for address in row[:3])
+        groups.setdefault((average.dtype, param.dtype, copy.dtype, aligned), []).append(row)
+    for (average_type, param_type, copy_type, aligned), rows in groups.items():
+        table = _table(tuple(rows), ema[0].device)
+        table.prepare()
+        _ema[(len(table.owners),)](
+            table.entries, table.owners, DECAY=decay, WEIGHT=1 - decay, SMALL_STEP=1 - decay < 0.5,
+            COMPUTE=COMPUTE[average_type], PARAM=TYPES[param_type], COPY=TYPES[copy_type], HAS_COPY=bool(copies),
+            ALIGNMENT=16 if aligned else 1, COLUMNS=CHUNK, num_warps=warps(CHUNK),
         )  # fmt: skip
 
 
-@lru_cache(maxsize=64)
-def _table(rows: tuple[tuple[int, int, int, int], ...], device: torch.device) -> tuple[Tensor, Tensor, int]:
-    """Addresses and sizes ``[tensors, 4]``, and for each chunk its tensor and its number in it ``[chunks, 2]``."""
-    counts = torch.tensor([triton.cdiv(size, CHUNK) for *_, size in rows])
-    owner = torch.repeat_interleave(torch.arange(len(rows)), counts)
-    number = torch.arange(len(owner)) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-    table, owners = torch.tensor(rows, dtype=torch.int64), torch.stack([owner, number], 1).contiguous()
-    if device.type != "cpu":
-        table, owners = (host.pin_memory().to(device, non_blocking=True) for host in (table, owners))
-    return table, owners, len(owner)
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """Where the tensors are.
+
+    Args:
+        entries: of each tensor its addresses (average, parameter, copy), its size and its first chunk: int64 [N, 5].
+        owners: of each chunk its tensor: int32.
+        uploaded: the event after the upload; None on the CPU.
+    """
+
+    entries: Tensor
+    owners: Tensor
+    uploaded: Any
+
+    def prepare(self) -> None:
+        """Order the launch that follows after the upload, and the release of the memory after that launch."""
+        if self.uploaded is None:
+            return
+        if _capturing(self.entries.device):
+            if self not in _CAPTURED:
+                _CAPTURED.append(self)
+            return
+        module = torch.get_device_module(self.entries.device)
+        self.uploaded.wait()
+        for tensor in (self.entries, self.owners):
+            tensor.record_stream(module.current_stream())
+
+
+_CAPTURED: list[_Table] = []
+
+
+@lru_cache(maxsize=32)
+def _table(rows: tuple[tuple[int, int, int, int], ...], device: torch.device) -> _Table:
+    addresses_and_sizes = torch.tensor(rows, dtype=torch.int64)
+    chunks = (addresses_and_sizes[:, 3] + CHUNK - 1) // CHUNK
+    entries = torch.cat([addresses_and_sizes, (chunks.cumsum(0) - chunks)[:, None]], dim=1)
+    owners = torch.repeat_interleave(torch.arange(len(rows), dtype=torch.int32), chunks)
+    if device.type == "cpu":
+        return _Table(entries, owners, None)
+    if _capturing(device):
+        raise RuntimeError(
+            "ema_update_ must have been called once with the same tensors before a CUDA graph is captured: "
+            "the addresses of the tensors cannot be uploaded during the capture. Run one step before it"
+        )
+    entries, owners = (host.pin_memory().to(device, non_blocking=True) for host in (entries, owners))
+    uploaded = torch.get_device_module(device).Event()
+    uploaded.record()
+    return _Table(entries, owners, uploaded)
+
+
+def _capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 @triton.jit
 def _ema(
-    TABLE, OWNERS, DECAY: tl.constexpr,
-    COMPUTE: tl.constexpr, PARAM: tl.constexpr, COPY: tl.constexpr, HAS_COPY: tl.constexpr, COLUMNS: tl.constexpr,
+    ENTRIES, OWNERS, DECAY: tl.float64, WEIGHT: tl.float64, SMALL_STEP: tl.constexpr,
+    COMPUTE: tl.constexpr, PARAM: tl.constexpr, COPY: tl.constexpr, HAS_COPY: tl.constexpr,
+    ALIGNMENT: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    program = tl.program_id(0).to(tl.int64)
-    owner = tl.load(OWNERS + 2 * program)
-    offsets = tl.load(OWNERS + 2 * program + 1) * COLUMNS + tl.arange(0, COLUMNS)
-    entry = TABLE + 4 * owner
-    mask = offsets < tl.load(entry + 3)
-    at = tl.load(entry).to(tl.pointer_type(COMPUTE)) + offsets
-    average = tl.load(at, mask=mask, other=0.0)
-    param = widened(tl.load(tl.load(entry + 1).to(tl.pointer_type(PARAM)) + offsets, mask=mask, other=0.0), COMPUTE)
-    if 1 - DECAY < 0.5:  # each form is exact at its own end: decay 1 keeps, decay 0 copies
-        average += (1 - DECAY) * (param - average)
+    chunk = tl.program_id(0).to(tl.int64)
+    entry = ENTRIES + 5 * tl.load(OWNERS + chunk).to(tl.int64)
+    first = (chunk - tl.load(entry + 4)) * COLUMNS
+    left = tl.load(entry + 3) - first
+    average = tl.multiple_of(tl.load(entry).to(tl.pointer_type(COMPUTE)), ALIGNMENT) + first
+    param = tl.multiple_of(tl.load(entry + 1).to(tl.pointer_type(PARAM)), ALIGNMENT) + first
+    copy = tl.multiple_of(tl.load(entry + 2).to(tl.pointer_type(COPY)), ALIGNMENT) + first
+    columns = tl.arange(0, COLUMNS)
+    if left >= COLUMNS:  # without a mask, whose end could be anywhere, loads are 16 bytes wide
+        _update(average + columns, param + columns, copy + columns, None, DECAY, WEIGHT, SMALL_STEP, COMPUTE, HAS_COPY)
     else:
-        average = param - DECAY * (param - average)
-    tl.store(at, average, mask=mask)
+        inside = columns < left
+        _update(
+            average + columns, param + columns, copy + columns, inside, DECAY, WEIGHT, SMALL_STEP, COMPUTE, HAS_COPY
+        )
+
+
+@triton.jit
+def _update(
+    AVERAGE, PARAM, COPY, mask, DECAY, WEIGHT, SMALL_STEP: tl.constexpr, COMPUTE: tl.constexpr, HAS_COPY: tl.constexpr
+):
+    average = tl.load(AVERAGE, mask=mask)
+    param = widened(tl.load(PARAM, mask=mask), COMPUTE)
+    if SMALL_STEP:  # torch.lerp's two forms, each exact at its own end: decay 1 keeps, decay 0 copies
+        average += tl.full((1,), WEIGHT, COMPUTE) * (param - average)
+    else:
+        average = param - tl.full((1,), DECAY, COMPUTE) * (param - average)
+    tl.store(AVERAGE, average, mask=mask)
     if HAS_COPY:
-        copy = tl.load(entry + 2).to(tl.pointer_type(COPY)) + offsets
-        tl.store(copy, narrowed(average, copy), mask=mask)
+        tl.store(COPY, narrowed(average, COPY), mask=mask)

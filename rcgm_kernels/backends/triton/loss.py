@@ -9,17 +9,48 @@ a second pass.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from rcgm_kernels.backends.triton.common import BLOCK, COMPUTE, block_for, narrowed, warps, widened
+from rcgm_kernels.backends.triton.common import (
+    BLOCK,
+    COMPUTE,
+    block_rows,
+    load,
+    load_scalars,
+    narrowed,
+    store,
+    tile,
+    warps,
+)
 from rcgm_kernels.layout import compute_dtype, dense_samples, sample_size
 from rcgm_kernels.options import LossOptions
 
 WHOLE = 16384  # elements of the largest sample that one program keeps in registers
+FINISHED_AT_ONCE = 1024  # sums of chunks that a program adds up at a time
+
+
+class Form(NamedTuple):
+    """What a kernel is compiled for; all numbers are given at run time, so that changing them compiles nothing."""
+
+    times: bool
+    pred_first: bool
+    clip: bool
+    metric: str
+    cosine: bool
+    normalize: bool
+    adaptive: bool
+    with_gradient: bool
+    compute: tl.dtype
+
+    @property
+    def gradient_waits(self) -> bool:
+        """Whether the factor of the gradient depends on the sums over the sample."""
+        return self.metric != "l2" or self.cosine or self.normalize or self.adaptive
 
 
 def residual_loss(
@@ -40,21 +71,23 @@ def residual_loss(
     gradient = torch.empty(pred.shape if options.with_gradient else 0, dtype=pred.dtype, device=pred.device)
     if batch and size:
         tensors = [pred, *terms] if options.pred_in_residual else terms
-        arguments = {
+        inputs = {
             "PRED": pred,
-            "TENSORS": tuple(tensors),
             "PRED_STRIDE": pred.stride(0),
+            "TENSORS": tuple(tensors),
             "STRIDES": tuple(tensor.stride(0) for tensor in tensors),
             "SCALARS": scalars.contiguous(),
             "PRED_COEFF": None if pred_coeff is None else pred_coeff.contiguous(),
             "SCALE": None if scale is None else scale.contiguous(),
+            "CLIP": options.clip,
+        }
+        finishing = {
             "WEIGHT": None if weight is None else weight.contiguous(),
             "LOSSES": losses,
-            "GRADIENT": gradient,
-            "BATCH": batch,
-            "SIZE": size,
+            **_numbers(options, size),
+            "GRADIENT_SCALE": options.gradient_scale(batch, storage_scale),
         }
-        _launch(arguments, options, storage_scale, COMPUTE[dtype])
+        _launch(inputs, finishing, gradient, batch, size, _form(options, dtype))
     elif batch:
         losses.fill_(torch.nan)
     if options.reduction == "mean":
@@ -64,120 +97,127 @@ def residual_loss(
     return losses, gradient
 
 
-def _launch(arguments: dict, options: LossOptions, storage_scale: float, compute: tl.dtype) -> None:
-    batch, size = arguments["BATCH"], arguments["SIZE"]
+def _form(options: LossOptions, dtype: torch.dtype) -> Form:
+    metric = options.metric
+    name = metric.name
+    if name == "barron":  # its limits told apart
+        name = {2.0: "barron_l2", 0.0: "cauchy", float("-inf"): "welsch"}.get(metric.alpha, name)
+    return Form(
+        times=options.times,
+        pred_first=options.pred_in_residual,
+        clip=options.clip != float("inf"),
+        metric=name,
+        cosine=metric.cosine != 0,
+        normalize=options.normalize is not None,
+        adaptive=options.adaptive is not None,
+        with_gradient=options.with_gradient,
+        compute=COMPUTE[dtype],
+    )
+
+
+def _numbers(options: LossOptions, size: int) -> dict[str, float]:
     metric, adaptive = options.metric, options.adaptive
-    combining = {
-        "TIMES": options.times,
-        "PRED_FIRST": options.pred_in_residual,
-        "HAS_CLIP": options.clip != float("inf"),
-        "CLIP": options.clip if options.clip != float("inf") else 0.0,
-        "COSINE": metric.cosine,
-        "COMPUTE": compute,
+    return {
+        "PER_ELEMENT": 1 / size,
+        "WIDTH": float(metric.c),
+        "SHAPE": float(metric.alpha),
+        "COSINE": float(metric.cosine),
+        "NORMALIZE": 0.0 if options.normalize is None else float(options.normalize),
+        "POWER": 0.0 if adaptive is None else float(adaptive.power),
+        "EPS": 0.0 if adaptive is None else float(adaptive.eps),
     }
-    finishing = {
-        "METRIC": _kind(metric.name, metric.alpha),
-        "C": metric.c,
-        "ALPHA": metric.alpha if metric.alpha > float("-inf") else 0.0,
-        "NORMALIZE": -1.0 if options.normalize is None else options.normalize,
-        "POWER": 0.0 if adaptive is None else adaptive.power,
-        "EPS": 0.0 if adaptive is None else adaptive.eps,
-        "MEAN": options.reduction == "mean",
-        "STORAGE_SCALE": storage_scale,
-    }
-    gradient = {"WITH_GRADIENT": options.with_gradient}
-    if size <= WHOLE:
-        columns = block_for(size, WHOLE)
-        rows = min(max(1, BLOCK // columns), triton.next_power_of_2(batch))
+
+
+def _launch(inputs: dict, finishing: dict, gradient: Tensor, batch: int, size: int, form: Form) -> None:
+    if size <= _largest_whole(len(inputs["TENSORS"]), form):
+        columns = triton.next_power_of_2(size)
+        rows = block_rows(batch, columns)
         block = {"ROWS": rows, "COLUMNS": columns, "num_warps": warps(rows * columns)}
-        _whole_samples[(triton.cdiv(batch, rows),)](**arguments, **combining, **finishing, **gradient, **block)
+        where = {"BATCH": batch, "SIZE": size, "CHUNKS": 1}
+        _whole_samples[(triton.cdiv(batch, rows),)](
+            **inputs, **finishing, GRADIENT=gradient, **where, FORM=form, **block
+        )
         return
     chunks = triton.cdiv(size, BLOCK)
-    device = arguments["LOSSES"].device
-    partial = torch.empty((4, batch, chunks), dtype=torch.float64, device=device)
-    factors = torch.empty((2, batch), dtype=torch.float64, device=device)
-    waits = metric.name != "l2" or metric.cosine or options.normalize is not None or adaptive is not None
-    shared = {**arguments, **combining, "PARTIAL": partial, "FACTORS": factors, "CHUNKS": chunks}
-    at_once = {**finishing, "AT_ONCE": options.with_gradient and not waits}
-    block = {"COLUMNS": BLOCK, "num_warps": warps(BLOCK)}
-    _sums[(batch * chunks,)](**shared, **at_once, **block)
-    few = {"ROWS": 1, "COLUMNS": triton.next_power_of_2(chunks), "num_warps": 4}
-    ends = {key: arguments[key] for key in ("WEIGHT", "LOSSES", "BATCH", "SIZE")}
-    _finish[(batch,)](**ends, PARTIAL=partial, FACTORS=factors, CHUNKS=chunks, **finishing, COSINE=metric.cosine, **few)
-    if options.with_gradient and waits:
-        _gradient_of_sums[(batch * chunks,)](**shared, **block)
+    partial = torch.empty((4 if form.cosine else 1, batch, chunks), dtype=torch.float64, device=gradient.device)
+    factors = torch.empty((2, batch), dtype=torch.float64, device=gradient.device)
+    where = {"BATCH": batch, "SIZE": size, "CHUNKS": chunks}
+    block = {"ROWS": 1, "COLUMNS": BLOCK, "num_warps": warps(BLOCK)}
+    at_once = form.with_gradient and not form.gradient_waits
+    _sums[(batch * chunks,)](
+        **inputs, WEIGHT=finishing["WEIGHT"], PER_ELEMENT=finishing["PER_ELEMENT"],
+        GRADIENT_SCALE=finishing["GRADIENT_SCALE"], GRADIENT=gradient, PARTIAL=partial, **where,
+        AT_ONCE=at_once, FORM=form, **block,
+    )  # fmt: skip
+    columns = min(triton.next_power_of_2(chunks), FINISHED_AT_ONCE)
+    _finish[(batch,)](
+        **finishing, PARTIAL=partial, FACTORS=factors, BATCH=batch, CHUNKS=chunks, FORM=form, COLUMNS=columns,
+        num_warps=warps(columns),
+    )  # fmt: skip
+    if form.with_gradient and not at_once:
+        _gradient_of_sums[(batch * chunks,)](**inputs, GRADIENT=gradient, FACTORS=factors, **where, FORM=form, **block)
 
 
-def _kind(name: str, alpha: float) -> str:
-    """The metric, with the limits of Barron's loss told apart."""
-    if name != "barron":
-        return name
-    return {2.0: "barron_l2", 0.0: "cauchy", float("-inf"): "welsch"}.get(alpha, "barron")
-
-
-@triton.jit
-def _load_scalar(POINTER, rows, mask):
-    return tl.load(POINTER + rows, mask=mask, other=0.0).to(tl.float64)
+def _largest_whole(tensors: int, form: Form) -> int:
+    """Elements of the largest sample that the registers of one program hold, beside what is being loaded."""
+    return WHOLE // ((2 if form.compute == tl.float64 else 1) * (2 if tensors > 8 else 1))
 
 
 @triton.jit
-def _coefficient(SCALARS, k, count, rows, mask, BATCH, TIMES: tl.constexpr, PRED_FIRST: tl.constexpr):
-    """Coefficient of term ``k`` of ``count`` terms (without the prediction), float64 [ROWS]; formulas.h."""
-    if TIMES:
+def _coefficient(k, count, SCALARS, PRED_COEFF, first_step, rows, row_mask, BATCH, FORM: tl.constexpr):
+    """Coefficient of tensor ``k`` of ``count``, float64 [ROWS]; formulas.h. With times, ``k`` is 1 or more."""
+    if FORM.times:
         if k == count - 1:
             value = tl.full(rows.shape, -1.0, tl.float64)
         else:
-            i = k + 1 if PRED_FIRST else k
-            first = _load_scalar(SCALARS, rows, mask)
-            second = _load_scalar(SCALARS + BATCH, rows, mask)
-            length = _load_scalar(SCALARS + i * BATCH, rows, mask) - _load_scalar(SCALARS + (i + 1) * BATCH, rows, mask)
-            dt = first - second
-            usable = (length > 0) & (dt > 0)
-            value = tl.where(usable, -length / tl.where(usable, dt, 1.0), float("nan"))
-            value = tl.where((length == 0) & (dt >= 0), 0.0, value)
+            start = load_scalars(SCALARS, rows + k * BATCH.to(tl.int64), row_mask)
+            length = start - load_scalars(SCALARS, rows + (k + 1) * BATCH.to(tl.int64), row_mask)
+            per_step = 1 / tl.where(first_step > 0, first_step, float("nan"))
+            value = tl.where(length > 0, -length * per_step, float("nan"))
+            value = tl.where((length == 0) & (first_step >= 0), 0.0, value)
+    elif FORM.pred_first and k == 0:
+        if PRED_COEFF is None:
+            value = tl.full(rows.shape, 1.0, tl.float64)
+        else:
+            value = load_scalars(PRED_COEFF, rows, row_mask)
     else:
-        value = _load_scalar(SCALARS + k * BATCH, rows, mask)
+        row = k - 1 if FORM.pred_first else k
+        value = load_scalars(SCALARS, rows + row * BATCH.to(tl.int64), row_mask)
     return value
 
 
 @triton.jit
-def _load(POINTER, stride, rows, columns, mask, COMPUTE: tl.constexpr):
-    return widened(tl.load(POINTER + rows[:, None] * stride + columns[None, :], mask=mask, other=0.0), COMPUTE)
-
-
-@triton.jit
 def _residual(
-    TENSORS, STRIDES, SCALARS, PRED_COEFF, SCALE, rows, columns, row_mask, mask, BATCH,
-    TIMES: tl.constexpr, PRED_FIRST: tl.constexpr, HAS_CLIP: tl.constexpr, CLIP: tl.constexpr, COMPUTE: tl.constexpr,
-):  # fmt: skip
+    TENSORS, STRIDES, SCALARS, PRED_COEFF, SCALE, CLIP, rows, columns, row_mask, mask, BATCH, FORM: tl.constexpr
+):
     """R on a block [ROWS, COLUMNS]; 0 outside ``mask``. A tensor whose coefficient is 0 is not read."""
-    count: tl.constexpr = len(TENSORS) - 1 if PRED_FIRST else len(TENSORS)
-    shift: tl.constexpr = 1 if PRED_FIRST else 0
-    ones = tl.full(rows.shape, 1.0, tl.float64)
-    if TIMES:
-        own = ones
-    elif PRED_FIRST:
-        own = ones if PRED_COEFF is None else _load_scalar(PRED_COEFF, rows, row_mask)
+    count: tl.constexpr = len(TENSORS)
+    dtype: tl.constexpr = FORM.compute
+    first_step = tl.full(rows.shape, 0.0, tl.float64)
+    if FORM.times:
+        first_step = load_scalars(SCALARS, rows, row_mask)
+        first_step -= load_scalars(SCALARS, rows + BATCH.to(tl.int64), row_mask)
+        anchor = load(TENSORS[0], STRIDES[0], rows, columns, mask, dtype)
+        value = tl.zeros(mask.shape, dtype)
     else:
-        own = _coefficient(SCALARS, 0, count, rows, row_mask, BATCH, TIMES, PRED_FIRST)
-    total = own
-    for k in tl.static_range(1 - shift, count):
-        total += _coefficient(SCALARS, k, count, rows, row_mask, BATCH, TIMES, PRED_FIRST)
-    if TIMES:
-        total = tl.zeros(rows.shape, tl.float64)
-    anchored = own != 0
-    anchor = _load(TENSORS[0], STRIDES[0], rows, columns, mask & anchored[:, None], COMPUTE)
-    total = tl.where(anchored, total, 0.0).to(COMPUTE)[:, None]
-    value = tl.where(total == 0, 0.0, total * anchor)
-    for k in tl.static_range(1 - shift, count):
-        coeff = _coefficient(SCALARS, k, count, rows, row_mask, BATCH, TIMES, PRED_FIRST)
-        used = (coeff != 0)[:, None]
-        term = _load(TENSORS[k + shift], STRIDES[k + shift], rows, columns, mask & used, COMPUTE)
-        value += tl.where(used, coeff.to(COMPUTE)[:, None] * (term - anchor), 0.0)
-    if HAS_CLIP:  # written so that NaN stays NaN
-        value = tl.where(value < -CLIP, -CLIP, tl.where(value > CLIP, CLIP, value))
+        total = _coefficient(0, count, SCALARS, PRED_COEFF, first_step, rows, row_mask, BATCH, FORM)
+        anchored = (total.to(dtype) != 0)[:, None]
+        for k in tl.static_range(1, count):
+            total += _coefficient(k, count, SCALARS, PRED_COEFF, first_step, rows, row_mask, BATCH, FORM)
+        anchor = load(TENSORS[0], STRIDES[0], rows, columns, mask & anchored, dtype)
+        total = total.to(dtype)[:, None]
+        value = tl.where(anchored & (total != 0), total * anchor, 0.0)
+    for k in tl.static_range(1, count):
+        coeff = _coefficient(k, count, SCALARS, PRED_COEFF, first_step, rows, row_mask, BATCH, FORM)
+        coeff = coeff.to(dtype)[:, None]
+        used = coeff != 0
+        term = load(TENSORS[k], STRIDES[k], rows, columns, mask & used, dtype)
+        value += tl.where(used, coeff * (term - anchor), 0.0)
+    if FORM.clip:  # comparisons that NaN fails, so that it stays
+        clip = tl.full((1, 1), CLIP, dtype)
+        value = tl.where(value < -clip, -clip, tl.where(value > clip, clip, value))
     if SCALE is not None:
-        value = _load_scalar(SCALE, rows, row_mask).to(COMPUTE)[:, None] * value
+        value = load_scalars(SCALE, rows, row_mask).to(dtype)[:, None] * value
     return tl.where(mask, value, 0.0)
 
 
@@ -185,8 +225,11 @@ def _residual(
 def _log1p(x):
     """log(1 + x) for x >= 0, exact where x is small (Kahan): Triton has no such function on every device."""
     u = 1 + x
-    small = u == 1
-    return tl.where(small, x, tl.log(u) * x / tl.where(small, 1.0, u - 1))
+    rounded = u - 1
+    value = tl.log(u)
+    plain = (rounded == 0) | (rounded == x)
+    value = tl.where(plain, value, value * x / tl.where(plain, 1.0, rounded))
+    return tl.where(rounded == 0, x, value)
 
 
 @triton.jit
@@ -194,55 +237,59 @@ def _expm1(x):
     """exp(x) - 1, exact where x is small (Kahan)."""
     u = tl.exp(x)
     plain = (u == 1) | (u <= 0) | (u > 1e300)
-    return tl.where(u == 1, x, tl.where(plain, u - 1, (u - 1) * x / tl.log(tl.where(plain, 2.0, u))))
+    value = (u - 1) * x / tl.log(tl.where(plain, 2.0, u))
+    return tl.where(u == 1, x, tl.where(plain, u - 1, value))
 
 
 @triton.jit
-def _metric(m, METRIC: tl.constexpr, C: tl.constexpr, ALPHA: tl.constexpr):
+def _metric(m, WIDTH, SHAPE, FORM: tl.constexpr):
     """rho(m) and its derivative, float64; formulas.h."""
-    if METRIC == "l2":
+    if FORM.metric == "l2":
         value, slope = m, tl.full(m.shape, 1.0, tl.float64)
-    elif METRIC == "pseudo_huber":
-        root = tl.sqrt(m + C * C)
+    elif FORM.metric == "pseudo_huber":
+        root = tl.sqrt(m + WIDTH * WIDTH)
         zero = root == 0
         safe = tl.where(zero, 1.0, root)
-        value, slope = tl.where(zero, 0.0, m / (safe + C)), tl.where(zero, 0.0, 0.5 / safe)
+        value, slope = tl.where(zero, 0.0, m / (safe + WIDTH)), tl.where(zero, 0.0, 0.5 / safe)
     else:
-        x, half = m / (C * C), 0.5 / (C * C)
-        if METRIC == "barron_l2":
-            value, slope = 0.5 * x, tl.full(m.shape, 1.0, tl.float64) * half
-        elif METRIC == "cauchy":
+        half = tl.full(m.shape, 0.5, tl.float64) / (WIDTH * WIDTH)
+        x = 2 * half * m
+        if FORM.metric == "barron_l2":
+            value, slope = 0.5 * x, half
+        elif FORM.metric == "cauchy":
             value, slope = _log1p(0.5 * x), half / (1 + 0.5 * x)
-        elif METRIC == "welsch":
+        elif FORM.metric == "welsch":
             value, slope = -_expm1(-0.5 * x), half * tl.exp(-0.5 * x)
         else:
-            beta = abs(ALPHA - 2)
+            shape = tl.full(m.shape, SHAPE, tl.float64)
+            beta = tl.abs(shape - 2)
             log_base = _log1p(x / beta)
-            value = beta / ALPHA * _expm1(0.5 * ALPHA * log_base)
-            slope = half * tl.exp((0.5 * ALPHA - 1) * log_base)
+            value = beta / shape * _expm1(0.5 * shape * log_base)
+            slope = half * tl.exp((0.5 * shape - 1) * log_base)
     return value, slope
 
 
 @triton.jit
 def _outcome(
-    rr, pp, pr, yy, weight, SIZE, BATCH,
-    METRIC: tl.constexpr, C: tl.constexpr, ALPHA: tl.constexpr, COSINE: tl.constexpr, NORMALIZE: tl.constexpr,
-    POWER: tl.constexpr, EPS: tl.constexpr, MEAN: tl.constexpr, STORAGE_SCALE: tl.constexpr,
+    rr, pp, pr, yy, WEIGHT, rows, row_mask, PER_ELEMENT, WIDTH, SHAPE, COSINE, NORMALIZE, POWER, EPS, GRADIENT_SCALE,
+    FORM: tl.constexpr,
 ):  # fmt: skip
     """Loss of each sample and the factors of R and of the prediction in its gradient, float64 [ROWS]; formulas.h."""
-    size = SIZE.to(tl.float64)
+    weight = tl.full(rr.shape, 1.0, tl.float64)
+    if WEIGHT is not None:
+        weight = load_scalars(WEIGHT, rows, row_mask)
     shrink = tl.full(rr.shape, 1.0, tl.float64)
-    if NORMALIZE >= 0:
+    if FORM.normalize:
         shrink = 1 / (tl.sqrt(rr) + NORMALIZE)
         rr = rr * shrink * shrink
-    if POWER != 0:
+    if FORM.adaptive:
         weight = weight * tl.exp(-POWER * tl.log(rr + EPS))
-    loss, slope = _metric(rr / size, METRIC, C, ALPHA)
-    by_residual = slope * 2 / size * shrink
+    loss, slope = _metric(rr * PER_ELEMENT, WIDTH, SHAPE, FORM)
+    by_residual = slope * (2 * PER_ELEMENT) * shrink
     by_pred = tl.zeros(rr.shape, tl.float64)
-    if COSINE != 0:
+    if FORM.cosine:
         p, y = tl.sqrt(pp), tl.sqrt(yy)
-        undirected = (p < 1e-8) | (y < 1e-8)
+        undirected = (p < 1e-8) | (y < 1e-8)  # a zero vector has no direction: the worst value, no gradient
         product = tl.where(undirected, 1.0, p * y)
         apart = (2 * pr - rr) / tl.where(undirected, 1.0, p + y)
         across = rr - apart * apart
@@ -250,162 +297,130 @@ def _outcome(
         loss += COSINE * tl.where(undirected, 1.0, across / (2 * product))
         by_residual += tl.where(undirected, 0.0, COSINE / product)
         by_pred -= tl.where(undirected, 0.0, COSINE * pr / (tl.where(undirected, 1.0, pp) * product))
-    gradient_weight = weight * STORAGE_SCALE
-    if MEAN:
-        gradient_weight = gradient_weight / BATCH.to(tl.float64)
+    gradient_weight = weight * GRADIENT_SCALE
     return loss * weight, by_residual * gradient_weight, by_pred * gradient_weight
 
 
 @triton.jit
-def _weights(WEIGHT, rows, mask):
-    if WEIGHT is None:
-        value = tl.full(rows.shape, 1.0, tl.float64)
-    else:
-        value = _load_scalar(WEIGHT, rows, mask)
-    return value
-
-
-@triton.jit
 def _row_sums(values):
-    """Sums over columns, in float64 from the first partial sums on."""
-    return tl.sum(values.to(tl.float64), axis=1)
+    """Sums over columns, in float64 but for groups of neighbours, which a thread adds up in the compute dtype.
+
+    Where float64 is slow its conversions would cost more than the memory traffic.
+    """
+    group: tl.constexpr = 8 if values.shape[1] >= 8 else values.shape[1]
+    grouped = tl.reshape(values, (values.shape[0], values.shape[1] // group, group))
+    return tl.sum(tl.sum(grouped, axis=2).to(tl.float64), axis=1)
 
 
 @triton.jit
-def _block_sums(residual, pred, COSINE: tl.constexpr):
+def _block_sums(residual, pred, FORM: tl.constexpr):
     rr = _row_sums(residual * residual)
     pp, pr, yy = rr, rr, rr
-    if COSINE != 0:
+    if FORM.cosine:
         pp, pr = _row_sums(pred * pred), _row_sums(pred * residual)
         yy = _row_sums((pred - residual) * (pred - residual))
     return rr, pp, pr, yy
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["BATCH", "CHUNKS"])
 def _whole_samples(
-    PRED, TENSORS, PRED_STRIDE, STRIDES, SCALARS, PRED_COEFF, SCALE, WEIGHT, LOSSES, GRADIENT, BATCH, SIZE,
-    TIMES: tl.constexpr, PRED_FIRST: tl.constexpr, HAS_CLIP: tl.constexpr, CLIP: tl.constexpr, COSINE: tl.constexpr,
-    COMPUTE: tl.constexpr, METRIC: tl.constexpr, C: tl.constexpr, ALPHA: tl.constexpr, NORMALIZE: tl.constexpr,
-    POWER: tl.constexpr, EPS: tl.constexpr, MEAN: tl.constexpr, STORAGE_SCALE: tl.constexpr,
-    WITH_GRADIENT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    PRED, PRED_STRIDE, TENSORS, STRIDES, SCALARS, PRED_COEFF, SCALE, CLIP: tl.float64,
+    WEIGHT, LOSSES, PER_ELEMENT: tl.float64, WIDTH: tl.float64, SHAPE: tl.float64, COSINE: tl.float64,
+    NORMALIZE: tl.float64, POWER: tl.float64, EPS: tl.float64, GRADIENT_SCALE: tl.float64,
+    GRADIENT, BATCH, SIZE, CHUNKS, FORM: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """ROWS whole samples a program."""
-    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    columns = tl.arange(0, COLUMNS)
-    row_mask = rows < BATCH
-    mask = row_mask[:, None] & (columns < SIZE)[None, :]
-    residual = _residual(
-        TENSORS, STRIDES, SCALARS, PRED_COEFF, SCALE, rows, columns, row_mask, mask, BATCH,
-        TIMES, PRED_FIRST, HAS_CLIP, CLIP, COMPUTE,
-    )  # fmt: skip
+    rows, columns, row_mask, mask = tile(BATCH, SIZE, CHUNKS, ROWS, COLUMNS)
+    residual = _residual(TENSORS, STRIDES, SCALARS, PRED_COEFF, SCALE, CLIP, rows, columns, row_mask, mask, BATCH, FORM)
     pred = residual
-    if COSINE != 0:
-        pred = _load(PRED, PRED_STRIDE, rows, columns, mask, COMPUTE)
-    rr, pp, pr, yy = _block_sums(residual, pred, COSINE)
-    weight = _weights(WEIGHT, rows, row_mask)
+    if FORM.cosine:
+        pred = load(PRED, PRED_STRIDE, rows, columns, mask, FORM.compute)
+    rr, pp, pr, yy = _block_sums(residual, pred, FORM)
     loss, by_residual, by_pred = _outcome(
-        rr, pp, pr, yy, weight, SIZE, BATCH, METRIC, C, ALPHA, COSINE, NORMALIZE, POWER, EPS, MEAN, STORAGE_SCALE
-    )
+        rr, pp, pr, yy, WEIGHT, rows, row_mask,
+        PER_ELEMENT, WIDTH, SHAPE, COSINE, NORMALIZE, POWER, EPS, GRADIENT_SCALE, FORM,
+    )  # fmt: skip
     tl.store(LOSSES + rows, narrowed(loss, LOSSES), mask=row_mask)
-    if WITH_GRADIENT:
-        gradient = by_residual.to(COMPUTE)[:, None] * residual
-        if COSINE != 0:
-            gradient += by_pred.to(COMPUTE)[:, None] * pred
-        to = GRADIENT + rows[:, None] * SIZE + columns[None, :]
-        tl.store(to, narrowed(gradient, GRADIENT), mask=mask)
+    if FORM.with_gradient:
+        gradient = by_residual.to(FORM.compute)[:, None] * residual
+        if FORM.cosine:
+            gradient += by_pred.to(FORM.compute)[:, None] * pred
+        store(GRADIENT, SIZE, rows, columns, mask, gradient)
 
 
-@triton.jit
-def _chunk(CHUNKS, SIZE, COLUMNS: tl.constexpr):
-    """Row [1], columns and masks of this program's chunk of a sample."""
-    program = tl.program_id(0).to(tl.int64)
-    rows = program // CHUNKS + tl.arange(0, 1)
-    columns = (program % CHUNKS) * COLUMNS + tl.arange(0, COLUMNS)
-    return rows, columns, rows >= 0, (columns < SIZE)[None, :]
-
-
-@triton.jit
+@triton.jit(do_not_specialize=["BATCH", "CHUNKS"])
 def _sums(
-    PRED, TENSORS, PRED_STRIDE, STRIDES, SCALARS, PRED_COEFF, SCALE, WEIGHT, LOSSES, GRADIENT, PARTIAL, FACTORS,
-    BATCH, SIZE, CHUNKS,
-    TIMES: tl.constexpr, PRED_FIRST: tl.constexpr, HAS_CLIP: tl.constexpr, CLIP: tl.constexpr, COSINE: tl.constexpr,
-    COMPUTE: tl.constexpr, METRIC: tl.constexpr, C: tl.constexpr, ALPHA: tl.constexpr, NORMALIZE: tl.constexpr,
-    POWER: tl.constexpr, EPS: tl.constexpr, MEAN: tl.constexpr, STORAGE_SCALE: tl.constexpr,
-    AT_ONCE: tl.constexpr, COLUMNS: tl.constexpr,
+    PRED, PRED_STRIDE, TENSORS, STRIDES, SCALARS, PRED_COEFF, SCALE, CLIP: tl.float64,
+    WEIGHT, PER_ELEMENT: tl.float64, GRADIENT_SCALE: tl.float64,
+    GRADIENT, PARTIAL, BATCH, SIZE, CHUNKS, AT_ONCE: tl.constexpr,
+    FORM: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Sums of one chunk of a large sample; AT_ONCE writes the gradient too, whose factor does not depend on them."""
-    rows, columns, row_mask, mask = _chunk(CHUNKS, SIZE, COLUMNS)
-    residual = _residual(
-        TENSORS, STRIDES, SCALARS, PRED_COEFF, SCALE, rows, columns, row_mask, mask, BATCH,
-        TIMES, PRED_FIRST, HAS_CLIP, CLIP, COMPUTE,
-    )  # fmt: skip
+    rows, columns, row_mask, mask = tile(BATCH, SIZE, CHUNKS, ROWS, COLUMNS)
+    residual = _residual(TENSORS, STRIDES, SCALARS, PRED_COEFF, SCALE, CLIP, rows, columns, row_mask, mask, BATCH, FORM)
     pred = residual
-    if COSINE != 0:
-        pred = _load(PRED, PRED_STRIDE, rows, columns, mask, COMPUTE)
-    rr, pp, pr, yy = _block_sums(residual, pred, COSINE)
-    program = tl.program_id(0) + tl.arange(0, 1)
-    step = BATCH.to(tl.int64) * CHUNKS
-    tl.store(PARTIAL + program, rr)
-    if COSINE != 0:
-        tl.store(PARTIAL + step + program, pp)
-        tl.store(PARTIAL + 2 * step + program, pr)
-        tl.store(PARTIAL + 3 * step + program, yy)
+    if FORM.cosine:
+        pred = load(PRED, PRED_STRIDE, rows, columns, mask, FORM.compute)
+    rr, pp, pr, yy = _block_sums(residual, pred, FORM)
+    at = PARTIAL + tl.program_id(0) + tl.arange(0, ROWS)
+    kinds = BATCH.to(tl.int64) * CHUNKS
+    tl.store(at, rr)
+    if FORM.cosine:
+        tl.store(at + kinds, pp)
+        tl.store(at + 2 * kinds, pr)
+        tl.store(at + 3 * kinds, yy)
     if AT_ONCE:
-        nothing = tl.zeros(rows.shape, tl.float64)
         _, by_residual, _ = _outcome(
-            nothing, nothing, nothing, nothing, _weights(WEIGHT, rows, row_mask), SIZE, BATCH,
-            METRIC, C, ALPHA, COSINE, NORMALIZE, POWER, EPS, MEAN, STORAGE_SCALE,
-        )  # fmt: skip
-        gradient = by_residual.to(COMPUTE)[:, None] * residual
-        to = GRADIENT + rows[:, None] * SIZE + columns[None, :]
-        tl.store(to, narrowed(gradient, GRADIENT), mask=mask)
+            rr, pp, pr, yy, WEIGHT, rows, row_mask, PER_ELEMENT, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, GRADIENT_SCALE, FORM
+        )
+        store(GRADIENT, SIZE, rows, columns, mask, by_residual.to(FORM.compute)[:, None] * residual)
 
 
 @triton.jit
+def _sum_of_chunks(PARTIAL, row, CHUNKS, COLUMNS: tl.constexpr):
+    """Sum [1] of the sums of a sample's chunks, always in the same order."""
+    total = tl.zeros((1, COLUMNS), tl.float64)
+    for start in range(0, CHUNKS, COLUMNS):
+        columns = start + tl.arange(0, COLUMNS)
+        total += tl.load(PARTIAL + row * CHUNKS + columns, mask=columns < CHUNKS, other=0.0)[None, :]
+    return tl.sum(total, axis=1)
+
+
+@triton.jit(do_not_specialize=["BATCH", "CHUNKS"])
 def _finish(
-    WEIGHT, LOSSES, BATCH, SIZE, PARTIAL, FACTORS, CHUNKS,
-    METRIC: tl.constexpr, C: tl.constexpr, ALPHA: tl.constexpr, NORMALIZE: tl.constexpr, POWER: tl.constexpr,
-    EPS: tl.constexpr, MEAN: tl.constexpr, STORAGE_SCALE: tl.constexpr, COSINE: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    WEIGHT, LOSSES, PER_ELEMENT: tl.float64, WIDTH: tl.float64, SHAPE: tl.float64, COSINE: tl.float64,
+    NORMALIZE: tl.float64, POWER: tl.float64, EPS: tl.float64, GRADIENT_SCALE: tl.float64,
+    PARTIAL, FACTORS, BATCH, CHUNKS, FORM: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """One large sample: its loss and the factors of its gradient from the sums of its chunks."""
-    rows = tl.program_id(0).to(tl.int64) + tl.arange(0, ROWS)
-    row_mask = rows < BATCH
-    columns = tl.arange(0, COLUMNS)
-    at = rows[:, None] * CHUNKS + columns[None, :]
-    mask = (columns < CHUNKS)[None, :]
-    step = BATCH.to(tl.int64) * CHUNKS
-    rr = tl.sum(tl.load(PARTIAL + at, mask=mask, other=0.0), axis=1)
+    row = tl.program_id(0).to(tl.int64)
+    rows = row + tl.arange(0, 1)
+    kinds = BATCH.to(tl.int64) * CHUNKS
+    rr = _sum_of_chunks(PARTIAL, row, CHUNKS, COLUMNS)
     pp, pr, yy = rr, rr, rr
-    if COSINE != 0:
-        pp = tl.sum(tl.load(PARTIAL + step + at, mask=mask, other=0.0), axis=1)
-        pr = tl.sum(tl.load(PARTIAL + 2 * step + at, mask=mask, other=0.0), axis=1)
-        yy = tl.sum(tl.load(PARTIAL + 3 * step + at, mask=mask, other=0.0), axis=1)
+    if FORM.cosine:
+        pp = _sum_of_chunks(PARTIAL + kinds, row, CHUNKS, COLUMNS)
+        pr = _sum_of_chunks(PARTIAL + 2 * kinds, row, CHUNKS, COLUMNS)
+        yy = _sum_of_chunks(PARTIAL + 3 * kinds, row, CHUNKS, COLUMNS)
     loss, by_residual, by_pred = _outcome(
-        rr, pp, pr, yy, _weights(WEIGHT, rows, row_mask), SIZE, BATCH,
-        METRIC, C, ALPHA, COSINE, NORMALIZE, POWER, EPS, MEAN, STORAGE_SCALE,
+        rr, pp, pr, yy, WEIGHT, rows, rows < BATCH,
+        PER_ELEMENT, WIDTH, SHAPE, COSINE, NORMALIZE, POWER, EPS, GRADIENT_SCALE, FORM,
     )  # fmt: skip
-    tl.store(LOSSES + rows, narrowed(loss, LOSSES), mask=row_mask)
-    tl.store(FACTORS + rows, by_residual, mask=row_mask)
-    tl.store(FACTORS + BATCH + rows, by_pred, mask=row_mask)
+    tl.store(LOSSES + rows, narrowed(loss, LOSSES))
+    tl.store(FACTORS + rows, by_residual)
+    tl.store(FACTORS + BATCH + rows, by_pred)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["BATCH", "CHUNKS"])
 def _gradient_of_sums(
-    PRED, TENSORS, PRED_STRIDE, STRIDES, SCALARS, PRED_COEFF, SCALE, WEIGHT, LOSSES, GRADIENT, PARTIAL, FACTORS,
-    BATCH, SIZE, CHUNKS,
-    TIMES: tl.constexpr, PRED_FIRST: tl.constexpr, HAS_CLIP: tl.constexpr, CLIP: tl.constexpr, COSINE: tl.constexpr,
-    COMPUTE: tl.constexpr, COLUMNS: tl.constexpr,
+    PRED, PRED_STRIDE, TENSORS, STRIDES, SCALARS, PRED_COEFF, SCALE, CLIP: tl.float64,
+    GRADIENT, FACTORS, BATCH, SIZE, CHUNKS, FORM: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Second pass over a large sample whose gradient had to wait for its sums."""
-    rows, columns, row_mask, mask = _chunk(CHUNKS, SIZE, COLUMNS)
-    residual = _residual(
-        TENSORS, STRIDES, SCALARS, PRED_COEFF, SCALE, rows, columns, row_mask, mask, BATCH,
-        TIMES, PRED_FIRST, HAS_CLIP, CLIP, COMPUTE,
-    )  # fmt: skip
-    gradient = tl.load(FACTORS + rows).to(COMPUTE)[:, None] * residual
-    if COSINE != 0:
-        pred = _load(PRED, PRED_STRIDE, rows, columns, mask, COMPUTE)
-        gradient += tl.load(FACTORS + BATCH + rows).to(COMPUTE)[:, None] * pred
-    to = GRADIENT + rows[:, None] * SIZE + columns[None, :]
-    tl.store(to, narrowed(gradient, GRADIENT), mask=mask)
+    rows, columns, row_mask, mask = tile(BATCH, SIZE, CHUNKS, ROWS, COLUMNS)
+    residual = _residual(TENSORS, STRIDES, SCALARS, PRED_COEFF, SCALE, CLIP, rows, columns, row_mask, mask, BATCH, FORM)
+    gradient = load_scalars(FACTORS, rows, row_mask).to(FORM.compute)[:, None] * residual
+    if FORM.cosine:
+        pred = load(PRED, PRED_STRIDE, rows, columns, mask, FORM.compute)
+        gradient += load_scalars(FACTORS + BATCH, rows, row_mask).to(FORM.compute)[:, None] * pred
+    store(GRADIENT, SIZE, rows, columns, mask, gradient)

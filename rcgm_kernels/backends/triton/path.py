@@ -7,21 +7,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rcgm_kernels.backends.triton.common import COMPUTE, block_for, narrowed, warps, widened
+from rcgm_kernels.backends.triton.common import COMPUTE, load, load_scalars, store, tile, tiling
 from rcgm_kernels.layout import compute_dtype, dense_samples, sample_size
 
 
 def interpolate(x: Tensor, z: Tensor, alpha: Tensor, gamma: Tensor, out_dtype: torch.dtype) -> Tensor:
     """See :func:`rcgm_kernels.backends.reference.interpolate`."""
     x, z = dense_samples(x.detach()), dense_samples(z.detach())
-    batch, size = x.shape[0], sample_size(x)
     out = torch.empty((alpha.shape[0], *x.shape), dtype=out_dtype, device=x.device)
     if out.numel():
-        columns = block_for(size)
-        chunks = triton.cdiv(size, columns)
-        _interpolate[(batch * chunks,)](
-            x, z, alpha.contiguous(), gamma.contiguous(), out, batch, size, chunks, x.stride(0), z.stride(0),
-            alpha.shape[0], COMPUTE[compute_dtype(x, z)], columns, num_warps=warps(columns),
+        grid, block = tiling(x.shape[0], sample_size(x))
+        _interpolate[grid](
+            x, z, alpha.contiguous(), gamma.contiguous(), out, x.stride(0), z.stride(0),
+            POINTS=alpha.shape[0], COMPUTE=COMPUTE[compute_dtype(x, z)], **block,
         )  # fmt: skip
     return out
 
@@ -30,45 +28,38 @@ def advance_(out: Tensor, x: Tensor, velocity: Tensor, t: Tensor, r: Tensor) -> 
     """See :func:`rcgm_kernels.backends.reference.advance_`."""
     x, velocity = dense_samples(x), dense_samples(velocity)
     target = dense_samples(out)  # a copy where the samples of `out` are not dense
-    batch, size = x.shape[0], sample_size(x)
     if x.numel():
-        columns = block_for(size)
-        chunks = triton.cdiv(size, columns)
-        _advance[(batch * chunks,)](
-            target, x, velocity, t.contiguous(), r.contiguous(), size, chunks, target.stride(0), x.stride(0),
-            velocity.stride(0), COMPUTE[compute_dtype(x, velocity)], columns, num_warps=warps(columns),
+        grid, block = tiling(x.shape[0], sample_size(x))
+        _advance[grid](
+            target, x, velocity, t.contiguous(), r.contiguous(), target.stride(0), x.stride(0), velocity.stride(0),
+            COMPUTE=COMPUTE[compute_dtype(x, velocity)], **block,
         )  # fmt: skip
     if target is not out:
         out.copy_(target)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["BATCH", "CHUNKS"])
 def _interpolate(
-    X, Z, ALPHA, GAMMA, OUT, BATCH, SIZE, CHUNKS, X_STRIDE, Z_STRIDE,
-    POINTS: tl.constexpr, COMPUTE: tl.constexpr, COLUMNS: tl.constexpr,
+    X, Z, ALPHA, GAMMA, OUT, X_STRIDE, Z_STRIDE, BATCH, SIZE, CHUNKS,
+    POINTS: tl.constexpr, COMPUTE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    program = tl.program_id(0).to(tl.int64)
-    row = program // CHUNKS
-    columns = (program % CHUNKS) * COLUMNS + tl.arange(0, COLUMNS)
-    mask = columns < SIZE
-    x = widened(tl.load(X + row * X_STRIDE + columns, mask=mask, other=0.0), COMPUTE)
-    z = widened(tl.load(Z + row * Z_STRIDE + columns, mask=mask, other=0.0), COMPUTE)
+    rows, columns, row_mask, mask = tile(BATCH, SIZE, CHUNKS, ROWS, COLUMNS)
+    x = load(X, X_STRIDE, rows, columns, mask, COMPUTE)
+    z = load(Z, Z_STRIDE, rows, columns, mask, COMPUTE)
     for point in tl.static_range(POINTS):
-        at = row + point * BATCH
-        value = tl.load(ALPHA + at).to(COMPUTE) * z + tl.load(GAMMA + at).to(COMPUTE) * x
-        tl.store(OUT + at * SIZE + columns, narrowed(value, OUT), mask=mask)
+        at = rows + point * BATCH.to(tl.int64)
+        alpha = load_scalars(ALPHA, at, row_mask).to(COMPUTE)[:, None]
+        gamma = load_scalars(GAMMA, at, row_mask).to(COMPUTE)[:, None]
+        store(OUT, SIZE, at, columns, mask, alpha * z + gamma * x)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["BATCH", "CHUNKS"])
 def _advance(
-    OUT, X, VELOCITY, T, R, SIZE, CHUNKS, OUT_STRIDE, X_STRIDE, VELOCITY_STRIDE,
-    COMPUTE: tl.constexpr, COLUMNS: tl.constexpr,
+    OUT, X, VELOCITY, T, R, OUT_STRIDE, X_STRIDE, VELOCITY_STRIDE, BATCH, SIZE, CHUNKS,
+    COMPUTE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    program = tl.program_id(0).to(tl.int64)
-    row = program // CHUNKS
-    columns = (program % CHUNKS) * COLUMNS + tl.arange(0, COLUMNS)
-    mask = columns < SIZE
-    step = (tl.load(T + row).to(tl.float64) - tl.load(R + row).to(tl.float64)).to(COMPUTE)
-    x = widened(tl.load(X + row * X_STRIDE + columns, mask=mask, other=0.0), COMPUTE)
-    velocity = widened(tl.load(VELOCITY + row * VELOCITY_STRIDE + columns, mask=mask, other=0.0), COMPUTE)
-    tl.store(OUT + row * OUT_STRIDE + columns, narrowed(x - step * velocity, OUT), mask=mask)
+    rows, columns, row_mask, mask = tile(BATCH, SIZE, CHUNKS, ROWS, COLUMNS)
+    step = (load_scalars(T, rows, row_mask) - load_scalars(R, rows, row_mask)).to(COMPUTE)[:, None]
+    x = load(X, X_STRIDE, rows, columns, mask, COMPUTE)
+    velocity = load(VELOCITY, VELOCITY_STRIDE, rows, columns, mask, COMPUTE)
+    store(OUT, OUT_STRIDE, rows, columns, mask, x - step * velocity)
