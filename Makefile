@@ -17,16 +17,20 @@ help:
 	@echo "make format  format and fix what the linter can fix"
 	@echo "make clean   remove the environment and all build products"
 
-# Two stamps: what the demo needs, and what the tests need besides.
-$(VENV)/.demo: $(SOURCES)
+# What the demo needs is part of what the tests need, so either target sets up with one build.
+define set-up
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt "torch==2.13.0"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$(1)]"
+endef
+
+$(VENV)/.demo: $(SOURCES)
+	$(call set-up,train)
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.demo
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
-	@touch $@
+$(VENV)/.test: $(SOURCES)
+	$(call set-up,test)
+	@touch $(VENV)/.demo $@
 
 demo: $(VENV)/.demo
 	$(BIN)/rcgm train configs/digits.yaml --output runs/digits
