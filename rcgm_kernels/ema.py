@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rcgm_kernels import checks
-from rcgm_kernels.backends import choose
+from rcgm_kernels.backends import AUTOMATIC, choose
 from rcgm_kernels.layout import STORAGE_DTYPES
 from rcgm_kernels.library import define
 
@@ -67,7 +67,7 @@ def ema_update_(
             [sources[index] for index in here],
             float(decay),
             [copies[index] for index in here] if copies else [],
-            choose(backend, device).NAME,
+            backend or AUTOMATIC,
         )
 
 

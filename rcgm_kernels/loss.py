@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rcgm_kernels import checks
-from rcgm_kernels.backends import choose
+from rcgm_kernels.backends import AUTOMATIC, choose
 from rcgm_kernels.layout import compute_dtype, sample_size
 from rcgm_kernels.library import define
 from rcgm_kernels.options import AdaptiveWeight, LossOptions, Metric
@@ -214,7 +214,7 @@ def _loss(
         1.0 if adaptive is None else adaptive.eps,
         reduction,
         torch.is_grad_enabled() and pred.requires_grad,
-        choose(backend, pred.device).NAME,
+        backend or AUTOMATIC,
     )
     return loss
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rcgm_kernels import checks
-from rcgm_kernels.backends import choose
+from rcgm_kernels.backends import AUTOMATIC, choose
 from rcgm_kernels.layout import STORAGE_DTYPES, batched
 from rcgm_kernels.library import define
 
@@ -51,7 +51,7 @@ def interpolate(
     gamma = checks.scalars("gamma", gamma, tuple(alpha.shape), x)
     if dtype is not None and dtype not in STORAGE_DTYPES:
         raise TypeError(f"dtype must be one of {checks.names(STORAGE_DTYPES)}, got {dtype}")
-    return torch.ops.rcgm_kernels.interpolate(x, z, alpha, gamma, dtype or x.dtype, choose(backend, x.device).NAME)
+    return torch.ops.rcgm_kernels.interpolate(x, z, alpha, gamma, dtype or x.dtype, backend or AUTOMATIC)
 
 
 def advance(
@@ -91,7 +91,7 @@ def advance(
             raise ValueError("out must not require a gradient, got a tensor that does")
         if out.numel() and any(s == 0 and n > 1 for n, s in zip(out.shape, out.stride(), strict=True)):
             raise ValueError(f"out must have memory for each element, got an expanded tensor of strides {out.stride()}")
-    torch.ops.rcgm_kernels.advance_(out, x.detach(), velocity.detach(), t, r, choose(backend, x.device).NAME)
+    torch.ops.rcgm_kernels.advance_(out, x.detach(), velocity.detach(), t, r, backend or AUTOMATIC)
     return out
 
 

@@ -18,6 +18,7 @@ from rcgm_kernels.backends import cpu, cuda, reference, triton
 # The first that is available and supports the device is chosen.
 BACKENDS: dict[str, ModuleType] = {module.NAME: module for module in (cuda, cpu, triton, reference)}
 ENVIRONMENT = "RCGM_BACKEND"
+AUTOMATIC = ""  # what an operation is given for a backend that is to be chosen when it runs, not when it is compiled
 
 
 def choose(name: str | None, device: torch.device) -> ModuleType:
