@@ -11,6 +11,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from rcgm_kernels import Metric, advance, ema_update_, fused_loss, fused_residual_loss, interpolate
 
+pytestmark = pytest.mark.filterwarnings("ignore:dynamo_pgo force disabled")
+
 OPS = torch.ops.rcgm_kernels
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 BACKENDS = ("cpu", "reference")

@@ -23,7 +23,9 @@ def every_rounding(dtype: torch.dtype) -> Tensor:
     ties = (numbers[1:].double() + numbers[:-1].double()).div(2).float()
     largest = torch.finfo(dtype).max
     beyond = torch.tensor([largest * (1 + 2.0**-k) for k in range(1, 24)] + [3.4e38, torch.inf, torch.nan])
-    values = torch.cat([numbers, ties, beyond, -beyond])
+    # NaN whose low bits are all set, or alone: rounded like numbers they would become zero, or infinity.
+    payloads = torch.tensor([2**31 - 1, 0x7F80_0001, -1, 0x7F80_0001 - 2**31], dtype=torch.int32).view(torch.float32)
+    values = torch.cat([numbers, ties, beyond, -beyond, payloads])
     up, down = torch.full_like(values, torch.inf), torch.full_like(values, -torch.inf)
     return torch.cat([values, torch.nextafter(values, up), torch.nextafter(values, down)])
 
