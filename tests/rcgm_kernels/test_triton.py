@@ -67,7 +67,7 @@ def test_losses_agree_with_float64(case: LossCase):
 @runs
 @quiet
 @given(loss_cases(most_elements=20_000), st.sampled_from([16_385, 17_472]), st.integers(1, 2))
-@every(20)
+@every(12)
 def test_losses_of_large_samples_agree_with_float64(case: LossCase, size: int, batch: int):
     check(replace(case, sample=(size,), batch=batch))
 
@@ -127,6 +127,39 @@ def test_a_term_without_coefficient_is_not_read(size: int):
     assert clean[0].isfinite().all()
     for before, after in zip(clean, spoilt, strict=True):
         assert torch.equal(before, after)
+
+
+@runs
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="only the interpreter shows what is read")
+@pytest.mark.parametrize("size", [5, 17_000])
+def test_memory_of_an_idle_term_is_not_touched(size: int, monkeypatch):
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    addresses, load = [], InterpreterBuilder.create_masked_load
+
+    def spy(self, pointers, mask, *arguments):
+        addresses.append(torch.from_numpy(pointers.data.astype("int64"))[torch.from_numpy(mask.data)])
+        return load(self, pointers, mask, *arguments)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_masked_load", spy)
+    pred, first, second = (torch.ones(2, size) for _ in range(3))
+    coeffs, own = torch.tensor([[0.0, 1.0], [2.0, 0.0]]), torch.tensor([1.0, 0.0])
+    fused_residual_loss(pred, [first, second], coeffs, pred_coeff=own, backend="triton")
+    read = torch.cat(addresses)
+    for tensor, coeff in zip((pred, first, second), (own, *coeffs), strict=True):
+        for sample, used in zip(tensor, coeff != 0, strict=True):
+            inside = (read >= sample.data_ptr()) & (read < sample.data_ptr() + 4 * size)
+            assert len(read[inside].unique()) == (size if used else 0)
+
+
+@runs
+@quiet
+@pytest.mark.parametrize("size", [5, 17_000])
+def test_infinite_coefficients_stay_out_of_the_padding(size: int):
+    pred = torch.ones(1, size, device=DEVICE)
+    coeffs = torch.full((1, 1), torch.inf, device=DEVICE)
+    loss = fused_residual_loss(pred, [2 * pred], coeffs, pred_coeff=0.0, clip=1.0, backend="triton")
+    assert loss.item() == 1
 
 
 @runs
@@ -322,11 +355,24 @@ def test_upstream_gradient(upstream, shape: tuple[int, int], dtype: torch.dtype)
 def test_the_interpreter_runs_only_when_named():
     with environment(ENVIRONMENT, None):
         assert choose(None, DEVICE).NAME != "triton"
+    assert not backend.supports(torch.device("meta"))
 
 
 def test_says_what_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     assert "pip install triton" in backend.unavailable()
+
+
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="about machines without a GPU")
+def test_the_variable_turns_the_interpreter_on():
+    # Or else all tests above would be skipped, and nobody would notice.
+    pytest.importorskip("triton")
+    program = """
+import torch
+from rcgm_kernels.backends import choose, triton
+print(triton.unavailable(), choose("triton", torch.device("cpu")).NAME)
+"""
+    assert _python(program, interpreted=True).split() == ["None", "triton"]
 
 
 @pytest.mark.skipif(DEVICE.type != "cpu", reason="about machines without a GPU")
@@ -341,7 +387,7 @@ try:
 except ValueError as error:
     print(error)
 """
-    assert "TRITON_INTERPRET=1" in _native(program)
+    assert "TRITON_INTERPRET=1" in _python(program)
 
 
 COMPILE = """
@@ -400,13 +446,14 @@ def ema(dtype, decay, copies=True):
 
 def compiled(calls: str) -> list[dict]:
     """What the launches that ``calls`` make compile to for sm_90, launch by launch."""
-    return json.loads(_native(COMPILE.replace("\\\\", "\\") + calls + "\nprint(json.dumps(compiled))"))
+    return json.loads(_python(COMPILE.replace("\\\\", "\\") + calls + "\nprint(json.dumps(compiled))"))
 
 
-def _native(program: str) -> str:
-    """The output of a Python process in which Triton is not interpreted."""
-    unset = {key: value for key, value in os.environ.items() if key not in ("TRITON_INTERPRET", ENVIRONMENT)}
-    done = subprocess.run([sys.executable, "-c", program], env=unset, capture_output=True, text=True)
+def _python(program: str, interpreted: bool = False) -> str:
+    """The output of a Python process in which Triton is interpreted, or is not."""
+    variables = {key: value for key, value in os.environ.items() if key not in ("TRITON_INTERPRET", ENVIRONMENT)}
+    variables |= {"TRITON_INTERPRET": "1"} if interpreted else {}
+    done = subprocess.run([sys.executable, "-c", program], env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
 

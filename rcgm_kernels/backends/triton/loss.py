@@ -151,8 +151,8 @@ def _launch(inputs: dict, finishing: dict, gradient: Tensor, batch: int, size: i
     )  # fmt: skip
     columns = min(triton.next_power_of_2(chunks), FINISHED_AT_ONCE)
     _finish[(batch,)](
-        **finishing, PARTIAL=partial, FACTORS=factors, BATCH=batch, CHUNKS=chunks, FORM=form, COLUMNS=columns,
-        num_warps=warps(columns),
+        **finishing, PARTIAL=partial, FACTORS=factors, BATCH=batch, CHUNKS=chunks, FORM=form,
+        ROUNDS=triton.cdiv(chunks, columns), COLUMNS=columns, num_warps=warps(columns),
     )  # fmt: skip
     if form.with_gradient and not at_once:
         _gradient_of_sums[(batch * chunks,)](**inputs, GRADIENT=gradient, FACTORS=factors, **where, FORM=form, **block)
@@ -377,11 +377,11 @@ def _sums(
 
 
 @triton.jit
-def _sum_of_chunks(PARTIAL, row, CHUNKS, COLUMNS: tl.constexpr):
+def _sum_of_chunks(PARTIAL, row, CHUNKS, ROUNDS: tl.constexpr, COLUMNS: tl.constexpr):
     """Sum [1] of the sums of a sample's chunks, always in the same order."""
     total = tl.zeros((1, COLUMNS), tl.float64)
-    for start in range(0, CHUNKS, COLUMNS):
-        columns = start + tl.arange(0, COLUMNS)
+    for round in range(ROUNDS):
+        columns = round * COLUMNS + tl.arange(0, COLUMNS)
         total += tl.load(PARTIAL + row * CHUNKS + columns, mask=columns < CHUNKS, other=0.0)[None, :]
     return tl.sum(total, axis=1)
 
@@ -390,18 +390,18 @@ def _sum_of_chunks(PARTIAL, row, CHUNKS, COLUMNS: tl.constexpr):
 def _finish(
     WEIGHT, LOSSES, PER_ELEMENT: tl.float64, WIDTH: tl.float64, SHAPE: tl.float64, COSINE: tl.float64,
     NORMALIZE: tl.float64, POWER: tl.float64, EPS: tl.float64, GRADIENT_SCALE: tl.float64,
-    PARTIAL, FACTORS, BATCH, CHUNKS, FORM: tl.constexpr, COLUMNS: tl.constexpr,
+    PARTIAL, FACTORS, BATCH, CHUNKS, FORM: tl.constexpr, ROUNDS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """One large sample: its loss and the factors of its gradient from the sums of its chunks."""
     row = tl.program_id(0).to(tl.int64)
     rows = row + tl.arange(0, 1)
     kinds = BATCH.to(tl.int64) * CHUNKS
-    rr = _sum_of_chunks(PARTIAL, row, CHUNKS, COLUMNS)
+    rr = _sum_of_chunks(PARTIAL, row, CHUNKS, ROUNDS, COLUMNS)
     pp, pr, yy = rr, rr, rr
     if FORM.cosine:
-        pp = _sum_of_chunks(PARTIAL + kinds, row, CHUNKS, COLUMNS)
-        pr = _sum_of_chunks(PARTIAL + 2 * kinds, row, CHUNKS, COLUMNS)
-        yy = _sum_of_chunks(PARTIAL + 3 * kinds, row, CHUNKS, COLUMNS)
+        pp = _sum_of_chunks(PARTIAL + kinds, row, CHUNKS, ROUNDS, COLUMNS)
+        pr = _sum_of_chunks(PARTIAL + 2 * kinds, row, CHUNKS, ROUNDS, COLUMNS)
+        yy = _sum_of_chunks(PARTIAL + 3 * kinds, row, CHUNKS, ROUNDS, COLUMNS)
     loss, by_residual, by_pred = _outcome(
         rr, pp, pr, yy, WEIGHT, rows, rows < BATCH,
         PER_ELEMENT, WIDTH, SHAPE, COSINE, NORMALIZE, POWER, EPS, GRADIENT_SCALE, FORM,
