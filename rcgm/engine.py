@@ -6,39 +6,21 @@ they ask, without autograd state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rcgm import conditions
+from rcgm.combination import Combination
 from rcgm.conditions import Condition
+from rcgm.derivatives import Estimator
+from rcgm.queries import Answer, Derivative, Queries, Query
 
 Network = Callable[[Tensor, Tensor, Tensor, Condition], Tensor]
-Answer = TypeVar("Answer")
-Queries = Generator[list["Query"], list[Tensor], Answer]
-
-
-@dataclass(frozen=True)
-class Query:
-    """One evaluation of the average velocity over ``[r, t]`` at ``x``.
-
-    Args:
-        x: states, ``[B, ...]``.
-        t, r: times, ``[B]``.
-        network: ``"target"`` or ``"student"`` (without gradient).
-        null: evaluate with the null condition.
-        start: leading samples that are not evaluated; the answer is 0 there.
-    """
-
-    x: Tensor
-    t: Tensor
-    r: Tensor
-    network: str = "target"
-    null: bool = False
-    start: int = 0
 
 
 class Engine:
@@ -48,11 +30,23 @@ class Engine:
         networks: callables ``(x, t, r, cond) -> tensor`` by name.
         cond: the condition of the batch.
         null_cond: what stands in for it in queries that ask for the null condition.
+        estimator: how derivatives are estimated; None where an objective asks for none.
+        dtype: number format of the forwards, by autocast (float32: without); None leaves the caller's as it is.
     """
 
-    def __init__(self, networks: dict[str, Network], cond: Condition = None, null_cond: Condition = None) -> None:
+    def __init__(
+        self,
+        networks: dict[str, Network],
+        cond: Condition = None,
+        null_cond: Condition = None,
+        *,
+        estimator: Estimator | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         self.networks = networks
         self.conditions = {False: cond, True: null_cond}
+        self.estimator = estimator
+        self.dtype = dtype
         self.waves = 0
         self.evaluations = 0
 
@@ -67,34 +61,74 @@ class Engine:
             answers = self.evaluate(wave)
 
     @torch.no_grad()
-    def evaluate(self, wave: Sequence[Query]) -> list[Tensor]:
+    def evaluate(self, wave: Sequence[Query | Derivative]) -> list[Tensor | Combination]:
         """The answers to ``wave``, in its order."""
-        answers: list[Tensor | None] = [None] * len(wave)
-        asked = [index for index, query in enumerate(wave) if query.start < query.x.shape[0]]
-        for index in set(range(len(wave))) - set(asked):
-            answers[index] = torch.zeros_like(wave[index].x)
-        for network in dict.fromkeys(wave[index].network for index in asked):
-            members = [index for index in asked if wave[index].network == network]
-            outputs = self._forward(network, [wave[index] for index in members])
-            for index, output in zip(members, outputs, strict=True):
-                answers[index] = output
-            self.evaluations += len(members)
-        self.waves += bool(asked)
-        return answers
+        plans = [self._plan(item) for item in wave]
+        values = iter(self._values([query for queries, _ in plans for query in queries]))
+        return [combine([next(values) for _ in queries]) for queries, combine in plans]
 
-    def _forward(self, network: str, queries: list[Query]) -> list[Tensor]:
-        def joined(tensors: list[Tensor]) -> Tensor:
-            return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+    def _plan(self, item: Query | Derivative) -> tuple[list[Query], Callable[[list[Tensor]], Any]]:
+        if isinstance(item, Query):
+            return [item], lambda answers: answers[0]
+        if self.estimator is None:
+            raise ValueError("the objective asks for a derivative: give the engine an estimator")
+        return self.estimator.plan(item)
 
-        x = joined([query.x[query.start :] for query in queries])
-        t = joined([query.t[query.start :] for query in queries])
-        r = joined([query.r[query.start :] for query in queries])
+    def _values(self, queries: list[Query]) -> list[Tensor]:
+        values: list[Any] = [None] * len(queries)
+        groups: dict[tuple[int, bool], dict[tuple[Any, ...], list[int]]] = {}
+        for index, query in enumerate(queries):
+            if query.start >= query.x.shape[0]:
+                values[index] = torch.zeros_like(query.x)
+                continue
+            same = (id(query.x), id(query.t), id(query.r), query.null, query.start, id(query.tangent))
+            network = id(self._network(query.network))  # names may share a network
+            groups.setdefault((network, query.tangent is not None), {}).setdefault(same, []).append(index)
+        for asked in groups.values():
+            outputs = self._forward([queries[indices[0]] for indices in asked.values()])
+            for indices, output in zip(asked.values(), outputs, strict=True):
+                for index in indices:
+                    values[index] = output
+            self.evaluations += len(asked)
+        self.waves += bool(groups)
+        return values
+
+    def _network(self, name: str) -> Network:
+        if name not in self.networks:
+            raise ValueError(f"{name} must be given: the objective asks for evaluations of it")
+        return self.networks[name]
+
+    def _forward(self, queries: list[Query]) -> list[Tensor]:
+        name = queries[0].network
+        network = self._network(name)
+        x = _joined([query.x[query.start :] for query in queries])
+        t = _joined([query.t[query.start :] for query in queries])
+        r = _joined([query.r[query.start :] for query in queries])
         cond = conditions.concatenate(
             [conditions.rows_from(self.conditions[query.null], query.start) for query in queries]
         )
-        output = predict(network, self.networks[network], x, t, r, cond)
+        tangents = [query.tangent for query in queries]
+        with self._format(x):
+            if tangents[0] is None:
+                output = predict(name, network, x, t, r, cond)
+            else:
+                directions = (
+                    _joined([query.tangent.x[query.start :] for query in queries]).to(x.dtype),
+                    _joined([torch.full_like(query.t[query.start :], query.tangent.t) for query in queries]),
+                    _joined([torch.full_like(query.r[query.start :], query.tangent.r) for query in queries]),
+                )
+                with sdpa_kernel(SDPBackend.MATH):  # the attention that has a forward-mode rule
+                    _, output = torch.func.jvp(
+                        lambda *point: predict(name, network, *point, cond), (x, t, r), directions
+                    )
         parts = output.split([query.x.shape[0] - query.start for query in queries])
         return [_after_zeros(part, query.start) for part, query in zip(parts, queries, strict=True)]
+
+    def _format(self, x: Tensor) -> contextlib.AbstractContextManager[Any]:
+        if self.dtype is None:
+            return contextlib.nullcontext()
+        # Without autocast's cache, which knows one format only and would hand out weights in the caller's.
+        return torch.autocast(x.device.type, self.dtype, enabled=self.dtype != torch.float32, cache_enabled=False)
 
 
 def predict(name: str, network: Network, x: Tensor, t: Tensor, r: Tensor, cond: Condition) -> Tensor:
@@ -111,6 +145,10 @@ def predict(name: str, network: Network, x: Tensor, t: Tensor, r: Tensor, cond: 
             f"the {name} network must return the shape of its input, {list(x.shape)}, got {list(output.shape)}"
         )
     return output
+
+
+def _joined(tensors: list[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
 def _after_zeros(part: Tensor, start: int) -> Tensor:

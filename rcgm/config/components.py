@@ -12,6 +12,7 @@ import torch
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from rcgm.config.errors import ConfigError, unknown_name
+from rcgm.config.families import family_of, name_of
 
 __all__ = ["bind_arguments", "look_up", "parameters_of", "plain_defaults", "to_plain"]
 
@@ -96,7 +97,9 @@ def to_plain(value: Any, *, otherwise: Any) -> Any:
         return value
     items: Any
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        items = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
+        name = name_of(value)
+        items = {} if name is None else {"name": name}
+        items |= {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
     elif isinstance(value, Mapping):
         items = {str(key): item for key, item in value.items()}
     elif isinstance(value, (tuple, list)):
@@ -123,6 +126,9 @@ def _convert(parameter: inspect.Parameter, value: Any, path: str) -> Any:
     alternatives = _alternatives(annotation)
     if value is None and type(None) in alternatives:
         return None
+    family = next((members for members in map(family_of, alternatives) if members is not None), None)
+    if family is not None:
+        return _build_member(family, parameter.default, value, path)
     nested = [item for item in alternatives if inspect.isclass(item) and dataclasses.is_dataclass(item)]
     if nested and isinstance(value, Mapping):
         return _build_nested(nested, parameter.default, value, path)
@@ -133,10 +139,25 @@ def _convert(parameter: inspect.Parameter, value: Any, path: str) -> Any:
     return _check_value(Union[tuple(plain)], value, path)  # noqa: UP007 - built at run time
 
 
+def _build_member(family: Mapping[str, type], default: Any, value: Any, path: str) -> Any:
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            f"{path}: must be one of {', '.join(sorted(family))}, or a mapping with its name; got {value!r}"
+        )
+    # Without a name, what is said belongs to the default, or to the first of the family where there is none.
+    name = value.get("name", name_of(default) or next(iter(family)))
+    factory = look_up(family, name, path)
+    return _build_nested([factory], default, {key: item for key, item in value.items() if key != "name"}, path)
+
+
 def _build_nested(candidates: list[type], default: Any, value: Mapping[str, Any], path: str) -> Any:
     # Several dataclasses in one annotation: the first that knows every key, else the first, whose complaint is shown.
     factory = next((item for item in candidates if set(value) <= set(parameters_of(item))), candidates[0])
     inherited = to_plain(default, otherwise={}) if type(default) is factory else {}
+    if name_of(default) is not None:
+        inherited.pop("name", None)
     arguments = bind_arguments(factory, {**inherited, **value}, path)
     try:
         return factory(**arguments)

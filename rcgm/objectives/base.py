@@ -1,52 +1,42 @@
 """What all objectives share: the draw of a batch, the student's forward, and the fused loss of what the formulas say.
 
-An objective is one file with one class. Its method ``residual`` is a generator: it yields lists of queries, is sent
-their answers, and returns the terms and coefficients of the residual (math.md section 3). The target forwards run
-before the student's, so that they never share memory with its activations; the residual names the student's prediction
-by its coefficient alone.
+An objective is one file with one class. Its method ``residual`` is a generator: it yields waves of queries, is sent
+their answers, and returns the residual, a linear combination (math.md section 3). The target forwards run before the
+student's, so that they never share memory with its activations; the residual names the student's prediction by its
+coefficient alone.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rcgm import conditions
+from rcgm.combination import Combination, term
 from rcgm.conditions import Condition
-from rcgm.engine import Engine, Network, Queries, predict
+from rcgm.derivatives import Central, Estimator
+from rcgm.engine import Engine, Network, predict
+from rcgm.objectives.guidance import Guidance
+from rcgm.objectives.point import Point
+from rcgm.queries import STUDENT, TARGET, TEACHER, Derivative, Queries, Query, Tangent, together
 from rcgm.times import Times, TimeSampler
-from rcgm.transport import Linear, Transport
+from rcgm.transports import Linear, Transport
 from rcgm_kernels import AdaptiveWeight, Metric, fused_residual_loss
 
-
-@dataclass(frozen=True)
-class Point:
-    """Where a training step evaluates: ``x_t`` on the path between data ``x`` and noise ``z``, for the interval [r, t].
-
-    ``velocity`` is that of the conditional path. In the first ``equal`` samples ``r = t``. ``dropped`` ``[B]`` is true
-    where the condition was replaced by the null one; None where none was.
-    """
-
-    x: Tensor
-    z: Tensor
-    x_t: Tensor
-    velocity: Tensor
-    t: Tensor
-    r: Tensor
-    equal: int = 0
-    dropped: Tensor | None = None
+SUPERVISIONS = ("data", "teacher")
+DTYPES = ("float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True)
 class Residual:
-    """``R = scale * clamp(pred_coeff * pred + sum_k coeffs[k] * terms[k])``; see ``fused_residual_loss``."""
+    """``R = scale * clamp(value)``, with a weight for each sample; see ``fused_residual_loss``."""
 
-    terms: list[Tensor]
-    coeffs: Tensor
-    pred_coeff: Tensor | float = 1.0
+    value: Combination
     scale: Tensor | None = None
     weight: Tensor | None = None
 
@@ -77,36 +67,111 @@ class Objective(ABC):
 
     Args:
         times: how ``t`` and ``r`` are drawn.
+        transport: the path between data and noise, and what the network predicts.
+        supervision: where the order-zero target comes from: ``"data"``, the pair of data and noise (training from
+            scratch), or ``"teacher"``, the instantaneous prediction of a frozen network (distillation).
+        guidance: training-time guidance; None for none.
+        derivative: how derivatives along the path are estimated, for objectives that ask for one.
+        target_dtype: number format of the forwards without gradient, ``"float32"``, ``"float16"`` or ``"bfloat16"``;
+            None takes that of the training step (math.md section 6).
         clip: bound of the residual's clamp; None for none.
         metric: how the residual becomes a loss.
+        normalize: constant of the tangent normalisation (sCM); None for none.
         adaptive: adaptive weight of the samples; None for none.
         label_dropout: probability with which a sample's condition is replaced by the null one.
+
+    Raises:
+        ValueError: for a value out of range.
     """
 
+    sampler: ClassVar[str] = "any_step"
+    """The sampler that a network trained with this objective is made for."""
+
     times: TimeSampler = field(default_factory=TimeSampler)
+    transport: Transport = field(default_factory=Linear)
+    supervision: str = "data"
+    guidance: Guidance | None = None
+    derivative: Estimator = field(default_factory=Central)
+    target_dtype: str | None = None
     clip: float | None = None
     metric: Metric = field(default_factory=Metric)
+    normalize: float | None = None
     adaptive: AdaptiveWeight | None = None
     label_dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.supervision not in SUPERVISIONS:
+            raise ValueError(f"supervision must be one of {', '.join(SUPERVISIONS)}, got {self.supervision!r}")
+        if self.target_dtype is not None and self.target_dtype not in DTYPES:
+            raise ValueError(f"target_dtype must be one of {', '.join(DTYPES)} or None, got {self.target_dtype!r}")
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"clip must be > 0 or None, got {self.clip!r}")
         if not 0 <= self.label_dropout <= 1:
             raise ValueError(f"label_dropout must be a probability from 0 to 1, got {self.label_dropout!r}")
 
-    @property
-    def transport(self) -> Transport:
-        """The path between data and noise that the objective's formulas are written for."""
-        return Linear()
-
     @abstractmethod
     def residual(self, point: Point) -> Queries[Residual]:
         """The objective's formulas: yields waves of queries, returns the residual."""
 
+    def parts(self, batch: int, step: int, generator: torch.Generator | None, device: torch.device) -> Sequence[Part]:
+        """What the loss of step number ``step`` is the sum of: objectives with their times. Most are one part."""
+        return [(self, self.times.sample(batch, generator=generator, device=device))]
+
+    def memory(self) -> nn.ModuleDict:
+        """What the objective keeps from step to step, and what it learns: saved, resumed and optimised with a run."""
+        return nn.ModuleDict()
+
     def needs_null_condition(self) -> bool:
         """Whether a call with a condition needs ``null_cond`` too."""
-        return self.label_dropout > 0
+        return self.label_dropout > 0 or self.guidance is not None
+
+    def target(self, point: Point) -> Queries[Combination]:
+        """What the network is to predict at ``(x_t, t, t)``: from data or teacher, guided. At most one wave."""
+        taught = [Query(point.x_t, point.t, point.t, TEACHER)] if self.supervision == "teacher" else []
+        guiding = [] if self.guidance is None else self.guidance.queries(point)
+        answers = (yield taught + guiding) if taught or guiding else []
+        plain = term(answers[0] if taught else point.target)
+        return plain if self.guidance is None else self.guidance.target(point, plain, answers[len(taught) :])
+
+    def supervised(self, point: Point) -> Queries[Point]:
+        """``point`` with the target of :meth:`target` and the velocity that belongs to it. At most one wave."""
+        if self.supervision == "data" and self.guidance is None:
+            return point
+        target = (yield from self.target(point)).value()
+        velocity = self.transport.velocity(point.x_t, target, point.t)
+        return replace(point, target=target, velocity=velocity, on_path=False)
+
+    def slope(self, point: Point, network: str = STUDENT) -> Queries[Combination]:
+        """``dF/dt`` along the path through ``point``, ``r`` fixed. One wave; samples with ``r = t`` are left out."""
+        curve = None
+        if point.on_path and not isinstance(self.transport, Linear):
+
+            def curve(offset: Tensor) -> Tensor:
+                return self.transport.points(point.x, point.z, (point.t + offset)[None])[0]
+
+        (answer,) = yield [
+            Derivative(
+                point.x_t, point.t, point.r, Tangent(point.velocity), network, start=point.equal, curve=curve,
+                at_prediction=True,
+            )
+        ]  # fmt: skip
+        return answer
+
+    def loss(self, prediction: Tensor, residual: Residual, point: Point) -> Tensor:
+        """The fused loss of ``residual`` at the student's prediction, a scalar with gradient."""
+        value = residual.value
+        return fused_residual_loss(
+            prediction,
+            value.terms,
+            value.stacked(point.t),
+            pred_coeff=value.pred_coeff,
+            scale=residual.scale,
+            weight=residual.weight,
+            clip=self.clip,
+            metric=self.metric,
+            normalize=self.normalize,
+            adaptive=self.adaptive,
+        )
 
     def __call__(
         self,
@@ -115,10 +180,12 @@ class Objective(ABC):
         cond: Condition = None,
         *,
         target: Network | None = None,
+        teacher: Network | None = None,
         null_cond: Condition = None,
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
         times: Times | None = None,
+        step: int = 0,
     ) -> ObjectiveOutput:
         """One training step's loss, ready for ``backward``.
 
@@ -127,52 +194,64 @@ class Objective(ABC):
             x: data, ``[B, ...]``, float32 (float64 for tests).
             cond: condition: None, a tensor, or a nest of dicts, tuples and lists of tensors with leading dimension B.
             target: network for the target forwards (the EMA); None takes the student without gradient.
+            teacher: frozen network for ``supervision="teacher"`` and for guidance by a teacher.
             null_cond: what a dropped condition becomes, in the structure of ``cond``, with leading dimension 1 or B.
             generator: source of all randomness, of the device of ``x``.
             noise: ``z``, the shape of ``x``; None draws it.
-            times: None draws them.
+            times: None draws them. An objective of several parts draws its own.
+            step: number of the training step, for warm-ups and update frequencies.
 
         Raises:
             TypeError, ValueError: before any work, for an argument that does not fit; the message names it.
         """
-        self._check(x, cond, null_cond, noise, times, generator)
+        self._check(x, cond, null_cond, noise, times, generator, teacher)
         batch = x.shape[0]
         if times is None:
-            times = self.times.sample(batch, generator=generator, device=x.device)
+            parts = self.parts(batch, step, generator, x.device)
+        else:
+            parts = [(self, times)]
         z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype) if noise is None else noise
         null_cond = conditions.expanded(null_cond, batch)
         drop = None
         if cond is not None and self.label_dropout:
             drop = torch.rand(batch, generator=generator, device=x.device) < self.label_dropout
             cond = conditions.dropped(cond, null_cond, drop)
+        engine = self._engine(student, target, teacher, cond, null_cond)
         with torch.no_grad():
-            x_t, velocity = self.transport.point_and_velocity(x, z, times.t)
-        point = Point(x, z, x_t, velocity, times.t, times.r, times.equal, drop)
-        engine = Engine({"student": student, "target": student if target is None else target}, cond, null_cond)
-        with torch.no_grad():
-            residual = engine.run(self.residual(point))
-        prediction = predict("student", student, x_t, times.t, times.r, cond)
-        loss = fused_residual_loss(
-            prediction,
-            residual.terms,
-            residual.coeffs,
-            pred_coeff=residual.pred_coeff,
-            scale=residual.scale,
-            weight=residual.weight,
-            clip=self.clip,
-            metric=self.metric,
-            adaptive=self.adaptive,
-        )
-        return ObjectiveOutput(loss, prediction.detach(), times.t, times.r, engine.waves, engine.evaluations)
+            points = [part._point(x, z, drawn, drop, step) for part, drawn in parts]
+            residuals = engine.run(
+                together(*(part.residual(point) for (part, _), point in zip(parts, points, strict=True)))
+            )
+        x_t, t, r = (_joined([getattr(point, name) for point in points]) for name in ("x_t", "t", "r"))
+        prediction = predict(STUDENT, student, x_t, t, r, conditions.concatenate([cond] * len(parts)))
+        losses = [
+            part.loss(own, residual, point)
+            for (part, _), own, residual, point in zip(parts, prediction.split(batch), residuals, points, strict=True)
+        ]
+        return ObjectiveOutput(sum(losses[1:], losses[0]), prediction.detach(), t, r, engine.waves, engine.evaluations)
+
+    def _point(self, x: Tensor, z: Tensor, times: Times, dropped: Tensor | None, step: int) -> Point:
+        x_t, velocity, target = self.transport.path(x, z, times.t)
+        return Point(x, z, x_t, velocity, target, times.t, times.r, times.equal, dropped, step)
+
+    def _engine(
+        self, student: Network, target: Network | None, teacher: Network | None, cond: Condition, null_cond: Condition
+    ) -> Engine:
+        networks = {STUDENT: student, TARGET: student if target is None else target}
+        if teacher is not None:
+            networks[TEACHER] = teacher
+        dtype = None if self.target_dtype is None else getattr(torch, self.target_dtype)
+        return Engine(networks, cond, null_cond, estimator=self.derivative, dtype=dtype)
 
     def _check(
         self,
-        x: Tensor,
+        x: Any,
         cond: Condition,
         null_cond: Condition,
         noise: Tensor | None,
         times: Times | None,
         generator: torch.Generator | None,
+        teacher: Network | None,
     ) -> None:
         if not isinstance(x, Tensor):
             raise TypeError(f"x must be a tensor, got {type(x).__name__}")
@@ -187,8 +266,20 @@ class Objective(ABC):
             raise ValueError(f"times must have t and r of the shape {list(x.shape[:1])}, got {got}")
         if generator is not None and generator.device.type != x.device.type:
             raise ValueError(f"generator must be of the device of x, {x.device.type}, got {generator.device.type}")
+        if teacher is None and (
+            self.supervision == "teacher" or (self.guidance is not None and self.guidance.network == TEACHER)
+        ):
+            raise ValueError("teacher must be given: supervision or guidance is by a teacher, got None")
         conditions.check("cond", cond, x.shape[0])
         if null_cond is not None:
             conditions.check_null(cond, null_cond, x.shape[0])
         elif cond is not None and self.needs_null_condition():
             raise ValueError("null_cond must be given with label_dropout or guidance: what a dropped condition becomes")
+
+
+Part = tuple[Objective, Times]
+"""A part of a loss: an objective, and the times that it is evaluated at."""
+
+
+def _joined(tensors: list[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)

@@ -1,20 +1,24 @@
-"""Flow matching (Lipman et al. 2022; SiT): the instantaneous velocity, order 0 of the family."""
+"""Flow matching (Lipman et al. 2022; SiT): the instantaneous prediction, order 0 of the family."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
-from rcgm.engine import Queries
-from rcgm.objectives.base import Objective, Point, Residual
+from rcgm.combination import PREDICTION
+from rcgm.objectives.base import Objective, Residual
+from rcgm.objectives.point import Point
+from rcgm.queries import Queries
 from rcgm.times import TimeSampler
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlowMatching(Objective):
-    """``R = F(x_t, t, t) - v``."""
+    """``R = F(x_t, t, t) - (alpha_hat z + gamma_hat x)``; needs no target network. Samples take many steps."""
+
+    sampler: ClassVar[str] = "euler"
 
     times: TimeSampler = field(default_factory=lambda: TimeSampler(interval="equal"))
 
     def residual(self, point: Point) -> Queries[Residual]:
-        return Residual([point.velocity], -point.t.new_ones((1, *point.t.shape)))
-        yield  # a generator, as every objective is, though one that asks nothing
+        return Residual(PREDICTION - (yield from self.target(point)))

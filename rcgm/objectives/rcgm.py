@@ -7,14 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rcgm.engine import Queries, Query
-from rcgm.objectives.base import Objective, Point, Residual
-from rcgm.objectives.guidance import Guidance
+from rcgm.combination import PREDICTION, Combination, term
+from rcgm.objectives.base import Objective, Residual
+from rcgm.objectives.point import Point
+from rcgm.queries import STUDENT, TARGET, Queries, Query
 from rcgm.times import knots
-from rcgm_kernels import advance, recursive_coefficients
+from rcgm.transports import Linear
+from rcgm_kernels import recursive_coefficients
 
 POINTS = ("rollout", "jump", "interpolant")
-BASES = ("student", "target")
+BASES = (STUDENT, TARGET)
 SMALLEST_DT = 1e-6  # below it t - dt may round to t, and the first gap to 0
 
 
@@ -23,7 +25,9 @@ class RCGM(Objective):
     """``R = clamp((1/dt) [(t - r) F(x_t, t, r) - sum_i (t_i - t_{i+1}) F-(x_{t_i}, t_i, t_{i+1})] - v)``.
 
     These are equations 7 to 9 of the paper. The sign of ``zeta`` follows the gradient of equation 8, not the print of
-    equation 9 (math.md section 2).
+    equation 9 (math.md section 2). Under other transports the same statement is made of their steps:
+    the first step to ``t_1`` along the target and the N segments after it lead to the state that one step by
+    ``F(x_t, t, r)`` leads to, measured in units of the prediction.
 
     Args:
         order: N, the number of segments; 0 is flow matching on the drawn intervals, 2 the paper's default.
@@ -33,7 +37,6 @@ class RCGM(Objective):
             straight line between data and noise, 1 wave, biased at orders above 1 (math.md section 5).
         base: whose prediction at ``(x_t, t, r)`` stands in the estimate: ``"student"``, at no cost, or ``"target"``,
             the paper's, one more query in the first wave.
-        guidance: training-time guidance; None for none.
 
     Raises:
         TypeError: for an order that is not a whole number.
@@ -45,7 +48,6 @@ class RCGM(Objective):
     clip: float | None = 1.0
     points: str = "rollout"
     base: str = "student"
-    guidance: Guidance | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,42 +62,56 @@ class RCGM(Objective):
         if self.base not in BASES:
             raise ValueError(f"base must be one of {', '.join(BASES)}, got {self.base!r}")
 
-    def needs_null_condition(self) -> bool:
-        return super().needs_null_condition() or self.guidance is not None
-
     def residual(self, point: Point) -> Queries[Residual]:
-        velocity = point.velocity if self.guidance is None else (yield from self.guidance.velocity(point))
+        point = yield from self.supervised(point)
         times = knots(point.t, point.r, self.dt, self.order)
-        base = [] if self.base == "student" else [Query(point.x_t, point.t, point.r)]
-        answers = yield from self._answers(point, velocity, times, base)
-        base_coeff, segment_coeffs = recursive_coefficients(times)
-        coeffs = torch.cat([segment_coeffs, -torch.ones_like(base_coeff)[None]])
-        if not base:
-            return Residual([*answers, velocity], coeffs, base_coeff)
-        return Residual([*answers, velocity], torch.cat([base_coeff[None], coeffs]), 0.0)
+        base = [] if self.base == STUDENT else [Query(point.x_t, point.t, point.r)]
+        answers, states = yield from self._segments(point, times, base)
+        base_value = term(answers[0]) if base else PREDICTION
+        return Residual(self._estimate(point, times, base_value, answers[len(base) :], states) - term(point.target))
 
-    def _answers(self, point: Point, velocity: Tensor, times: Tensor, base: list[Query]) -> Queries[list[Tensor]]:
-        """Answers to ``base`` (which rides in the first wave) and to the N segments."""
+    def _estimate(
+        self, point: Point, times: Tensor, base: Combination, segments: list[Tensor], states: list[Tensor]
+    ) -> Combination:
+        """What the segments say that the order-zero prediction at ``(x_t, t, t)`` is."""
+        if isinstance(self.transport, Linear):  # steps leave the states as they are: nothing but predictions
+            base_coeff, coeffs = recursive_coefficients(times)
+            return base_coeff * base + Combination(tuple(segments), tuple(coeffs.unbind(0)))
+        first_carried, first_moved = self.transport.step(times[0], times[1])
+        carried, moved = self.transport.step(times[0], times[-1])
+        whole = times[1] == times[-1]  # one gap, of any length: the estimate is the base
+        inverse = torch.where(whole, 0, 1 / torch.where(whole, 1, first_moved))
+        estimate = torch.where(whole, 1, moved * inverse) * base + (carried - first_carried) * inverse * term(point.x_t)
+        for i, (segment, state) in enumerate(zip(segments, states, strict=True), 1):
+            carried, moved = self.transport.step(times[i], times[i + 1])
+            estimate -= (carried - 1) * inverse * term(state) + moved * inverse * term(segment)
+        return estimate
+
+    def _segments(self, point: Point, times: Tensor, base: list[Query]) -> Queries[tuple[list[Tensor], list[Tensor]]]:
+        """Answers to ``base`` (which rides in the first wave) and to the N segments, and the states they begin at."""
         if self.order == 0:
-            return (yield base) if base else []
-        start = point.equal
-        first = advance(point.x_t, velocity, times[0], times[1])
+            return ((yield base) if base else []), []
+        start, move = point.equal, self.transport.move
+        first = move(point.x_t, point.target, times[0], times[1])
         if self.points == "interpolant":
             later = self.transport.points(point.x, point.z, times[2:-1]).unbind(0) if self.order > 1 else ()
-            return (yield base + _segments([first, *later], times, 1, start))
+            states = [first, *later]
+            return (yield base + _queries(states, times, 1, start)), states
         if self.points == "jump":
             jumps = [Query(first, times[1], times[i], start=start) for i in range(2, max(self.order, 2) + 1)]
             answers = yield base + jumps
-            landed = [advance(first, jump, times[1], times[2 + i]) for i, jump in enumerate(answers[len(base) :])]
-            rest = (yield _segments(landed, times, 2, start)) if self.order > 1 else []
-            return answers[: len(base) + 1] + rest
-        answers, x = [], first
+            landed = [move(first, jump, times[1], times[2 + i]) for i, jump in enumerate(answers[len(base) :])]
+            landed = landed[: self.order - 1]
+            rest = (yield _queries(landed, times, 2, start)) if landed else []
+            return answers[: len(base) + 1] + rest, [first, *landed]
+        answers, states = [], [first]
         for i in range(1, self.order + 1):
-            answers += yield (base if i == 1 else []) + _segments([x], times, i, start)
-            x = advance(x, answers[-1], times[i], times[i + 1]) if i < self.order else x
-        return answers
+            answers += yield (base if i == 1 else []) + _queries(states[-1:], times, i, start)
+            if i < self.order:
+                states.append(move(states[-1], answers[-1], times[i], times[i + 1]))
+        return answers, states
 
 
-def _segments(points: list[Tensor], times: Tensor, first: int, start: int) -> list[Query]:
-    """Queries for the segments ``[t_{i+1}, t_i]`` that begin at ``points``, ``i`` counted from ``first``."""
-    return [Query(x, times[i], times[i + 1], start=start) for i, x in enumerate(points, first)]
+def _queries(states: list[Tensor], times: Tensor, first: int, start: int) -> list[Query]:
+    """Queries for the segments ``[t_{i+1}, t_i]`` that begin at ``states``, ``i`` counted from ``first``."""
+    return [Query(x, times[i], times[i + 1], start=start) for i, x in enumerate(states, first)]

@@ -17,7 +17,9 @@ from rcgm.config import (
 )
 from rcgm.config.components import bind_arguments, parameters_of
 from rcgm.config.yaml_text import parse_yaml
+from rcgm.derivatives import Central, OneSided
 from rcgm.objectives import RCGM, FlowMatching
+from rcgm.transports import Linear
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -250,3 +252,27 @@ def test_parameters_have_real_types_and_defaults_and_no_generators():
     assert list(parameters) == ["inner", "sizes", "made"]
     assert parameters["made"].default == Other(width=5)
     assert parameters["made"].annotation is Other
+
+
+def test_members_of_a_family_are_named():
+    config = parse("objective.transport=linear", "objective.derivative={name: one_sided, step: 0.01}")
+    objective = build_objective_from(config)
+    assert objective.transport == Linear()
+    assert objective.derivative == OneSided(0.01)
+    assert config.objective.arguments["derivative"] == {"name": "one_sided", "step": 0.01}
+    # without a name, what is said belongs to the default
+    assert build_objective_from(parse("objective.derivative.step=0.02")).derivative == Central(0.02)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("objective.transport=linaer", "did you mean 'linear'"),
+        ("objective.derivative=3", r"objective\.derivative: must be one of .*central"),
+        ("objective.derivative={name: central, stp: 1}", r"did you mean 'objective\.derivative\.step'"),
+        ("objective.derivative={name: central, step: 0}", r"objective\.derivative: step of a difference must be in"),
+    ],
+)
+def test_what_is_no_member_of_a_family_is_refused(override, message):
+    with pytest.raises(ConfigError, match=message):
+        parse(override)

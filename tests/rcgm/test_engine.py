@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from rcgm.engine import Engine, Query, predict
-from rcgm.objectives import RCGM, FlowMatching, Guidance
+from rcgm.engine import Engine, predict
+from rcgm.objectives import RCGM, EnhancedTarget, FlowMatching
+from rcgm.queries import Query
 from rcgm.times import Times, TimeSampler
 
 BATCH, EQUAL = 7, 2
@@ -270,7 +271,7 @@ def table(points, order):
     return [order]
 
 
-@pytest.mark.parametrize("guidance", [None, Guidance(1.5)], ids=["unguided", "guided"])
+@pytest.mark.parametrize("guidance", [None, EnhancedTarget(1.5)], ids=["unguided", "guided"])
 @pytest.mark.parametrize("base", ["student", "target"])
 @pytest.mark.parametrize("order", range(6))
 @pytest.mark.parametrize("points", ["rollout", "jump", "interpolant"])
@@ -325,7 +326,7 @@ def test_flow_matching_asks_nothing():
 def test_base_and_guidance_ask_at_the_right_place():
     target = Spy()
     x, z, times = draw()
-    objective = RCGM(order=2, base="target", guidance=Guidance(1.5))
+    objective = RCGM(order=2, base="target", guidance=EnhancedTarget(1.5))
     null = torch.tensor([40])
     objective(Student(), x, LABEL, target=target, null_cond=null, noise=z, times=times)
     t, r = times.t, times.r
@@ -353,7 +354,7 @@ def test_nests_reach_student_and_target(name):
     cond, null = NESTS[name]
     target, student = Spy(), Spy("student")
     x, z, times = draw()
-    RCGM(order=3, points="jump", guidance=Guidance(1.0), base="target")(
+    RCGM(order=3, points="jump", guidance=EnhancedTarget(1.0), base="target")(
         student, x, cond, target=target, null_cond=null, noise=z, times=times
     )
     rows = [torch.arange(BATCH), torch.full((BATCH,), -1)]  # -1: the null condition
@@ -394,5 +395,5 @@ def test_network_that_returns_no_tensor(output, name):
 
 
 def test_unknown_network():
-    with pytest.raises(KeyError, match="teacher"):
+    with pytest.raises(ValueError, match="teacher must be given"):
         Engine({"target": Spy()}).run(ask([query(network="teacher")]))

@@ -12,8 +12,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from rcgm.engine import Query
-from rcgm.objectives import RCGM, FlowMatching, Guidance, Objective, Residual
+from rcgm.combination import PREDICTION, term
+from rcgm.objectives import RCGM, EnhancedTarget, FlowMatching, Objective, Residual
+from rcgm.queries import Query
 from rcgm.sampling import sample_any_step
 from rcgm.times import Times
 from rcgm_kernels import advance
@@ -185,7 +186,7 @@ def test_guided_field_of_two_gaussians():
         predictions.append(network(x, t, r, cond).requires_grad_())
         return predictions[-1]
 
-    objective = RCGM(order=0, clip=None, guidance=Guidance(1.5, t_min=0.3, t_max=0.8))
+    objective = RCGM(order=0, clip=None, guidance=EnhancedTarget(1.5, t_min=0.3, t_max=0.8))
     labels, null_cond = torch.zeros(BATCH, dtype=torch.long), torch.tensor([1])
     instant = Times(times.t, times.t)
     objective(student, data, labels, target=network, null_cond=null_cond, noise=noise, times=instant).loss.backward()
@@ -205,8 +206,8 @@ class Shortcut(Objective):
         middle = (point.t + point.r) / 2
         (first,) = yield [Query(point.x_t, point.t, middle)]
         (second,) = yield [Query(advance(point.x_t, first, point.t, middle), middle, point.r)]
-        half = torch.full_like(point.t, -0.5)
-        return Residual([first, second], torch.stack([half, half]))
+
+        return Residual(PREDICTION - 0.5 * (term(first) + term(second)))
 
 
 def test_a_new_objective_is_its_formulas():

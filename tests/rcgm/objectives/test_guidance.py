@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from rcgm.objectives import RCGM, FlowMatching, Guidance, Point
+from rcgm.combination import term
+from rcgm.objectives import RCGM, EnhancedTarget, FlowMatching, Point
 from rcgm.times import Times
 
 BATCH, NULL = 9, 4
@@ -13,21 +14,19 @@ def point(dropped=None, shape=(BATCH, 2, 2)):
     generator = torch.Generator().manual_seed(0)
     x, z = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
     column = T.reshape(-1, *[1] * (len(shape) - 1))
-    return Point(x, z, column * z + (1 - column) * x, z - x, T, T, 0, dropped)
+    velocity = z - x
+    return Point(x, z, column * z + (1 - column) * x, velocity, velocity, T, T, 0, dropped)
 
 
 def answer(guidance, at, with_cond, with_null):
-    """Drive the generator by hand: what it asks, and what it makes of the answers."""
-    queries = guidance.velocity(at)
-    wave = next(queries)
-    with pytest.raises(StopIteration) as finished:
-        queries.send([with_cond, with_null])
-    return wave, finished.value.value
+    """What it asks, and what it makes of the answers."""
+    guided = guidance.target(at, term(at.target), [with_cond, with_null])
+    return guidance.queries(at), guided.value()
 
 
 def test_asks_for_both_instantaneous_velocities():
     at = point()
-    wave, _ = answer(Guidance(1.0), at, at.x, at.z)
+    wave, _ = answer(EnhancedTarget(1.0), at, at.x, at.z)
     assert [query.null for query in wave] == [False, True]
     for query in wave:
         assert (query.network, query.start) == ("target", 0)
@@ -40,7 +39,7 @@ def test_asks_for_both_instantaneous_velocities():
 def test_replaces_the_velocity_inside_the_range_alone(shape):
     at = point(shape=shape)
     with_cond, with_null = torch.full_like(at.x, 5.0), torch.full_like(at.x, 2.0)
-    _, velocity = answer(Guidance(0.5, 0.3, 0.75), at, with_cond, with_null)
+    _, velocity = answer(EnhancedTarget(0.5, 0.3, 0.75), at, with_cond, with_null)
     assert INSIDE.sum() == 4
     torch.testing.assert_close(velocity[INSIDE], at.velocity[INSIDE] + 1.5)
     assert torch.equal(velocity[~INSIDE], at.velocity[~INSIDE])
@@ -49,20 +48,20 @@ def test_replaces_the_velocity_inside_the_range_alone(shape):
 def test_dropped_samples_keep_their_velocity():
     dropped = torch.tensor([False, True, False, True, False, True, False, True, False])
     at = point(dropped)
-    _, velocity = answer(Guidance(0.5, 0.3, 0.75), at, torch.full_like(at.x, 5.0), torch.full_like(at.x, 2.0))
+    _, velocity = answer(EnhancedTarget(0.5, 0.3, 0.75), at, torch.full_like(at.x, 5.0), torch.full_like(at.x, 2.0))
     changed = (velocity != at.velocity).flatten(1).all(1)
     assert torch.equal(changed, INSIDE & ~dropped)
 
 
 def test_samples_outside_are_safe_from_what_the_network_says_there():
     at = point()
-    _, velocity = answer(Guidance(0.5, 0.3, 0.75), at, torch.full_like(at.x, torch.nan), at.x)
+    _, velocity = answer(EnhancedTarget(0.5, 0.3, 0.75), at, torch.full_like(at.x, torch.nan), at.x)
     assert torch.equal(velocity[~INSIDE], at.velocity[~INSIDE])
 
 
 def test_whole_range_by_default():
     at = point()
-    _, velocity = answer(Guidance(2.0), at, torch.full_like(at.x, 1.0), torch.zeros_like(at.x))
+    _, velocity = answer(EnhancedTarget(2.0), at, torch.full_like(at.x, 1.0), torch.zeros_like(at.x))
     torch.testing.assert_close(velocity, at.velocity + 2)
 
 
@@ -95,7 +94,7 @@ def call(objective, labels, student, target=None, seed=0, **kwargs):
 
 def test_the_guided_velocity_is_what_the_student_regresses_on():
     labels = torch.arange(BATCH) % 3
-    guided = call(RCGM(order=0, clip=None, guidance=Guidance(2.0, 0.3, 0.75)), labels, Labelled())
+    guided = call(RCGM(order=0, clip=None, guidance=EnhancedTarget(2.0, 0.3, 0.75)), labels, Labelled())
     at = point()
     shift = torch.where(INSIDE, 2.0 * (labels - NULL), 0.0)[:, None, None]
     residual = labels[:, None, None] - (at.velocity + shift)
@@ -105,7 +104,7 @@ def test_the_guided_velocity_is_what_the_student_regresses_on():
 def test_dropped_samples_are_trained_unconditionally_and_unguided():
     labels = torch.arange(BATCH) % 3
     student = Labelled()
-    out = call(RCGM(order=0, clip=None, guidance=Guidance(2.0), label_dropout=0.5), labels, student)
+    out = call(RCGM(order=0, clip=None, guidance=EnhancedTarget(2.0), label_dropout=0.5), labels, student)
     (seen,) = student.labels
     dropped = seen == NULL
     assert 0 < dropped.sum() < BATCH
@@ -124,7 +123,7 @@ def test_noise_of_the_target_does_not_guide_dropped_samples():
     def noisy(x, t, r, cond):
         return 10 * torch.randn(x.shape, generator=g, dtype=x.dtype)
 
-    out = call(RCGM(order=0, clip=None, guidance=Guidance(2.0), label_dropout=1.0), labels, student, noisy)
+    out = call(RCGM(order=0, clip=None, guidance=EnhancedTarget(2.0), label_dropout=1.0), labels, student, noisy)
     assert bool((student.labels[0] == NULL).all())
     torch.testing.assert_close(out.loss, (NULL - point().velocity).square().mean())
 
@@ -181,7 +180,7 @@ def test_dropout_without_a_condition_changes_nothing(random_network):
 
 @pytest.mark.parametrize(
     "objective",
-    [RCGM(guidance=Guidance(1.0)), RCGM(label_dropout=0.1), FlowMatching(label_dropout=0.1)],
+    [RCGM(guidance=EnhancedTarget(1.0)), RCGM(label_dropout=0.1), FlowMatching(label_dropout=0.1)],
     ids=["guidance", "dropout", "flow matching dropout"],
 )
 def test_needs_a_null_condition(objective):
@@ -210,4 +209,4 @@ def test_needs_no_null_condition_otherwise():
 )
 def test_bad_guidance(arguments, message):
     with pytest.raises(ValueError, match=message):
-        Guidance(*arguments)
+        EnhancedTarget(*arguments)

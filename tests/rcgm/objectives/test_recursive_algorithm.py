@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rcgm.objectives import RCGM, FlowMatching, Guidance
+from rcgm.objectives import RCGM, EnhancedTarget, FlowMatching
 from rcgm.times import Times
 from rcgm_kernels import AdaptiveWeight, Metric
 
@@ -153,7 +153,11 @@ def test_loss_and_gradient(points, order, base, clip, guidance, random_network):
     x, z, times, labels = batch()
     settings = Settings(order, points, base, clip, guidance=guidance)
     objective = RCGM(
-        order=order, points=points, base=base, clip=clip, guidance=None if guidance is None else Guidance(*guidance)
+        order=order,
+        points=points,
+        base=base,
+        clip=clip,
+        guidance=None if guidance is None else EnhancedTarget(*guidance),
     )
     R = compare(objective, settings, student, target, x, z, times, labels)
     if clip is not None:

@@ -1,0 +1,89 @@
+"""Linear combinations of tensors with per-sample coefficients, written as the papers write them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Scalar = Tensor | float
+"""A number, or one for each sample: ``[B]``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Combination:
+    """``pred_coeff * prediction + sum_k coeffs[k] * terms[k]``: what the fused loss evaluates in one pass over memory.
+
+    Combinations are added, subtracted and multiplied by scalars (numbers, or tensors ``[B]``) without touching the
+    tensors ``[B, ...]`` themselves. ``PREDICTION`` is the student's prediction at the point of the step, and
+    ``term(tensor)`` a tensor; ``PREDICTION - term(velocity)`` is flow matching.
+    """
+
+    terms: tuple[Tensor, ...] = ()
+    coeffs: tuple[Scalar, ...] = ()
+    pred_coeff: Scalar = 0.0
+
+    def __add__(self, other: Combination) -> Combination:
+        if not isinstance(other, Combination):
+            return NotImplemented
+        terms, coeffs = list(self.terms), list(self.coeffs)
+        for tensor, coeff in zip(other.terms, other.coeffs, strict=True):
+            known = next((index for index, mine in enumerate(terms) if mine is tensor), None)
+            if known is None:
+                terms.append(tensor)
+                coeffs.append(coeff)
+            else:
+                coeffs[known] = coeffs[known] + coeff
+        return Combination(tuple(terms), tuple(coeffs), self.pred_coeff + other.pred_coeff)
+
+    def __mul__(self, factor: Scalar) -> Combination:
+        if not isinstance(factor, (Tensor, int, float)):
+            return NotImplemented
+        without_pred = not isinstance(self.pred_coeff, Tensor) and self.pred_coeff == 0
+        pred_coeff = 0.0 if without_pred else self.pred_coeff * factor
+        return Combination(self.terms, tuple(coeff * factor for coeff in self.coeffs), pred_coeff)
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Combination:
+        return self * -1.0
+
+    def __sub__(self, other: Combination) -> Combination:
+        return self + (-other) if isinstance(other, Combination) else NotImplemented
+
+    def stacked(self, like: Tensor) -> Tensor:
+        """The coefficients, ``[K, B]``; ``like`` ``[B]`` gives the number of samples, dtype and device."""
+        return like.new_empty((0, *like.shape)) if not self.terms else torch.stack(
+            [torch.as_tensor(coeff, dtype=like.dtype, device=like.device).expand(like.shape) for coeff in self.coeffs]
+        )  # fmt: skip
+
+    def value(self) -> Tensor:
+        """The combination itself, ``[B, ...]``; a lone term with coefficient 1 is returned as it is.
+
+        Raises:
+            ValueError: for a combination with a prediction, which is not known yet, or without terms.
+        """
+        if isinstance(self.pred_coeff, Tensor) or self.pred_coeff != 0:
+            raise ValueError("a combination with the prediction has no value before the prediction is made")
+        if not self.terms:
+            raise ValueError("a combination without terms has no value")
+        result = None
+        for tensor, coeff in zip(self.terms, self.coeffs, strict=True):
+            if isinstance(coeff, Tensor):
+                coeff = coeff.reshape(-1, *[1] * (tensor.ndim - 1))
+                # as in the fused loss, a term with coefficient 0 may hold anything
+                part = torch.where(coeff != 0, coeff * tensor, 0)
+            else:
+                part = tensor if coeff == 1 else coeff * tensor
+            result = part if result is None else result + part
+        return result.to(self.terms[0].dtype)
+
+
+PREDICTION = Combination(pred_coeff=1.0)
+"""The student's prediction at the point of the step."""
+
+
+def term(tensor: Tensor) -> Combination:
+    """``tensor`` as a combination."""
+    return Combination((tensor,), (1.0,))

@@ -1,0 +1,13 @@
+"""Estimators of the derivative of a network along a path, one file each.
+
+A new one is a subclass of ``Estimator`` with a ``plan``, and a line in ``ESTIMATORS``.
+"""
+
+from rcgm.derivatives.base import Estimator
+from rcgm.derivatives.central import Central
+from rcgm.derivatives.forward_mode import ForwardMode
+from rcgm.derivatives.one_sided import OneSided
+
+ESTIMATORS: dict[str, type[Estimator]] = {"central": Central, "one_sided": OneSided, "jvp": ForwardMode}
+
+__all__ = ["ESTIMATORS", "Central", "Estimator", "ForwardMode", "OneSided"]

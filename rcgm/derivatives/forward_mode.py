@@ -1,0 +1,25 @@
+"""Forward-mode automatic differentiation: the baseline that the differences are measured against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rcgm.combination import term
+from rcgm.derivatives.base import Estimator, Plan
+from rcgm.queries import Derivative, Query
+
+
+@dataclass(frozen=True)
+class ForwardMode(Estimator):
+    """``torch.func.jvp``: exact to rounding, at about the cost and memory of two forwards.
+
+    It needs attention with a forward-mode rule (torch's math attention, which the engine selects) and does not go
+    through FlashAttention or parameter sharding.
+    """
+
+    def plan(self, derivative: Derivative) -> Plan:
+        query = Query(
+            derivative.x, derivative.t, derivative.r, derivative.network, derivative.null, derivative.start,
+            tangent=derivative.tangent,
+        )  # fmt: skip
+        return [query], lambda answers: term(answers[0])

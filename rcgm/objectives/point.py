@@ -1,0 +1,37 @@
+"""Where a training step evaluates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Point:
+    """``x_t`` on the path between data ``x`` and noise ``z``, for the interval [r, t].
+
+    Args:
+        x, z: data and noise, ``[B, ...]``.
+        x_t: the state at time ``t``.
+        velocity: direction of the path at ``x_t``.
+        target: what the network is to predict at ``(x_t, t, t)``: ``alpha_hat z + gamma_hat x``, the velocity itself
+            under the linear transport.
+        t, r: times, ``[B]``.
+        equal: in the first ``equal`` samples ``r = t``.
+        dropped: ``[B]``, true where the condition was replaced by the null one; None where none was.
+        step: number of the training step.
+        on_path: whether the path is that of ``x`` and ``z``; false once a teacher or guidance has changed it.
+    """
+
+    x: Tensor
+    z: Tensor
+    x_t: Tensor
+    velocity: Tensor
+    target: Tensor
+    t: Tensor
+    r: Tensor
+    equal: int = 0
+    dropped: Tensor | None = None
+    step: int = 0
+    on_path: bool = True
