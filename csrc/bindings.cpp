@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstring>
 #include <stdexcept>
 #include <string>
@@ -34,12 +35,43 @@ const Kernels& kernels(const std::string& isa) {
   return *found;
 }
 
-void residual_loss(const std::string& isa, int64_t batch, int64_t size, const Tensor& pred, const std::vector<Tensor>& terms,
-                   bool times, bool pred_in_residual, bool float64, uintptr_t scalars, uintptr_t pred_coeff, uintptr_t scale,
-                   uintptr_t weight, double clip, int metric, double metric_c, double metric_alpha, double cosine,
-                   double normalize, double power, double eps, double grad_scale, uintptr_t losses, const Tensor& gradient,
-                   int threads) {
+// Per-sample scalars as doubles, whatever they are stored as: (address, whether float64); address 0 stands for none.
+using Scalars = std::tuple<uintptr_t, bool>;
+
+std::vector<double> read_scalars(const Scalars& scalars, int64_t count) {
+  const auto [address, float64] = scalars;
+  if (!address) return {};
+  if (float64) return std::vector<double>(doubles(address), doubles(address) + count);
+  const float* values = reinterpret_cast<const float*>(address);
+  return std::vector<double>(values, values + count);
+}
+
+// The first sample whose knots do not fall from t_0 to t_{N+1}, t_0 above t_1 unless all are equal; -1 if there is none.
+int64_t first_unordered(const std::vector<double>& knots, int64_t batch) {
+  const int64_t count = batch ? int64_t(knots.size()) / batch : 0;
+  for (int64_t b = 0; b < batch; ++b) {
+    bool falling = true;
+    for (int64_t i = 1; i < count; ++i) falling &= knots[(i - 1) * batch + b] >= knots[i * batch + b];
+    if (!falling || !(knots[b] > knots[batch + b] || knots[batch + b] == knots[(count - 1) * batch + b])) return b;
+  }
+  return -1;
+}
+
+// reduction: 0 none, 1 sum, 2 mean. Returns the first sample with unordered knots, before any work, or -1.
+int64_t residual_loss(const std::string& isa, int64_t batch, int64_t size, const Tensor& pred, const std::vector<Tensor>& terms,
+                      bool times, bool pred_in_residual, bool float64, int64_t scalar_rows, const Scalars& scalars,
+                      const Scalars& pred_coeff, const Scalars& scale, const Scalars& weight, double clip, int metric,
+                      double metric_c, double metric_alpha, double cosine, double normalize, double power, double eps,
+                      double grad_scale, int reduction, uintptr_t loss, const Tensor& gradient, int threads) {
   if (terms.size() > size_t(kMaxTerms)) throw std::invalid_argument("more terms than kMaxTerms");
+  const std::vector<double> read[] = {read_scalars(scalars, scalar_rows * batch), read_scalars(pred_coeff, batch),
+                                      read_scalars(scale, batch), read_scalars(weight, batch)};
+  const auto given = [&](int i, const Scalars& s) { return std::get<0>(s) ? read[i].data() : nullptr; };
+  if (times) {
+    const int64_t unordered = first_unordered(read[0], batch);
+    if (unordered >= 0) return unordered;
+  }
+  std::vector<double> losses(batch);
   LossArguments a = {};
   a.batch = batch;
   a.size = size;
@@ -48,17 +80,30 @@ void residual_loss(const std::string& isa, int64_t batch, int64_t size, const Te
   a.times = times;
   a.pred_in_residual = pred_in_residual;
   a.float64 = float64;
-  a.scalars = doubles(scalars);
-  a.pred_coeff = doubles(pred_coeff);
-  a.scale = doubles(scale);
-  a.weight = doubles(weight);
+  a.scalars = read[0].data();
+  a.pred_coeff = given(1, pred_coeff);
+  a.scale = given(2, scale);
+  a.weight = given(3, weight);
   a.options = {clip, Metric(metric), metric_c, metric_alpha, cosine, normalize, power, eps, grad_scale};
-  a.losses = reinterpret_cast<double*>(losses);
+  a.losses = losses.data();
   a.gradient = mutable_array(gradient);
   a.threads = threads;
   const Kernels& chosen = kernels(isa);
-  py::gil_scoped_release release;
-  chosen.residual_loss(a);
+  {
+    py::gil_scoped_release release;
+    chosen.residual_loss(a);
+  }
+  if (reduction != 0) {
+    double total = 0;
+    for (const double value : losses) total += value;
+    losses.assign(1, reduction == 2 ? total / double(batch) : total);
+  }
+  if (float64) {
+    std::copy(losses.begin(), losses.end(), reinterpret_cast<double*>(loss));
+  } else {
+    std::copy(losses.begin(), losses.end(), reinterpret_cast<float*>(loss));
+  }
+  return -1;
 }
 
 void interpolate(const std::string& isa, int64_t batch, int64_t size, const Tensor& x, const Tensor& z, int points,

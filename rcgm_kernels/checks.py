@@ -63,8 +63,12 @@ def ordered_times(times: Tensor) -> None:
     falling = (values[:-1] >= values[1:]).all(axis=0)
     wrong = ~(falling & ((values[0] > values[1]) | (values[1] == values[-1])))
     if wrong.any():
-        sample = int(wrong.argmax())
-        raise ValueError(
-            "times must fall from t_0 to t_{N+1} in every sample, t_0 above t_1 unless all are equal; "
-            f"sample {sample} has {times[:, sample].tolist()}"
-        )
+        raise unordered(times, int(wrong.argmax()))
+
+
+def unordered(times: Tensor, sample: int) -> ValueError:
+    """What to raise for knots ``[N+2, B]`` that are not in order in ``sample``."""
+    return ValueError(
+        "times must fall from t_0 to t_{N+1} in every sample, t_0 above t_1 unless all are equal; "
+        f"sample {sample} has {times[:, sample].tolist()}"
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import Tensor, nn
 
 LIBRARY = torch.library.Library("rcgm_kernels", "DEF")
 
@@ -21,3 +22,18 @@ def define(schema: str, implementation: Callable, *, fake: Callable, autograd: C
     torch.library.register_fake(f"rcgm_kernels::{name}", fake, lib=LIBRARY)
     if autograd is not None:
         LIBRARY.impl(name, autograd, "Autograd")
+
+
+def is_plain(*tensors: Tensor) -> bool:
+    """Whether nobody but the kernel wants to know of a call: no compiler, mode, transform or kind of tensor.
+
+    The dispatcher would then only cost time, of which the loss of small latents has none to spare on a CPU.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._len_torch_function_stack() == 0
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and not torch.jit.is_tracing()
+        and all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
+    )

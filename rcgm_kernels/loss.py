@@ -12,7 +12,7 @@ from torch import Tensor
 from rcgm_kernels import checks
 from rcgm_kernels.backends import AUTOMATIC, choose
 from rcgm_kernels.layout import compute_dtype, sample_size
-from rcgm_kernels.library import define
+from rcgm_kernels.library import define, is_plain
 from rcgm_kernels.options import AdaptiveWeight, LossOptions, Metric
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -195,9 +195,14 @@ def _loss(
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
     if weight is not None:
         weight = checks.scalars("weight", weight, (pred.shape[0],), pred)
-    loss, _ = torch.ops.rcgm_kernels.residual_loss(
+    with_gradient = torch.is_grad_enabled() and pred.requires_grad
+    if not is_plain(pred, *terms):
+        call, terms = torch.ops.rcgm_kernels.residual_loss, [term.detach() for term in terms]
+    else:
+        call = _ResidualLoss.apply if with_gradient else torch.no_grad()(_residual_loss)
+    loss, _ = call(
         pred,
-        [term.detach() for term in terms],
+        terms,
         scalars,
         pred_coeff,
         scale,
@@ -213,7 +218,7 @@ def _loss(
         0.0 if adaptive is None else adaptive.power,
         1.0 if adaptive is None else adaptive.eps,
         reduction,
-        torch.is_grad_enabled() and pred.requires_grad,
+        with_gradient,
         backend or AUTOMATIC,
     )
     return loss
@@ -264,8 +269,6 @@ def _residual_loss(
     with_gradient: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    if times and scalars.device.type == "cpu":
-        checks.ordered_times(scalars)
     options = _options(
         times,
         pred_in_residual,
@@ -325,8 +328,11 @@ class _ResidualLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, pred: Tensor, *arguments) -> tuple[Tensor, Tensor]:
-        with torch._C._AutoDispatchBelowAutograd():
-            loss, gradient = torch.ops.rcgm_kernels.residual_loss(pred, *arguments)
+        if is_plain(pred, *arguments[0]):
+            loss, gradient = _residual_loss(pred, *arguments)
+        else:
+            with torch._C._AutoDispatchBelowAutograd():
+                loss, gradient = torch.ops.rcgm_kernels.residual_loss(pred, *arguments)
         reduction, _, backend = arguments[-3:]
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(gradient)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rcgm_kernels import checks
 from rcgm_kernels.backends import native
 from rcgm_kernels.layout import compute_dtype, dense_samples, sample_size
 from rcgm_kernels.options import LossOptions
@@ -19,6 +20,7 @@ except ImportError as error:
 
 NAME = "cpu"
 ISA_ENVIRONMENT = "RCGM_CPU_ISA"
+REDUCTIONS = ("none", "sum", "mean")  # by their numbers in csrc/bindings.cpp
 
 
 def unavailable() -> str | None:
@@ -52,10 +54,10 @@ def residual_loss(
     terms = [dense_samples(term) for term in terms]
     batch = pred.shape[0]
     dtype = compute_dtype(pred, *terms)
-    losses = torch.empty(batch, dtype=torch.float64)
+    loss = torch.empty(batch if options.reduction == "none" else (), dtype=dtype)
     gradient = torch.empty(pred.shape if options.with_gradient else 0, dtype=pred.dtype)
-    small = [_doubles(values) for values in (scalars, pred_coeff, scale, weight)]
-    _cpu.residual_loss(
+    small = [None if values is None else values.contiguous() for values in (scalars, pred_coeff, scale, weight)]
+    unordered = _cpu.residual_loss(
         _isa(),
         batch,
         sample_size(pred),
@@ -64,17 +66,17 @@ def residual_loss(
         options.times,
         options.pred_in_residual,
         dtype == torch.float64,
-        *(0 if values is None else values.data_ptr() for values in small),
+        scalars.shape[0],
+        *((0, False) if values is None else (values.data_ptr(), values.dtype == torch.float64) for values in small),
         *native.loss_options(options, batch, storage_scale),
-        losses.data_ptr(),
+        REDUCTIONS.index(options.reduction),
+        loss.data_ptr(),
         native.array(gradient) if options.with_gradient else native.NO_ARRAY,
         torch.get_num_threads(),
     )
-    if options.reduction == "mean":
-        losses = losses.mean()
-    elif options.reduction == "sum":
-        losses = losses.sum()
-    return losses.to(dtype), gradient
+    if unordered >= 0:
+        raise checks.unordered(scalars, unordered)
+    return loss, gradient
 
 
 def scale_gradient_(gradient: Tensor, upstream: Tensor, divisor: float) -> None:

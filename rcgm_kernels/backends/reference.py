@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rcgm_kernels import checks
 from rcgm_kernels.coefficients import recursive_coefficients
 from rcgm_kernels.layout import batched, compute_dtype, sample_size
 from rcgm_kernels.options import AdaptiveWeight, LossOptions, Metric
@@ -37,6 +38,8 @@ def residual_loss(
     storage_scale: float,
 ) -> tuple[Tensor, Tensor]:
     """The loss and the gradient to ``pred`` (an empty tensor where it is not wanted)."""
+    if options.times and scalars.device.type == "cpu":
+        checks.ordered_times(scalars)
     dtype = compute_dtype(pred, *terms)
     p = pred.to(dtype)
     tensors = [term.to(dtype) for term in terms]

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from rcgm_kernels import checks
 from rcgm_kernels.options import LossOptions
 
 NAME = "triton"
@@ -45,6 +46,8 @@ def residual_loss(
     """See :func:`rcgm_kernels.backends.reference.residual_loss`."""
     from rcgm_kernels.backends.triton import loss
 
+    if options.times and scalars.device.type == "cpu":
+        checks.ordered_times(scalars)
     with _on(pred):
         return loss.residual_loss(pred, terms, scalars, pred_coeff, scale, weight, options, storage_scale)
 
