@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from gaussian import Gaussian, problem, states
 
 from rcgm.combination import PREDICTION, term
 from rcgm.objectives import RCGM, EnhancedTarget, FlowMatching, Objective, Residual
@@ -26,40 +27,7 @@ CLIPS = (None, 1.0)
 ORDERS = (1, 2, 3, 4)
 
 
-@dataclass
-class Gaussian:
-    """Data ``N(mean, std^2)``, each coordinate with its own mean and deviation, under the linear transport."""
-
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def _spread(self, t):
-        return (((1 - t) * self.std) ** 2 + t**2).sqrt()
-
-    def flow(self, x, t, r):
-        """Where the probability flow takes ``x`` at time ``t`` to, at time ``r``; times ``[B, 1]``."""
-        return (1 - r) * self.mean + self._spread(r) / self._spread(t) * (x - (1 - t) * self.mean)
-
-    def pair(self, x_t, t):
-        """The conditional means of data and noise given ``x_t``: they rebuild it and have its velocity."""
-        centred = (x_t - (1 - t) * self.mean) / self._spread(t) ** 2
-        return self.mean + (1 - t) * self.std**2 * centred, t * centred
-
-    def velocity(self, x, t):
-        data, noise = self.pair(x, t)
-        return noise - data
-
-    def __call__(self, x, t, r, cond=None):
-        """The exact average velocity over [r, t]."""
-        t, r = t[:, None], r[:, None]
-        gap = t - r
-        moved = (x - self.flow(x, t, r)) / torch.where(gap > 0, gap, 1)
-        return torch.where(gap > 1e-12, moved, self.velocity(x, t))
-
-
-PROBLEM = Gaussian(
-    torch.tensor([0.7, -1.2, 0.0], dtype=torch.float64), torch.tensor([0.5, 0.3, 1.4], dtype=torch.float64)
-)
+PROBLEM = problem()
 
 
 def draw(equal: int = 0):
@@ -70,10 +38,8 @@ def draw(equal: int = 0):
     r[:equal] = t[:equal]
     # The interesting ends: the whole interval, one of no length, and one shorter than the first gap.
     t[-3:], r[-3:] = torch.tensor([1.0, 0.6, 0.5]), torch.tensor([0.0, 0.6, 0.499])
-    normal = torch.randn(BATCH, 3, generator=generator, dtype=torch.float64)
-    x_t = (1 - t[:, None]) * PROBLEM.mean + PROBLEM._spread(t[:, None]) * normal
-    data, noise = PROBLEM.pair(x_t, t[:, None])
-    return x_t, data, noise, Times(t, r, equal)
+    times = Times(t, r, equal)
+    return *states(PROBLEM, times), times
 
 
 def residual(objective: Objective, data, noise, times: Times, network=PROBLEM) -> torch.Tensor:
@@ -194,7 +160,7 @@ def test_guided_field_of_two_gaussians():
 
     t = times.t[:, None]
     inside = (t >= 0.3) & (t <= 0.8)
-    expected = -1.5 * torch.where(inside, PROBLEM.velocity(x_t, t) - null.velocity(x_t, t), 0)
+    expected = -1.5 * torch.where(inside, PROBLEM.velocity(x_t, times.t) - null.velocity(x_t, times.t), 0)
     torch.testing.assert_close(guided, expected, rtol=1e-11, atol=1e-12)
 
 
@@ -231,6 +197,7 @@ def test_a_new_objective_is_its_formulas():
 def test_sampler_follows_the_exact_map(schedule):
     noise = torch.randn(64, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     times = schedule.get("times", (1.0, 0.0))
-    exact = PROBLEM.flow(noise, *torch.tensor([times[0], times[-1]], dtype=torch.float64))
+    start, end = (torch.full((64,), time, dtype=torch.float64) for time in (times[0], times[-1]))
+    exact = PROBLEM.flow(noise, start, end)
     samples = sample_any_step(PROBLEM, noise, **schedule)
     torch.testing.assert_close(samples, exact, rtol=1e-13, atol=1e-13)
