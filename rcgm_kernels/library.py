@@ -27,7 +27,7 @@ def define(schema: str, implementation: Callable, *, fake: Callable, autograd: C
 def is_plain(*tensors: Tensor) -> bool:
     """Whether nobody but the kernel wants to know of a call: no compiler, mode, transform or kind of tensor.
 
-    The dispatcher would then only cost time, of which the loss of small latents has none to spare on a CPU.
+    The dispatcher would then only cost time, of which there is none to spare on small latents on a CPU.
     """
     return (
         not torch.compiler.is_compiling()

@@ -8,7 +8,7 @@ from torch import Tensor
 from rcgm_kernels import checks
 from rcgm_kernels.backends import AUTOMATIC, choose
 from rcgm_kernels.layout import STORAGE_DTYPES, batched
-from rcgm_kernels.library import define
+from rcgm_kernels.library import define, is_plain
 
 
 def interpolate(
@@ -51,7 +51,9 @@ def interpolate(
     gamma = checks.scalars("gamma", gamma, tuple(alpha.shape), x)
     if dtype is not None and dtype not in STORAGE_DTYPES:
         raise TypeError(f"dtype must be one of {checks.names(STORAGE_DTYPES)}, got {dtype}")
-    return torch.ops.rcgm_kernels.interpolate(x, z, alpha, gamma, dtype or x.dtype, backend or AUTOMATIC)
+    with_gradient = torch.is_grad_enabled() and (x.requires_grad or z.requires_grad)
+    call = _interpolate if is_plain(x, z) and not with_gradient else torch.ops.rcgm_kernels.interpolate
+    return call(x, z, alpha, gamma, dtype or x.dtype, backend or AUTOMATIC)
 
 
 def advance(
@@ -91,7 +93,8 @@ def advance(
             raise ValueError("out must not require a gradient, got a tensor that does")
         if out.numel() and any(s == 0 and n > 1 for n, s in zip(out.shape, out.stride(), strict=True)):
             raise ValueError(f"out must have memory for each element, got an expanded tensor of strides {out.stride()}")
-    torch.ops.rcgm_kernels.advance_(out, x.detach(), velocity.detach(), t, r, backend or AUTOMATIC)
+    call = torch.no_grad()(_advance_) if is_plain(out, x, velocity) else torch.ops.rcgm_kernels.advance_
+    call(out, x.detach(), velocity.detach(), t, r, backend or AUTOMATIC)
     return out
 
 
