@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-DISTRIBUTIONS = ("uniform", "logit_normal", "beta")
-INTERVALS = ("hierarchical", "sorted", "zero", "equal")
+DISTRIBUTIONS = ("uniform", "logit_normal", "beta", "arctan", "segments")
+INTERVALS = ("hierarchical", "sorted", "zero", "equal", "dyadic")
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,20 @@ class TimeSampler:
 
     Args:
         distribution: of ``t``. ``"uniform"``; ``"logit_normal"``: ``sigmoid(N(a, b^2))`` (MeanFlow: -0.4, 1.0);
-            ``"beta"``: ``Beta(a, b)`` (UCGM).
-        a, b: parameters of the distribution; uniform ignores them.
+            ``"beta"``: ``Beta(a, b)`` (UCGM); ``"arctan"``: ``(2/pi) arctan(exp(N(a, b^2)))``, the angle of TrigFlow
+            for noise of log-normal size (sCM: a = -1, b = 1.4, data of standard deviation 1); ``"segments"``: one of
+            the upper ends of ``segments`` equal parts of [0, 1] (DE-CM).
+        a, b: parameters of the distribution; uniform and segments ignore them.
         interval: ``"hierarchical"``: ``r ~ U[0, t]`` (RCGM, equation 8); ``"sorted"``: two draws, the larger is ``t``
-            (MeanFlow); ``"zero"``: ``r = 0`` (consistency models); ``"equal"``: ``r = t`` (flow matching).
+            (MeanFlow); ``"zero"``: ``r = 0`` (consistency models); ``"equal"``: ``r = t`` (flow matching);
+            ``"dyadic"``: an interval of length ``2^-k``, ``k`` uniform from 0 to ``levels - 1``, that ends at a multiple
+            of its length (Shortcut; the distribution of ``t`` plays no part).
         equal: fraction of the samples of a batch, rounded to whole samples, in which ``r = t``.
+        zero: fraction of the samples, after those, in which ``r = 0``.
+        segments: number of parts of ``"segments"``.
+        levels: number of lengths of ``"dyadic"``; 8 goes down to 1/128, the paper's.
+        shift: ``t`` becomes ``shift t/(1 + (shift - 1) t)``: more noise for large images.
+        near: draws ``t`` within ``[1 - near, 1]`` (DE-CM's noise-to-noisy part); the distribution is squeezed there.
 
     Raises:
         ValueError: for an unknown name or a value out of range.
@@ -46,43 +55,83 @@ class TimeSampler:
     b: float = 1.0
     interval: str = "hierarchical"
     equal: float = 0.0
+    zero: float = 0.0
+    segments: int = 64
+    levels: int = 8
+    shift: float = 1.0
+    near: float = 1.0
 
     def __post_init__(self) -> None:
         if self.distribution not in DISTRIBUTIONS:
             raise ValueError(f"distribution must be one of {', '.join(DISTRIBUTIONS)}, got {self.distribution!r}")
         if self.interval not in INTERVALS:
             raise ValueError(f"interval must be one of {', '.join(INTERVALS)}, got {self.interval!r}")
-        if not 0 <= self.equal <= 1:
-            raise ValueError(f"equal must be a fraction from 0 to 1, got {self.equal!r}")
+        for name in ("equal", "zero"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be a fraction from 0 to 1, got {getattr(self, name)!r}")
+        if self.equal + self.zero > 1:
+            raise ValueError(f"equal and zero must not exceed 1 together, got {self.equal!r} and {self.zero!r}")
         if not (math.isfinite(self.a) and math.isfinite(self.b)):
             raise ValueError(f"a and b must be finite, got {self.a!r} and {self.b!r}")
-        if self.distribution == "logit_normal" and not self.b > 0:
-            raise ValueError(f"b, the standard deviation of logit_normal, must be > 0, got {self.b!r}")
+        if self.distribution in ("logit_normal", "arctan") and not self.b > 0:
+            raise ValueError(f"b, the standard deviation of {self.distribution}, must be > 0, got {self.b!r}")
         if self.distribution == "beta" and not (self.a > 0 and self.b > 0):
             raise ValueError(f"a and b of beta must be > 0, got {self.a!r} and {self.b!r}")
+        for name in ("segments", "levels"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+        if not 0 < self.shift < math.inf:
+            raise ValueError(f"shift must be a finite number > 0, got {self.shift!r}")
+        if not 0 < self.near <= 1:
+            raise ValueError(f"near must be above 0 and at most 1, got {self.near!r}")
 
     def sample(self, batch: int, *, generator: torch.Generator | None, device: torch.device | str) -> Times:
         """Times for ``batch`` samples, drawn with ``generator`` (which must be of ``device``)."""
-        t = self._draw(batch, generator, device)
-        if self.interval == "equal":
-            return Times(t, t, batch)
-        if self.interval == "zero":
-            r = torch.zeros_like(t)
-        elif self.interval == "hierarchical":
-            r = t * torch.rand(batch, generator=generator, device=device)
-        else:
-            other = self._draw(batch, generator, device)
-            t, r = torch.maximum(t, other), torch.minimum(t, other)
-        equal = round(self.equal * batch)
-        if equal:
-            r = torch.cat([t[:equal], r[equal:]])
+        t, r = self._interval(batch, generator, device)
+        equal = batch if self.interval == "equal" else round(self.equal * batch)
+        zeros = min(round(self.zero * batch), batch - equal)
+        if equal or zeros:
+            r = torch.cat([t[:equal], torch.zeros_like(r[:zeros]), r[equal + zeros :]])
         return Times(t, r, equal)
 
+    def _interval(
+        self, batch: int, generator: torch.Generator | None, device: torch.device | str
+    ) -> tuple[Tensor, Tensor]:
+        if self.interval == "dyadic":
+            level = torch.randint(self.levels, (batch,), generator=generator, device=device)
+            length = torch.exp2(-level.float())
+            place = torch.floor(torch.rand(batch, generator=generator, device=device) / length)
+            return (place + 1) * length, place * length
+        t = self._draw(batch, generator, device)
+        if self.interval == "zero":
+            return t, torch.zeros_like(t)
+        if self.interval == "hierarchical":
+            return t, t * torch.rand(batch, generator=generator, device=device)
+        if self.interval == "equal":
+            return t, t
+        other = self._draw(batch, generator, device)
+        return torch.maximum(t, other), torch.minimum(t, other)
+
     def _draw(self, batch: int, generator: torch.Generator | None, device: torch.device | str) -> Tensor:
+        t = self._unit(batch, generator, device)
+        if self.shift != 1:
+            t = self.shift * t / (1 + (self.shift - 1) * t)
+        return t if self.near == 1 else 1 - self.near * (1 - t)
+
+    def _unit(self, batch: int, generator: torch.Generator | None, device: torch.device | str) -> Tensor:
         if self.distribution == "uniform":
             return torch.rand(batch, generator=generator, device=device)
-        if self.distribution == "logit_normal":
-            return torch.sigmoid(self.a + self.b * torch.randn(batch, generator=generator, device=device))
+        if self.distribution == "segments":
+            end = 1 + torch.randint(self.segments, (batch,), generator=generator, device=device)
+            return end.float() / self.segments
+        if self.distribution in ("logit_normal", "arctan"):
+            normal = self.a + self.b * torch.randn(batch, generator=generator, device=device)
+            return (
+                torch.sigmoid(normal)
+                if self.distribution == "logit_normal"
+                else torch.exp(normal).atan() * (2 / math.pi)
+            )
         # X / (X + Y) with X ~ Gamma(a) and Y ~ Gamma(b): the sampler of torch that takes a generator
         shapes = torch.tensor([[self.a], [self.b]], device=device).expand(2, batch).contiguous()
         first, second = torch._standard_gamma(shapes, generator=generator).unbind(0)

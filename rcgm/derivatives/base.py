@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from rcgm.combination import Combination
 from rcgm.queries import Derivative, Query
@@ -23,3 +23,11 @@ class Estimator(ABC):
     @abstractmethod
     def plan(self, derivative: Derivative) -> Plan:
         """The queries for ``derivative``, and what makes a combination of their answers."""
+
+    def memory(self) -> nn.Module | None:
+        """What the estimator keeps from step to step; None where it keeps nothing."""
+        return None
+
+    def report(self) -> dict[str, Tensor]:
+        """Numbers worth logging, tensors of no dimension by name."""
+        return {}

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from rcgm.combination import Combination
 from rcgm.derivatives.base import Estimator, Plan
-from rcgm.derivatives.central import check_step, difference
-from rcgm.derivatives.stencils import query_at, two_nodes
+from rcgm.derivatives.stencils import (
+    check_step,
+    interpolating_weights,
+    one_sided_nodes,
+    query_at,
+    reach,
+    slope_between,
+)
 from rcgm.queries import STUDENT, Derivative
 
 
@@ -19,6 +24,7 @@ class OneSided(Estimator):
     """``(F(s) - F(s - e))/e``, error ``e``; forwards where there is no room behind.
 
     Where the student is asked at the point of its own prediction, that prediction is ``F(s)``: one evaluation, not two.
+    It is of the training step's number format, whatever that of the target forwards.
 
     Args:
         step: e.
@@ -30,18 +36,18 @@ class OneSided(Estimator):
     step: float = 0.005
 
     def __post_init__(self) -> None:
-        check_step(self.step)
+        check_step("step", self.step)
 
     def plan(self, derivative: Derivative) -> Plan:
-        first, last = two_nodes(derivative, torch.full_like(derivative.t, self.step), centred=False)
+        nodes = one_sided_nodes(*reach(derivative), self.step)
+        weights = interpolating_weights(nodes)
         if not (derivative.at_prediction and derivative.network == STUDENT and not derivative.null):
-            return [query_at(derivative, offset) for offset in (first, last)], lambda answers: difference(
-                answers, first, last
-            )
-        offset = first + last  # one of them is 0
+            return [query_at(derivative, node) for node in nodes], lambda answers: slope_between(answers, weights)
+        offset = nodes.sum(0)  # one of them is 0
+        forwards = nodes[1] > 0
+        weight = weights[1].where(forwards, weights[0])
 
         def combined(answers: list[Tensor]) -> Combination:
-            inverse = torch.where(offset != 0, 1 / torch.where(offset != 0, offset, 1), 0)
-            return Combination((answers[0],), (inverse,), -inverse)
+            return Combination((answers[0],), (weight,), -weight)
 
         return [query_at(derivative, offset)], combined

@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rcgm.combination import Combination
 from rcgm.queries import Derivative, Query
+
+
+def check_step(name: str, step: float, largest: float = 0.5) -> None:
+    """Raises ``ValueError`` unless ``0 < step <= largest``."""
+    if not 0 < step <= largest:
+        raise ValueError(f"{name} of a difference must be above 0 and at most {largest:g}, got {step!r}")
 
 
 def reach(derivative: Derivative) -> tuple[Tensor, Tensor]:
@@ -20,25 +27,83 @@ def reach(derivative: Derivative) -> tuple[Tensor, Tensor]:
     return back, ahead
 
 
-def two_nodes(derivative: Derivative, step: Tensor, *, centred: bool) -> tuple[Tensor, Tensor]:
-    """Offsets ``[B]`` of the two evaluations: ``-step, step`` where both fit, else the point itself and one that fits.
+def two_nodes(back: Tensor, ahead: Tensor, step: Tensor | float) -> Tensor:
+    """Offsets ``[2, *]`` of a central difference: ``-step`` and ``step``, each cut where the path ends.
 
-    Without ``centred``, the point itself and the one behind it. Where the path has no room for a whole step on either
-    side, the longer side's room is the step; where it has none at all both offsets are 0.
+    A cut side costs an order of accuracy, never more than the one-sided difference of the same step: the error of
+    ``-a, b`` is ``(b - a)/2`` second derivatives, and its noise that of the width ``a + b``. At the very end of the
+    path it is the one-sided difference. With no room at all both offsets are 0.
     """
-    back, ahead = reach(derivative)
-    nothing = torch.zeros_like(step)
+    step = torch.as_tensor(step, dtype=back.dtype, device=back.device)
+    return torch.stack([torch.maximum(back, -step), torch.minimum(ahead, step)])
+
+
+def four_nodes(back: Tensor, ahead: Tensor, step: Tensor | float) -> Tensor:
+    """Offsets ``[4, *]``: ``-2, -1, 1, 2`` times the step, moved where the path ends, and closer where it is short."""
+    step = torch.as_tensor(step, dtype=back.dtype, device=back.device)
+    step = torch.minimum(step, (ahead - back) / 4)
+    first = torch.minimum(torch.maximum(back, -2 * step), ahead - 4 * step)
+    # rounding must not lead past the end
+    return torch.stack([torch.minimum(first + place * step, ahead) for place in (0, 1, 3, 4)])
+
+
+def one_sided_nodes(back: Tensor, ahead: Tensor, step: Tensor | float) -> Tensor:
+    """Offsets ``[2, *]``: ``-step`` and 0, or 0 and ``step`` where there is more room ahead and less than a step behind.
+
+    Where the longer side has no room for a whole step, its room is the step.
+    """
+    step = torch.as_tensor(step, dtype=back.dtype, device=back.device)
     backwards = -back >= torch.minimum(ahead, step)
-    first = torch.where(backwards, torch.maximum(back, -step), nothing)
-    last = torch.where(backwards, nothing, torch.minimum(ahead, step))
-    if not centred:
-        return first, last
-    both = (back <= -step) & (ahead >= step)
-    return torch.where(both, -step, first), torch.where(both, step, last)
+    first = torch.where(backwards, torch.maximum(back, -step), 0)
+    return torch.stack([first, torch.where(backwards, 0, torch.minimum(ahead, step))])
 
 
-def query_at(derivative: Derivative, offset: Tensor) -> Query:
-    """The evaluation at ``offset`` ``[B]`` along the path."""
+def interpolating_weights(nodes: Tensor) -> Tensor:
+    """Weights ``[n, *]`` of the slope at 0 of the polynomial through values at ``nodes``; 0 where the nodes coincide.
+
+    Exact for polynomials of degree ``n - 1``, and of degree ``n`` (even) for nodes symmetric about 0.
+    """
+    width, usable = _width(nodes)
+    places = (nodes / width).unbind(0)
+    weights = []
+    for i, own in enumerate(places):
+        others = [place for j, place in enumerate(places) if j != i]
+        scale = torch.ones_like(own)
+        for other in others:
+            scale = scale * torch.where(usable, own - other, 1)
+        slope = torch.zeros_like(own)
+        for left_out in range(len(others)):
+            product = torch.ones_like(own)
+            for j, other in enumerate(others):
+                if j != left_out:
+                    product = product * -other
+            slope = slope + product
+        weights.append(slope / scale)
+    return torch.where(usable, torch.stack(weights) / width, 0)
+
+
+def regression_weights(nodes: Tensor) -> Tensor:
+    """Weights ``[n, *]`` of the slope of the line of least squares: of all, those that carry the least noise."""
+    width, usable = _width(nodes)
+    centred = nodes / width - (nodes / width).mean(0)
+    squares = torch.where(usable, (centred * centred).sum(0), 1)
+    return torch.where(usable, centred / squares / width, 0)
+
+
+def _width(nodes: Tensor) -> tuple[Tensor, Tensor]:
+    width = nodes[-1] - nodes[0]
+    # Below this the times themselves, of float32, could not tell the nodes apart.
+    usable = width > 1e-6
+    return torch.where(usable, width, 1), usable
+
+
+def slope_between(answers: list[Tensor], weights: Tensor) -> Combination:
+    """``sum_i weights[i] answers[i]``, each scaled before the sum."""
+    return Combination(tuple(answers), tuple(weights.unbind(0)))
+
+
+def query_at(derivative: Derivative, offset: Tensor, start: int | None = None) -> Query:
+    """The evaluation at ``offset`` ``[B]`` along the path; from sample ``start`` on, or that of the derivative."""
     tangent = derivative.tangent
     t = (derivative.t + tangent.t * offset).clamp(0, 1)
     r = (derivative.r + tangent.r * offset).clamp(min=0) if tangent.r else derivative.r
@@ -46,4 +111,8 @@ def query_at(derivative: Derivative, offset: Tensor) -> Query:
         x = derivative.curve(offset)
     else:
         x = derivative.x + offset.reshape(-1, *[1] * (derivative.x.ndim - 1)).to(derivative.x.dtype) * tangent.x
-    return Query(x, t, torch.minimum(r, t), derivative.network, derivative.null, derivative.start)
+    if tangent.t >= tangent.r:  # r is fixed, or the slower: what rounding puts below it is moved up to it
+        t = torch.maximum(t, r)
+    else:
+        r = torch.minimum(r, t)
+    return Query(x, t, r, derivative.network, derivative.null, derivative.start if start is None else start)

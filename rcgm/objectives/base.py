@@ -121,6 +121,14 @@ class Objective(ABC):
         """What the objective keeps from step to step, and what it learns: saved, resumed and optimised with a run."""
         return nn.ModuleDict()
 
+    def report(self) -> dict[str, Tensor]:
+        """Numbers worth logging, tensors of no dimension by name; read only when a run reports, so they may wait."""
+        return {}
+
+    def needs_teacher(self) -> bool:
+        """Whether a call needs ``teacher``."""
+        return self.supervision == "teacher" or (self.guidance is not None and self.guidance.network == TEACHER)
+
     def needs_null_condition(self) -> bool:
         """Whether a call with a condition needs ``null_cond`` too."""
         return self.label_dropout > 0 or self.guidance is not None
@@ -266,9 +274,7 @@ class Objective(ABC):
             raise ValueError(f"times must have t and r of the shape {list(x.shape[:1])}, got {got}")
         if generator is not None and generator.device.type != x.device.type:
             raise ValueError(f"generator must be of the device of x, {x.device.type}, got {generator.device.type}")
-        if teacher is None and (
-            self.supervision == "teacher" or (self.guidance is not None and self.guidance.network == TEACHER)
-        ):
+        if teacher is None and self.needs_teacher():
             raise ValueError("teacher must be given: supervision or guidance is by a teacher, got None")
         conditions.check("cond", cond, x.shape[0])
         if null_cond is not None:

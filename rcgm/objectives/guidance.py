@@ -9,11 +9,12 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from rcgm.combination import Combination, term
 from rcgm.objectives.point import Point
-from rcgm.queries import NETWORKS, TARGET, Query
+from rcgm.queries import NETWORKS, STUDENT, TARGET, TEACHER, Query
 
 
 @dataclass(frozen=True)
@@ -70,4 +71,112 @@ class EnhancedTarget(Guidance):
         return plain + self.scale * self.inside(point) * (term(with_cond) - term(with_null))
 
 
-GUIDANCES: dict[str, type[Guidance]] = {"enhanced": EnhancedTarget}
+@dataclass(frozen=True)
+class SelfEnhancedTarget(Guidance):
+    """UCGM's enhanced target without a teacher, made for its ``consistency_ratio=0`` (section 3.1; math.md section 4).
+
+    ``target + scale (F_cond - F_null)`` inside the range, ``(target + F_cond)/2`` outside it, and ``(target +
+    F_null)/2`` on samples whose condition was dropped. With the decomposition of predictions into data and noise, this
+    is the paper's ``x* = x + zeta (x_cond - x_null)`` and the same of the noise. The conditional estimate is the
+    student's, without gradient, the null one that of ``network`` (the EMA).
+
+    Args:
+        scale: zeta. A student that has learned the target estimates ``x_null + (x - x_null)/(1 - zeta)``, the
+            guidance of strength ``1/(1 - zeta)``.
+
+    Raises:
+        ValueError: unless ``scale < 1``, beyond which there is no such student; and as for all guidance.
+    """
+
+    t_max: float = 0.75
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.scale < 1:
+            raise ValueError(f"guidance scale of a self-enhanced target must be from 0 to below 1, got {self.scale!r}")
+
+    def queries(self, point: Point) -> list[Query]:
+        return [
+            Query(point.x_t, point.t, point.t, STUDENT),
+            Query(point.x_t, point.t, point.t, self.network, null=True),
+        ]
+
+    def target(self, point: Point, plain: Combination, answers: list[Tensor]) -> Combination:
+        with_cond, with_null = answers
+        return self.enhanced(point, plain, term(with_cond), term(with_null))
+
+    def enhanced(self, point: Point, plain: Combination, with_cond: Combination, with_null: Combination) -> Combination:
+        """The target from the ``plain`` one and the two estimates."""
+        inside, outside, dropped = _regions(self, point)
+        guided = inside * (plain + self.scale * (with_cond - with_null))
+        return guided + 0.5 * outside * (plain + with_cond) + 0.5 * dropped * (plain + with_null)
+
+
+@dataclass(frozen=True)
+class TeacherEnhancedTarget(Guidance):
+    """UCGM's enhanced target by a frozen multi-step teacher, for its ``consistency_ratio > 0`` (appendix C.1.3).
+
+    ``target + scale (F_teacher - target)`` inside the range and ``(target + F_teacher)/2`` outside it: the paper's
+    ``x* = x + zeta (x_teacher - x)`` and the same of the noise, one evaluation. Samples whose condition was dropped
+    keep their target, as in the authors' implementation.
+    """
+
+    t_max: float = 0.75
+    network: str = TEACHER
+
+    def queries(self, point: Point) -> list[Query]:
+        return [Query(point.x_t, point.t, point.t, self.network)]
+
+    def target(self, point: Point, plain: Combination, answers: list[Tensor]) -> Combination:
+        inside, outside, _ = _regions(self, point)
+        return plain + (self.scale * inside + 0.5 * outside) * (term(answers[0]) - plain)
+
+
+@dataclass(frozen=True)
+class MixedTarget(Guidance):
+    """``data target + scale F_cond + (1 - data - scale) F_null`` inside the range: TiM's guidance.
+
+    The text of the TiM paper has no formula for it; this is what its authors' implementation does, with ``data`` 1,
+    ``scale`` 0.75 and the range [0.3, 0.8] on ImageNet, where it is the enhanced target of guidance-free diffusion
+    (its reference 75).
+
+    Args:
+        scale: weight of the conditional estimate.
+        data: weight of the target itself.
+        both_times: whether ``r`` must lie in the range too, as in the authors' later settings.
+
+    Raises:
+        ValueError: for ``data`` that is not finite; and as for all guidance.
+    """
+
+    data: float = 1.0
+    both_times: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not math.isfinite(self.data):
+            raise ValueError(f"guidance data must be a finite number, got {self.data!r}")
+
+    def target(self, point: Point, plain: Combination, answers: list[Tensor]) -> Combination:
+        with_cond, with_null = (term(answer) for answer in answers)
+        change = (self.data - 1) * plain + self.scale * with_cond + (1 - self.data - self.scale) * with_null
+        return plain + self.inside(point) * change
+
+    def inside(self, point: Point) -> Tensor:
+        inside = super().inside(point)
+        return inside * ((point.r >= self.t_min) & (point.r <= self.t_max)) if self.both_times else inside
+
+
+def _regions(guidance: Guidance, point: Point) -> tuple[Tensor, Tensor, Tensor]:
+    """1 in samples inside the range, outside it, and with a dropped condition, 0 in the others; ``[B]`` each."""
+    inside = guidance.inside(point)
+    dropped = torch.zeros_like(inside) if point.dropped is None else point.dropped.to(inside.dtype)
+    return inside, 1 - inside - dropped, dropped
+
+
+GUIDANCES: dict[str, type[Guidance]] = {
+    "enhanced": EnhancedTarget,
+    "ucgm": SelfEnhancedTarget,
+    "ucgm_teacher": TeacherEnhancedTarget,
+    "tim": MixedTarget,
+}

@@ -110,8 +110,11 @@ def test_global_randomness_is_left_alone(distribution):
 @pytest.mark.parametrize(
     ("settings_", "message"),
     [
-        ({"distribution": "normal"}, "distribution must be one of uniform, logit_normal, beta, got 'normal'"),
-        ({"interval": "none"}, "interval must be one of hierarchical, sorted, zero, equal, got 'none'"),
+        (
+            {"distribution": "normal"},
+            "distribution must be one of uniform, logit_normal, beta, arctan, segments, got 'normal'",
+        ),
+        ({"interval": "none"}, "interval must be one of hierarchical, sorted, zero, equal, dyadic, got 'none'"),
         ({"equal": 1.5}, "equal must be a fraction from 0 to 1, got 1.5"),
         ({"equal": -0.1}, "equal must be a fraction from 0 to 1, got -0.1"),
         ({"equal": math.nan}, "equal must be a fraction from 0 to 1, got nan"),

@@ -1,0 +1,192 @@
+"""UCGM: one objective from multi-step to few-step models, by its consistency ratio (math.md section 4)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from rcgm.combination import PREDICTION, Combination, term
+from rcgm.objectives.base import Objective, Residual
+from rcgm.objectives.guidance import SelfEnhancedTarget
+from rcgm.objectives.pair import of_pair
+from rcgm.objectives.point import Point
+from rcgm.queries import STUDENT, TARGET, Derivative, Queries, Query, Tangent, together
+from rcgm.times import Times, TimeSampler
+from rcgm_kernels import Metric
+
+SOURCES = (STUDENT, TARGET)
+INPUTS = ("data", "guided")
+TIME_WEIGHTS = ("cosine",)
+SHORT = 1e-6  # below it an interval takes the limit at t = r, which is exact to as much
+
+
+@dataclass(frozen=True, kw_only=True)
+class UCGM(Objective):
+    """``R = B(t, r) 4/sin(pi (t - r)/2) clamp(df)``, the change ``df`` of the step ``f = A x_t + B F`` along the path.
+
+    ::
+
+        ratio 0:      R  = F - (alpha_hat z + gamma_hat x)
+        0 < ratio < 1: df = (f(x_t, t) - f(x_s, s)) / (t - s),   s = r + ratio (t - r)
+        ratio 1:      df = df/dt, by the estimator of derivatives
+
+    With ``r = 0``, which the paper has and the default times draw, ``s = ratio t``, ``f`` is its ``f_x`` and ``B`` its
+    ``alpha / (alpha gamma_hat - alpha_hat gamma)`` (equations 4 to 6; section 3.1). Any other ``r`` makes the same
+    statement of the step to ``r``; at ``t = r`` the change ``df`` is its limit, ``dB/dt`` times the residual of ratio
+    0. Both ``f`` and ``B`` are measured in units of the state at ``r``, ``sqrt(alpha(r)^2 + gamma(r)^2)``, which is 1
+    at ``r = 0`` but for transports that do not start with ``gamma = 1`` (EDM). Where ``alpha(0)`` is not 0 (0.2% there,
+    2% in VE) the step to 0 differs by that much noise from ``f_x``; it is the step that is made constant.
+
+    The estimator of derivatives chooses where to evaluate, and the difference is taken of ``f``, not of ``F``: with
+    ``central`` it is the paper's ``[f(t + e) - f(t - e)]/(2e)``, to rounding. Along the path the state at ``r`` of the
+    pair is always the same, so each ``f`` is that constant plus ``B(t_k, r) (F_k - target(t_k))`` and only the second
+    part is ever formed. Forward-mode AD gets the same by the product rule. Within ``e`` of an end of ``[r, 1]`` the
+    estimator's nodes are cut, where the paper would evaluate outside the range of times.
+
+    The published settings for few steps, from a trained multi-step model, are the defaults together with
+    ``guidance=TeacherEnhancedTarget(2.0)``, RAdam at 1e-4 and gradients clipped to norm 0.1; for many steps
+    ``consistency_ratio=0``, ``TimeSampler("beta", 1, 1)`` (2.4, 2.4 for SD-VAE latents), ``Metric("pseudo_huber", c=0,
+    cosine=1)``, ``time_weight=None`` and ``guidance=SelfEnhancedTarget(0.44 to 0.67)``.
+
+    Args:
+        consistency_ratio: lambda, from 0 (multi-step: flow matching or diffusion) to 1 (consistency). At 0 ``r = t``,
+            whatever the sampler of times draws for it, and nothing is clamped.
+        network: whose predictions the change is taken of, ``"student"`` (without gradient: the paper's theta minus) or
+            ``"target"``. The prediction of the step itself is always the student's.
+        inputs: where guidance or a teacher changes the target, whether the networks are evaluated on the path of the
+            data, as in the authors' implementation (``"data"``: these evaluations and those of guidance are one
+            wave), or on the path of the changed pair (``"guided"``: the change along the guided flow, one more wave).
+            The state inside ``f`` is that of the changed pair either way.
+        time_weight: ``"cosine"``, ``cos(pi t/2)``, or None.
+        clip: bound of ``df``.
+        metric: pseudo-Huber with c = 5 for few steps; a cosine term can be added.
+
+    Raises:
+        ValueError: for a value out of range.
+    """
+
+    sampler: ClassVar[str] = "ucgm"
+
+    times: TimeSampler = field(default_factory=lambda: TimeSampler("beta", 0.8, 1.0, interval="zero"))
+    consistency_ratio: float = 1.0
+    network: str = STUDENT
+    inputs: str = "data"
+    time_weight: str | None = "cosine"
+    clip: float | None = 1.0
+    metric: Metric = field(default_factory=lambda: Metric("pseudo_huber", c=5.0))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.consistency_ratio <= 1:
+            raise ValueError(f"consistency_ratio must be from 0 to 1, got {self.consistency_ratio!r}")
+        if self.network not in SOURCES:
+            raise ValueError(f"network must be one of {', '.join(SOURCES)}, got {self.network!r}")
+        if self.inputs not in INPUTS:
+            raise ValueError(f"inputs must be one of {', '.join(INPUTS)}, got {self.inputs!r}")
+        if self.time_weight is not None and self.time_weight not in TIME_WEIGHTS:
+            raise ValueError(f"time_weight must be one of {', '.join(TIME_WEIGHTS)} or None, got {self.time_weight!r}")
+
+    def parts(
+        self, batch: int, step: int, generator: torch.Generator | None, device: torch.device
+    ) -> list[tuple[Objective, Times]]:
+        times = self.times.sample(batch, generator=generator, device=device)
+        return [(self, Times(times.t, times.t, batch) if self.consistency_ratio == 0 else times)]
+
+    def residual(self, point: Point) -> Queries[Residual]:
+        weight = None if self.time_weight is None else torch.cos(math.pi / 2 * point.t).clamp(min=0)
+        if self.consistency_ratio == 0:
+            return Residual(PREDICTION - (yield from self._instantaneous(point)), weight=weight)
+        if self.inputs == "guided":
+            point = yield from self.supervised(point)
+            queries, change = self._plan(point)
+            target, answers = term(point.target), (yield queries)
+        else:
+            queries, change = self._plan(point)
+            target, answers = yield from together(self.target(point), _ask(queries))
+        # float64: these are a few numbers a sample, and their differences are divided by the step
+        t, r = point.t.double(), point.r.double()
+        unit = 1 / torch.hypot(self.transport.alpha(r), self.transport.gamma(r))
+        short = t - r < SHORT
+        slope = self.transport.step_slope(t, r)
+        # VP's noise starts with an infinite slope: a sample at t = 0 has nothing to learn
+        slope = torch.where(slope.isfinite(), slope, 0)
+        limit = (short * unit * slope) * (PREDICTION - target)
+        sine = torch.sin(math.pi / 2 * torch.where(short, 1, t - r))
+        scale = torch.where(short, 8 / math.pi * slope, 4 * self.transport.step(t, r)[1] / sine)
+        return Residual(
+            (~short * unit) * change(answers, target) + limit, scale=(unit * scale).to(point.t.dtype), weight=weight
+        )
+
+    def loss(self, prediction: Tensor, residual: Residual, point: Point) -> Tensor:
+        unclamped = self.consistency_ratio == 0 and self.clip is not None
+        return Objective.loss(replace(self, clip=None) if unclamped else self, prediction, residual, point)
+
+    def _instantaneous(self, point: Point) -> Queries[Combination]:
+        """The target of ratio 0. The student's estimate in it is its prediction in this step, not asked for again."""
+        guidance = self.guidance
+        if not isinstance(guidance, SelfEnhancedTarget):
+            return (yield from self.target(point))
+        _, without = guidance.queries(point)
+        plain, (null,) = yield from together(replace(self, guidance=None).target(point), _ask([without]))
+        return guidance.enhanced(point, plain, PREDICTION, term(null))
+
+    def _plan(self, point: Point) -> tuple[list[Query], Callable[[list[Tensor], Combination], Combination]]:
+        """What to evaluate, and what makes ``df`` of the answers and the target."""
+        t, r = point.t, point.r
+
+        def states(times: Tensor) -> Tensor:
+            if point.on_path:
+                return self.transport.points(point.x, point.z, times[None])[0]
+            return self.transport.move(point.x_t, point.target, t, times)
+
+        if self.consistency_ratio < 1:
+            s = r + self.consistency_ratio * (t - r)
+            queries = [Query(states(s), s, r, self.network, start=point.equal)]
+
+            def change(answers: list[Tensor], target: Combination) -> Combination:
+                gap = t.double() - s.double()
+                inverse = torch.where(gap > 0, 1 / torch.where(gap > 0, gap, 1), 0)
+                ahead = self._deviation(point, t, PREDICTION, target)
+                return inverse * (ahead - self._deviation(point, s, term(answers[0]), target))
+
+            return queries, change
+
+        queries, combine = self.derivative.plan(
+            Derivative(
+                point.x_t, t, r, Tangent(point.velocity), self.network, start=point.equal, at_prediction=True,
+                curve=lambda offset: states(t + offset),
+            )
+        )  # fmt: skip
+
+        def change(answers: list[Tensor], target: Combination) -> Combination:
+            slope = combine(answers)
+            if any(query.tangent is not None for query in queries):
+                return self._product_rule(point, slope, target)
+            total = slope.pred_coeff * self._deviation(point, t, PREDICTION, target)
+            for answer, coeff in zip(slope.terms, slope.coeffs, strict=True):
+                node = next(query for query, known in zip(queries, answers, strict=True) if known is answer)
+                total += coeff * self._deviation(point, node.t, term(answer), target)
+            return total
+
+        return queries, change
+
+    def _deviation(self, point: Point, time: Tensor, prediction: Combination, target: Combination) -> Combination:
+        """``f`` at ``time``, less the state at ``r`` of the pair that ``x_t`` and ``target`` stand for."""
+        transport, s = self.transport, time.double()
+        regressed = of_pair(transport, point, target, transport.alpha_hat(s), transport.gamma_hat(s))
+        return transport.step(s, point.r.double())[1] * (prediction - regressed)
+
+    def _product_rule(self, point: Point, slope: Combination, target: Combination) -> Combination:
+        transport, t, r = self.transport, point.t.double(), point.r.double()
+        regressed = of_pair(transport, point, target, transport.alpha_hat_slope(t), transport.gamma_hat_slope(t))
+        steepness = torch.where(t - r < SHORT, 0, transport.step_slope(t, r))
+        return transport.step(t, r)[1] * (slope - regressed) + steepness * (PREDICTION - target)
+
+
+def _ask(queries: list[Query]) -> Queries[list[Tensor]]:
+    return (yield queries)
