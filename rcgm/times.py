@@ -37,8 +37,8 @@ class TimeSampler:
         a, b: parameters of the distribution; uniform and segments ignore them.
         interval: ``"hierarchical"``: ``r ~ U[0, t]`` (RCGM, equation 8); ``"sorted"``: two draws, the larger is ``t``
             (MeanFlow); ``"zero"``: ``r = 0`` (consistency models); ``"equal"``: ``r = t`` (flow matching);
-            ``"dyadic"``: an interval of length ``2^-k``, ``k`` uniform from 0 to ``levels - 1``, that ends at a multiple
-            of its length (Shortcut; the distribution of ``t`` plays no part).
+            ``"dyadic"``: an interval of length ``2^-k``, ``k`` uniform from 0 to ``levels - 1``, that ends at a
+            multiple of its length (Shortcut; the distribution of ``t`` is that of the samples with ``r = t``).
         equal: fraction of the samples of a batch, rounded to whole samples, in which ``r = t``.
         zero: fraction of the samples, after those, in which ``r = 0``.
         segments: number of parts of ``"segments"``.
@@ -90,6 +90,8 @@ class TimeSampler:
         """Times for ``batch`` samples, drawn with ``generator`` (which must be of ``device``)."""
         t, r = self._interval(batch, generator, device)
         equal = batch if self.interval == "equal" else round(self.equal * batch)
+        if self.interval == "dyadic" and equal:
+            t = torch.cat([self._draw(equal, generator, device), t[equal:]])
         zeros = min(round(self.zero * batch), batch - equal)
         if equal or zeros:
             r = torch.cat([t[:equal], torch.zeros_like(r[:zeros]), r[equal + zeros :]])

@@ -3,11 +3,17 @@
 A new one is a subclass of ``Estimator`` with a ``plan``, and a line in ``ESTIMATORS``.
 """
 
+from rcgm.derivatives.auto import Auto
 from rcgm.derivatives.base import Estimator
 from rcgm.derivatives.central import Central
 from rcgm.derivatives.forward_mode import ForwardMode
 from rcgm.derivatives.one_sided import OneSided
 
-ESTIMATORS: dict[str, type[Estimator]] = {"central": Central, "one_sided": OneSided, "jvp": ForwardMode}
+ESTIMATORS: dict[str, type[Estimator]] = {
+    "central": Central,
+    "one_sided": OneSided,
+    "jvp": ForwardMode,
+    "auto": Auto,
+}
 
-__all__ = ["ESTIMATORS", "Central", "Estimator", "ForwardMode", "OneSided"]
+__all__ = ["ESTIMATORS", "Auto", "Central", "Estimator", "ForwardMode", "OneSided"]

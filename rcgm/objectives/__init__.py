@@ -4,42 +4,59 @@ A new one is a subclass of ``Objective`` with a ``residual``, and a line in ``OB
 """
 
 from rcgm.objectives.base import Objective, ObjectiveOutput, Residual
+from rcgm.objectives.consistency import Consistency
+from rcgm.objectives.decm import DECM
 from rcgm.objectives.flow_matching import FlowMatching
 from rcgm.objectives.guidance import (
     GUIDANCES,
     EnhancedTarget,
     Guidance,
     MixedTarget,
+    NormalizedTarget,
     SelfEnhancedTarget,
     TeacherEnhancedTarget,
 )
+from rcgm.objectives.mean_flow import MeanFlow
 from rcgm.objectives.point import Point
 from rcgm.objectives.rcgm import RCGM
+from rcgm.objectives.scm import SCM
+from rcgm.objectives.shortcut import Shortcut
 from rcgm.objectives.tim import IntervalWeight, TiM
 from rcgm.objectives.ucgm import UCGM
 
 OBJECTIVES: dict[str, type[Objective]] = {
+    "consistency": Consistency,
+    "decm": DECM,
     "flow_matching": FlowMatching,
+    "mean_flow": MeanFlow,
     "rcgm": RCGM,
+    "scm": SCM,
+    "shortcut": Shortcut,
     "tim": TiM,
     "ucgm": UCGM,
 }
 
 __all__ = [
+    "DECM",
     "GUIDANCES",
     "OBJECTIVES",
     "RCGM",
+    "SCM",
     "UCGM",
+    "Consistency",
     "EnhancedTarget",
     "FlowMatching",
     "Guidance",
     "IntervalWeight",
+    "MeanFlow",
     "MixedTarget",
+    "NormalizedTarget",
     "Objective",
     "ObjectiveOutput",
     "Point",
     "Residual",
     "SelfEnhancedTarget",
+    "Shortcut",
     "TeacherEnhancedTarget",
     "TiM",
 ]

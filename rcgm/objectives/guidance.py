@@ -167,6 +167,35 @@ class MixedTarget(Guidance):
         return inside * ((point.r >= self.t_min) & (point.r <= self.t_max)) if self.both_times else inside
 
 
+@dataclass(frozen=True)
+class NormalizedTarget(Guidance):
+    """``target + scale size (F_cond - F_null)/rms(F_cond - F_null)``: DE-CM's velocity normalisation (Algorithm 1).
+
+    ``scale`` is the paper's ``w_cfg - 1``. The norm is the root mean square over the sample, so that ``size``, its
+    eta, does not depend on the resolution.
+
+    Args:
+        size: root mean square of the guiding difference at ``scale`` 1.
+
+    Raises:
+        ValueError: unless ``size`` is a finite number > 0; and as for all guidance.
+    """
+
+    size: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.size < math.inf:
+            raise ValueError(f"guidance size must be a finite number > 0, got {self.size!r}")
+
+    def target(self, point: Point, plain: Combination, answers: list[Tensor]) -> Combination:
+        with_cond, with_null = answers
+        norm = (with_cond - with_null).flatten(1).to(point.t.dtype).square().mean(1).sqrt()
+        strength = torch.where(norm > 0, self.size / torch.where(norm > 0, norm, 1), 0)
+        strength = torch.where(self.inside(point) > 0, self.scale * strength, 0)
+        return plain + strength * (term(with_cond) - term(with_null))
+
+
 def _regions(guidance: Guidance, point: Point) -> tuple[Tensor, Tensor, Tensor]:
     """1 in samples inside the range, outside it, and with a dropped condition, 0 in the others; ``[B]`` each."""
     inside = guidance.inside(point)
@@ -179,4 +208,6 @@ GUIDANCES: dict[str, type[Guidance]] = {
     "ucgm": SelfEnhancedTarget,
     "ucgm_teacher": TeacherEnhancedTarget,
     "tim": MixedTarget,
+    "mean_flow": MixedTarget,
+    "decm": NormalizedTarget,
 }

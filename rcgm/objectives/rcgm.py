@@ -16,7 +16,9 @@ from rcgm.transports import Linear
 from rcgm_kernels import recursive_coefficients
 
 POINTS = ("rollout", "jump", "interpolant")
-BASES = (STUDENT, TARGET)
+AGAIN = "again"
+BASES = (STUDENT, TARGET, AGAIN)
+SOURCES = (STUDENT, TARGET)
 SMALLEST_DT = 1e-6  # below it t - dt may round to t, and the first gap to 0
 
 
@@ -35,8 +37,10 @@ class RCGM(Objective):
         points: where the later knots lie. ``"rollout"``: each by a step of the target network, N forwards that depend
             on one another. ``"jump"``: all by jumps from the first, 2 waves at any order. ``"interpolant"``: on the
             straight line between data and noise, 1 wave, biased at orders above 1 (math.md section 5).
+        network: whose segments, ``"target"`` or ``"student"`` (without gradient).
         base: whose prediction at ``(x_t, t, r)`` stands in the estimate: ``"student"``, at no cost, or ``"target"``,
-            the paper's, one more query in the first wave.
+            the paper's, one more query in the first wave; ``"again"``: the student's, evaluated once more, in
+            ``target_dtype`` (math.md section 6: its rounding is amplified as much as that of the segments).
 
     Raises:
         TypeError: for an order that is not a whole number.
@@ -47,7 +51,8 @@ class RCGM(Objective):
     dt: float = 0.01
     clip: float | None = 1.0
     points: str = "rollout"
-    base: str = "student"
+    network: str = TARGET
+    base: str = STUDENT
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,16 +64,22 @@ class RCGM(Objective):
             raise ValueError(f"dt must be from {SMALLEST_DT} to 1, got {self.dt!r}")
         if self.points not in POINTS:
             raise ValueError(f"points must be one of {', '.join(POINTS)}, got {self.points!r}")
+        if self.network not in SOURCES:
+            raise ValueError(f"network must be one of {', '.join(SOURCES)}, got {self.network!r}")
         if self.base not in BASES:
             raise ValueError(f"base must be one of {', '.join(BASES)}, got {self.base!r}")
 
     def residual(self, point: Point) -> Queries[Residual]:
         point = yield from self.supervised(point)
         times = knots(point.t, point.r, self.dt, self.order)
-        base = [] if self.base == STUDENT else [Query(point.x_t, point.t, point.r)]
+        base = [] if self.base == STUDENT else [Query(point.x_t, point.t, point.r, self._base_network)]
         answers, states = yield from self._segments(point, times, base)
         base_value = term(answers[0]) if base else PREDICTION
         return Residual(self._estimate(point, times, base_value, answers[len(base) :], states) - term(point.target))
+
+    @property
+    def _base_network(self) -> str:
+        return STUDENT if self.base == AGAIN else self.base
 
     def _estimate(
         self, point: Point, times: Tensor, base: Combination, segments: list[Tensor], states: list[Tensor]
@@ -96,22 +107,22 @@ class RCGM(Objective):
         if self.points == "interpolant":
             later = self.transport.points(point.x, point.z, times[2:-1]).unbind(0) if self.order > 1 else ()
             states = [first, *later]
-            return (yield base + _queries(states, times, 1, start)), states
+            return (yield base + self._queries(states, times, 1, start)), states
         if self.points == "jump":
-            jumps = [Query(first, times[1], times[i], start=start) for i in range(2, max(self.order, 2) + 1)]
+            ends = times[2 : max(self.order, 2) + 1]
+            jumps = [Query(first, times[1], end, self.network, start=start) for end in ends]
             answers = yield base + jumps
             landed = [move(first, jump, times[1], times[2 + i]) for i, jump in enumerate(answers[len(base) :])]
             landed = landed[: self.order - 1]
-            rest = (yield _queries(landed, times, 2, start)) if landed else []
+            rest = (yield self._queries(landed, times, 2, start)) if landed else []
             return answers[: len(base) + 1] + rest, [first, *landed]
         answers, states = [], [first]
         for i in range(1, self.order + 1):
-            answers += yield (base if i == 1 else []) + _queries(states[-1:], times, i, start)
+            answers += yield (base if i == 1 else []) + self._queries(states[-1:], times, i, start)
             if i < self.order:
                 states.append(move(states[-1], answers[-1], times[i], times[i + 1]))
         return answers, states
 
-
-def _queries(states: list[Tensor], times: Tensor, first: int, start: int) -> list[Query]:
-    """Queries for the segments ``[t_{i+1}, t_i]`` that begin at ``states``, ``i`` counted from ``first``."""
-    return [Query(x, times[i], times[i + 1], start=start) for i, x in enumerate(states, first)]
+    def _queries(self, states: list[Tensor], times: Tensor, first: int, start: int) -> list[Query]:
+        """Queries for the segments ``[t_{i+1}, t_i]`` that begin at ``states``, ``i`` counted from ``first``."""
+        return [Query(x, times[i], times[i + 1], self.network, start=start) for i, x in enumerate(states, first)]

@@ -14,8 +14,8 @@ from rcgm_kernels import interpolate
 class Transport(ABC):
     """The path ``x_t = alpha(t) z + gamma(t) x`` from data (``t = 0``) to noise (``t = 1``), and what networks predict.
 
-    At order zero a network regresses ``alpha_hat(t) z + gamma_hat(t) x``. Its prediction ``F`` at ``(x_t, t, r)`` stands
-    for the pair
+    At order zero a network regresses ``alpha_hat(t) z + gamma_hat(t) x``. Its prediction ``F`` at ``(x_t, t, r)``
+    stands for the pair
 
         x_hat = (alpha F - alpha_hat x_t) / D,   z_hat = (gamma_hat x_t - gamma F) / D,
         D = alpha gamma_hat - alpha_hat gamma

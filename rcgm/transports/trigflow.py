@@ -15,9 +15,9 @@ QUARTER = math.pi / 2
 
 @dataclass(frozen=True)
 class TrigFlow(Transport):
-    """``x_t = sin(pi t/2) z + cos(pi t/2) x``; the network predicts ``cos(pi t/2) z - sin(pi t/2) x`` (sCM; TiM table 1).
+    """``x_t = sin(pi t/2) z + cos(pi t/2) x``; the network predicts ``cos(pi t/2) z - sin(pi t/2) x``.
 
-    The papers' time is the angle, from 0 to pi/2. Data are taken to have a standard deviation of about 1.
+    Sources: sCM; TiM table 1. The papers' time is the angle, from 0 to pi/2. Data have a standard deviation of about 1.
     """
 
     def alpha(self, t: Tensor) -> Tensor:

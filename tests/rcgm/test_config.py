@@ -270,7 +270,10 @@ def test_members_of_a_family_are_named():
         ("objective.transport=linaer", "did you mean 'linear'"),
         ("objective.derivative=3", r"objective\.derivative: must be one of .*central"),
         ("objective.derivative={name: central, stp: 1}", r"did you mean 'objective\.derivative\.step'"),
-        ("objective.derivative={name: central, step: 0}", r"objective\.derivative: step of a difference must be in"),
+        (
+            "objective.derivative={name: central, step: 0}",
+            r"objective\.derivative: step of a difference must be above 0",
+        ),
     ],
 )
 def test_what_is_no_member_of_a_family_is_refused(override, message):

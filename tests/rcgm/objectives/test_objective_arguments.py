@@ -27,7 +27,7 @@ def untouched(*_):
         (RCGM, {"dt": 1.5}, ValueError, r"dt must be from 1e-06 to 1, got 1\.5"),
         (RCGM, {"dt": math.nan}, ValueError, "dt must be from 1e-06 to 1, got nan"),
         (RCGM, {"points": "line"}, ValueError, "points must be one of rollout, jump, interpolant, got 'line'"),
-        (RCGM, {"base": "ema"}, ValueError, "base must be one of student, target, got 'ema'"),
+        (RCGM, {"base": "ema"}, ValueError, "base must be one of student, target, again, got 'ema'"),
         (RCGM, {"clip": 0.0}, ValueError, r"clip must be > 0 or None, got 0\.0"),
         (FlowMatching, {"clip": -1.0}, ValueError, r"clip must be > 0 or None, got -1\.0"),
         (FlowMatching, {"clip": math.nan}, ValueError, "clip must be > 0 or None, got nan"),

@@ -18,8 +18,7 @@ from gaussian import problem, states
 from torch import Tensor
 
 from rcgm.derivatives import Central, ForwardMode, OneSided
-from rcgm.objectives import FlowMatching, MixedTarget, TiM
-from rcgm.objectives.tim import IntervalWeight
+from rcgm.objectives import FlowMatching, IntervalWeight, MixedTarget, TiM
 from rcgm.times import Times
 from rcgm.transports import Linear, Transport, TrigFlow, TrigLinear
 from rcgm_kernels import AdaptiveWeight, Metric

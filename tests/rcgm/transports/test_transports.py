@@ -106,7 +106,7 @@ def test_nothing_is_infinite_where_times_are_drawn(transport):
 
 
 def test_table_1_of_tim():
-    """B and dB/dt as printed, in the table's own times; TiM's own dB/dt and VP's B are misprints (see their classes)."""
+    """B and dB/dt as printed, in the table's own times; TiM's dB/dt and VP's B are misprints (see their classes)."""
     t, r = times()
     h = QUARTER
     assert torch.equal(Linear().step(t, r)[1], r - t)

@@ -1,0 +1,68 @@
+"""Consistency models in discrete time (Song et al. 2023; improved training, Song and Dhariwal 2023)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from rcgm.objectives.base import Residual
+from rcgm.objectives.point import Point
+from rcgm.objectives.rcgm import RCGM
+from rcgm.queries import STUDENT, Queries
+from rcgm.times import TimeSampler
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consistency(RCGM):
+    """``R = (1/dt) [t F(x_t, t, 0) - (t - dt) F-(x_{t-dt}, t - dt, 0)] - v``: order 1 of RCGM, always to ``r = 0``.
+
+    ``x_{t-dt}`` lies on the path of data and noise (training), or a step of the teacher away (distillation, with
+    ``supervision="teacher"``). The consistency function is the step to ``r = 0``. The network without gradient is the
+    student itself, as improved training has it; ``network="target"`` is the EMA of the first paper.
+
+    Args:
+        dt: the gap, where ``segments`` is not given.
+        segments: number of gaps of [0, 1] at the beginning and at the end of training, such as (10, 1280); it doubles
+            at equal numbers of steps (the improved paper's curriculum).
+        curriculum_steps: training steps over which it grows.
+
+    Raises:
+        ValueError: for an order other than 1, or for segments that do not grow.
+    """
+
+    sampler: ClassVar[str] = "consistency"
+
+    times: TimeSampler = field(default_factory=lambda: TimeSampler(interval="zero"))
+    order: int = 1
+    network: str = STUDENT
+    segments: tuple[int, int] | None = None
+    curriculum_steps: int = 10_000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.order != 1:
+            raise ValueError(f"order of a consistency model must be 1, got {self.order!r}; rcgm has higher orders")
+        if self.segments is not None and not 1 <= self.segments[0] <= self.segments[1]:
+            raise ValueError(f"segments must be two growing numbers >= 1, got {self.segments!r}")
+        if self.curriculum_steps < 1:
+            raise ValueError(f"curriculum_steps must be >= 1, got {self.curriculum_steps!r}")
+
+    def gap(self, step: int) -> float:
+        """``dt`` at training step number ``step``."""
+        if self.segments is None:
+            return self.dt
+        first, last = self.segments
+        doublings = _doublings(first, last)
+        done = min(step * (doublings + 1) // self.curriculum_steps, doublings)
+        return 1 / min(first * 2**done, last)
+
+    def residual(self, point: Point) -> Queries[Residual]:
+        return (yield from RCGM.residual(replace(self, dt=self.gap(point.step), segments=None), point))
+
+
+def _doublings(first: int, last: int) -> int:
+    """How often ``first`` doubles until it reaches ``last``."""
+    count = 0
+    while first * 2**count < last:
+        count += 1
+    return count

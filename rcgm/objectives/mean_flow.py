@@ -1,0 +1,29 @@
+"""MeanFlow: the average velocity by its identity (Geng et al. 2025; math.md section 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rcgm.objectives.tim import IntervalWeight, TiM
+from rcgm.times import TimeSampler
+from rcgm.transports import Linear, Transport
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanFlow(TiM):
+    """``R = F - v + (t - r) dF/dt``; under other transports TiM's identity, of which this is the linear case.
+
+    Published settings are the defaults: logit-normal times, ``r = t`` in three quarters of the samples, adaptive weight
+    with power 1, the student's own derivative along the guided velocity. Its guidance is ``MixedTarget(scale=kappa,
+    data=omega, network="student")``: the velocity becomes ``omega v + kappa F_cond + (1 - omega - kappa) F_null``.
+
+    Args:
+        inputs: ``"guided"``, along the guided velocity as published, or ``"data"`` (see ``TiM``).
+    """
+
+    times: TimeSampler = field(
+        default_factory=lambda: TimeSampler("logit_normal", -0.4, 1.0, interval="sorted", equal=0.75)
+    )
+    transport: Transport = field(default_factory=Linear)
+    inputs: str = "guided"
+    interval_weight: IntervalWeight | None = None

@@ -1,0 +1,119 @@
+"""sCM: consistency models in continuous time, made stable (Lu and Song 2024; math.md section 3)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from rcgm.combination import PREDICTION, term
+from rcgm.objectives.base import Objective, Residual
+from rcgm.objectives.pair import of_pair
+from rcgm.objectives.point import Point
+from rcgm.queries import STUDENT, Queries
+from rcgm.times import TimeSampler
+from rcgm.transports import Transport, TrigFlow
+from rcgm_kernels import fused_residual_loss
+
+WEIGHTINGS = ("uniform", "inverse_tangent", "learned")
+LARGEST_WEIGHT = 100.0
+FREQUENCIES = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class SCM(Objective):
+    """``R = g/(|g| + c)``, ``g = -cos(a) df/da``, ``f = cos(a) x_t - sin(a) F``, ``a = pi t/2`` (TrigFlow).
+
+    Written for any transport: ``f = A x_t + B F`` is the step to ``r``, and ``g = k [k (F - T) + w (B/B'_t) (dF/dt -
+    T')]`` with ``B' = dB/dt`` at ``(t, r)``, ``B'_t`` at ``(t, t)`` and ``k = B'/B'_t``, which under TrigFlow is the
+    paper's. ``w`` grows from 0 to 1 over ``warmup_steps`` (tangent warm-up): at 0 it is flow matching with weight
+    ``k^2``. sCT trains from data, sCD with ``supervision="teacher"``.
+
+    Args:
+        warmup_steps: of the tangent; 10,000 in the paper, 0 for none.
+        normalize: c of the tangent normalisation; None for none.
+        weighting: ``"uniform"``; ``"inverse_tangent"``, ``1/tan(a)``, the paper's prior, here at most 100; or
+            ``"learned"``: the loss is ``exp(u) m - u`` with ``u`` a small network of the time, so that every time comes
+            to contribute alike (the paper's adaptive weighting, EDM2).
+        network: whose derivative, ``"student"`` (without gradient) or ``"target"``.
+
+    Raises:
+        ValueError: for a value out of range.
+    """
+
+    sampler: ClassVar[str] = "consistency"
+
+    times: TimeSampler = field(default_factory=lambda: TimeSampler("arctan", -1.0, 1.4, interval="zero"))
+    transport: Transport = field(default_factory=TrigFlow)
+    normalize: float | None = 0.1
+    warmup_steps: int = 10_000
+    weighting: str = "uniform"
+    network: str = STUDENT
+    learned: LearnedWeight | None = field(init=False, repr=False, compare=False, default=None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps must be >= 0, got {self.warmup_steps!r}")
+        if self.weighting not in WEIGHTINGS:
+            raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {self.weighting!r}")
+        if self.weighting == "learned":
+            object.__setattr__(self, "learned", LearnedWeight())
+
+    def memory(self) -> nn.ModuleDict:
+        memory = super().memory()
+        if self.learned is not None:
+            memory["weight"] = self.learned
+        return memory
+
+    def residual(self, point: Point) -> Queries[Residual]:
+        point = yield from self.supervised(point)
+        slope = yield from self.slope(point, self.network)
+        transport, target = self.transport, term(point.target)
+        # float64: differences of a few numbers a sample
+        t, r = point.t.double(), point.r.double()
+        target_slope = of_pair(transport, point, target, transport.alpha_hat_slope(t), transport.gamma_hat_slope(t))
+        here = transport.step_slope(t, t)
+        usable = here.isfinite() & (here != 0)
+        inverse = torch.where(usable, 1 / torch.where(usable, here, 1), 0)
+        fall = torch.where(t > r, transport.step_slope(t, r) * inverse, 1).nan_to_num(posinf=0.0, neginf=0.0)
+        warm = min(point.step / self.warmup_steps, 1.0) if self.warmup_steps else 1.0
+        curved = warm * fall * transport.step(t, r)[1] * inverse * (slope - target_slope)
+        return Residual(fall.square() * (PREDICTION - target) + curved, weight=self._prior(point.t))
+
+    def loss(self, prediction: Tensor, residual: Residual, point: Point) -> Tensor:
+        if self.learned is None:
+            return super().loss(prediction, residual, point)
+        log_weight = self.learned(point.t)
+        value = residual.value
+        losses = fused_residual_loss(
+            prediction, value.terms, value.stacked(point.t), pred_coeff=value.pred_coeff, clip=self.clip,
+            metric=self.metric, normalize=self.normalize, adaptive=self.adaptive, reduction="none",
+        )  # fmt: skip
+        return (log_weight.exp() * losses - log_weight).mean()
+
+    def _prior(self, t: Tensor) -> Tensor | None:
+        if self.weighting != "inverse_tangent":
+            return None
+        return (1 / torch.tan(math.pi / 2 * t)).clamp(0, LARGEST_WEIGHT)
+
+
+class LearnedWeight(nn.Module):
+    """The logarithm of a sample's weight by its time: Fourier features and one linear layer, 0 at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.register_buffer("frequency", 2 * math.pi * torch.randn(FREQUENCIES, generator=generator))
+        self.register_buffer("phase", 2 * math.pi * torch.rand(FREQUENCIES, generator=generator))
+        self.linear = nn.Linear(FREQUENCIES, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """``[B]`` to ``[B]``."""
+        features = torch.cos(t.to(self.frequency.dtype)[:, None] * self.frequency + self.phase)
+        return self.linear(features * math.sqrt(2))[:, 0]
