@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rcgm.training import LoadedRun
+    from rcgm.training.generation import Method
 
 __all__ = ["main"]
 
 # Everything that takes time to import is imported by the command that needs it, so that --help comes at once.
 
+SAMPLERS = ("auto", "any_step", "consistency", "euler", "heun", "mix", "ucgm")
 TRAINING_PACKAGES = {"PIL", "matplotlib", "pydantic", "safetensors", "sklearn", "tensorboard", "tqdm", "yaml"}
 
 DESCRIPTION = """\
@@ -36,6 +38,9 @@ while training and, at the end, summary.json.
 
 example:
   rcgm train configs/digits.yaml optimizer.lr=5e-4 objective.order=1 --output runs/order1
+
+From a frozen teacher, the network of another run:
+  rcgm train configs/digits.yaml objective.supervision=teacher teacher.run=runs/flow --output runs/distilled
 
 Ctrl-C stops after the step at hand and saves it; so does SIGTERM. Then, or after a crash:
   rcgm train configs/digits.yaml optimizer.lr=5e-4 objective.order=1 --output runs/order1 --resume"""
@@ -138,7 +143,14 @@ def _sample(options: argparse.Namespace) -> int:
     )
     samples = {
         number: generate(
-            run.network, request, steps=number, device=run.device, guidance=options.guidance, autocast=run.autocast
+            run.network,
+            request,
+            steps=number,
+            device=run.device,
+            method=_method(run, options),
+            seed=options.seed,
+            guidance=options.guidance,
+            autocast=run.autocast,
         )
         for number in options.steps
     }
@@ -193,10 +205,18 @@ def _evaluate(options: argparse.Namespace) -> int:
         guidance=options.guidance,
         seed=options.seed,
         device=run.device,
+        method=_method(run, options),
         autocast=run.autocast,
     )
     print(json.dumps({"run": str(options.run), "checkpoint": run.step, "steps": report}, indent=2))
     return 0
+
+
+def _method(run: LoadedRun, options: argparse.Namespace) -> Method:
+    from rcgm.config import build_objective_from
+    from rcgm.training.generation import method_of
+
+    return method_of(build_objective_from(run.config), options.sampler)
 
 
 def _info(options: argparse.Namespace) -> int:
@@ -265,6 +285,10 @@ def _add_run(parser: argparse.ArgumentParser, *, count: int) -> None:
     parser.add_argument(
         "--count", type=_positive, default=count, metavar="N", help="samples for each (default: %(default)s)"
     )
+    parser.add_argument(
+        "--sampler", choices=SAMPLERS, default="auto",
+        help="how to sample (default: auto, the sampler that the objective of the run trains for)",
+    )  # fmt: skip
     parser.add_argument(
         "--guidance", type=float, default=1.0, metavar="W", help="guidance scale while sampling (default: 1, none)"
     )

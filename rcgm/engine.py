@@ -26,6 +26,9 @@ Network = Callable[[Tensor, Tensor, Tensor, Condition], Tensor]
 class Engine:
     """Evaluates waves of queries on named networks, and counts them.
 
+    In float16 it also keeps, on the device, which samples have had finite answers only: ``finite`` ``[B]``, or None
+    before any.
+
     Args:
         networks: callables ``(x, t, r, cond) -> tensor`` by name.
         cond: the condition of the batch.
@@ -49,6 +52,7 @@ class Engine:
         self.dtype = dtype
         self.waves = 0
         self.evaluations = 0
+        self.finite: Tensor | None = None
 
     def run(self, queries: Queries[Answer]) -> Answer:
         """Drive an objective's generator to its end and return what it returns."""
@@ -122,7 +126,15 @@ class Engine:
                         lambda *point: predict(name, network, *point, cond), (x, t, r), directions
                     )
         parts = output.split([query.x.shape[0] - query.start for query in queries])
+        if self.dtype == torch.float16:
+            self._note_finite(output, queries)
         return [_after_zeros(part, query.start) for part, query in zip(parts, queries, strict=True)]
+
+    def _note_finite(self, output: Tensor, queries: list[Query]) -> None:
+        finite = output.isfinite().flatten(1).all(1)
+        for part, query in zip(finite.split([len(query.x) - query.start for query in queries]), queries, strict=True):
+            own = torch.cat([part.new_ones(query.start), part])
+            self.finite = own if self.finite is None else self.finite & own
 
     def _format(self, x: Tensor) -> contextlib.AbstractContextManager[Any]:
         if self.dtype is None:

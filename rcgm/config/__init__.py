@@ -11,6 +11,7 @@ from rcgm.config.schema import (
     LoggingConfig,
     OptimizerConfig,
     SampleConfig,
+    TeacherConfig,
     TrainConfig,
 )
 
@@ -23,6 +24,7 @@ __all__ = [
     "LoggingConfig",
     "OptimizerConfig",
     "SampleConfig",
+    "TeacherConfig",
     "TrainConfig",
     "apply_overrides",
     "build_dataset_from",

@@ -127,5 +127,7 @@ def _complaint(item: Mapping[str, Any]) -> str:
 def _section(location: Sequence[str]) -> type[BaseModel]:
     section: type[BaseModel] = TrainConfig
     for part in location:
-        section = typing.cast("type[BaseModel]", section.model_fields[part].annotation)
+        annotation = section.model_fields[part].annotation
+        optional = [item for item in typing.get_args(annotation) if item is not type(None)]
+        section = typing.cast("type[BaseModel]", optional[0] if optional else annotation)
     return section

@@ -14,10 +14,12 @@ __all__ = [
     "LoggingConfig",
     "OptimizerConfig",
     "SampleConfig",
+    "TeacherConfig",
     "TrainConfig",
 ]
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Sampler = Literal["auto", "any_step", "consistency", "euler", "heun", "mix", "ucgm"]
 StepCounts = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
 
@@ -67,6 +69,20 @@ class EmaConfig(Section):
         return self
 
 
+class TeacherConfig(Section):
+    """The frozen network of another run, for distillation."""
+
+    run: str
+    """Folder of the run."""
+    checkpoint: PositiveInt | None = None
+    """Step of its checkpoint; the newest where it is left out."""
+    weights: Literal["ema", "student"] = "ema"
+    kind: Literal["instantaneous", "any_step"] = "instantaneous"
+    """What it knows: an instantaneous teacher, such as one of flow matching, is only ever asked at r = t."""
+    initialise_student: bool = False
+    """Begin from its weights, where names and shapes agree."""
+
+
 class CheckpointConfig(Section):
     every: PositiveInt = 1000
     keep: PositiveInt = 2
@@ -81,6 +97,8 @@ class SampleConfig(Section):
     every: NonNegativeInt = 1000
     """0 draws no pictures while training."""
     steps: StepCounts = (1, 2, 4)
+    sampler: Sampler = "auto"
+    """A key of rcgm.sampling.SAMPLERS; auto is the one that the objective trains for."""
     guidance: float = 1.0
     count: PositiveInt = 80
 
@@ -90,6 +108,7 @@ class EvaluateConfig(Section):
     """0 evaluates only after the last step. Data for which there is no measure are never evaluated."""
     at_end: bool = True
     steps: StepCounts = (1, 2, 4)
+    sampler: Sampler = "auto"
     guidance: float = 1.0
     count: PositiveInt = 2000
 
@@ -112,6 +131,7 @@ class TrainConfig(Section):
     objective: ComponentConfig
     optimizer: OptimizerConfig = OptimizerConfig()
     ema: EmaConfig = EmaConfig()
+    teacher: TeacherConfig | None = None
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
     sample: SampleConfig = SampleConfig()

@@ -21,7 +21,7 @@ from rcgm.derivatives.stencils import (
     slope_between,
     two_nodes,
 )
-from rcgm.queries import Derivative
+from rcgm.queries import Derivative, Query
 
 CANDIDATES = 33
 """Steps that are compared: the error is so flat about its least value that an eighth of a step costs nothing."""
@@ -63,7 +63,7 @@ class Auto(Estimator):
     bins: int = 8
     decay: float = 0.7
     largest: float = 0.25
-    smallest: float = 0.002
+    smallest: float = 0.001
     _measurements: Measurements = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -87,7 +87,7 @@ class Auto(Estimator):
     def report(self) -> dict[str, Tensor]:
         """Steps away from the ends of time, over the ranges, and the noise and curvature that they balance."""
         known = self._measurements
-        model = known.fit()
+        model = known.model()
         endless = torch.full_like(model.noise, torch.inf)
         nodes, _ = self._choose(model, -endless, endless)
         steps = nodes[-1] / (1 if self.evaluations == 2 else 2)
@@ -127,14 +127,15 @@ class Auto(Estimator):
 
     def _plain(self, derivative: Derivative) -> Plan:
         known = self._measurements
-        nodes, weights = self._choose(known.fit().at(known.bins_of(derivative.t)), *reach(derivative))
+        nodes, weights = self._choose(known.model(derivative.t), *reach(derivative))
         return [query_at(derivative, node) for node in nodes], lambda answers: slope_between(answers, weights)
 
     def _choose(self, model: ErrorModel, back: Tensor, ahead: Tensor) -> tuple[Tensor, Tensor]:
         """Nodes and weights ``[n, B]`` of the least expected error."""
         spread = (self.smallest / self.largest) ** (1 / (CANDIDATES - 1))
         scale = 1 if self.evaluations == 2 else 2
-        steps = torch.tensor([[self.largest / scale * spread**i] for i in range(CANDIDATES)]).to(back)
+        order = torch.arange(CANDIDATES, dtype=back.dtype, device=back.device)
+        steps = self.largest / scale * spread ** order[:, None]
         back, ahead = back.expand(CANDIDATES, -1), ahead.expand(CANDIDATES, -1)
         if self.evaluations == 2:
             nodes = two_nodes(back, ahead, steps)
@@ -150,7 +151,7 @@ class Auto(Estimator):
         """Evaluations behind at all steps of the ladder, then those ahead, and what records their answers."""
         known = self._measurements
         back, ahead = reach(derivative)
-        nodes = torch.stack([two_nodes(back, ahead, step) for step in known.steps], 1).flatten(0, 1)
+        nodes = two_nodes(back, ahead, known.steps.to(back.dtype)[:, None]).flatten(0, 1)
         queries = [query_at(derivative, node, start) for node in nodes]
 
         def record(answers: list[Tensor]) -> None:
@@ -163,13 +164,12 @@ class Auto(Estimator):
         known = self._measurements
         queries, record = self._ladder(derivative, derivative.start)
         back, ahead = reach(derivative)
-        nodes = torch.stack([two_nodes(back, ahead, step) for step in known.steps], 1)
+        nodes = two_nodes(back, ahead, known.steps.to(back.dtype)[:, None])
 
         def combined(answers: list[Tensor]) -> Combination:
             record(answers)
             weights = interpolating_weights(nodes)
-            model = known.fit().at(known.bins_of(derivative.t))
-            best = _least(model, nodes, weights, len(known.steps) // 2)
+            best = _least(known.model(derivative.t), nodes, weights, len(known.steps) // 2)
             rows = torch.arange(len(best), device=best.device)
             taken = [
                 torch.stack(side)[best, rows] for side in (answers[: len(known.steps)], answers[len(known.steps) :])

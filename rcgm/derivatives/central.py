@@ -22,7 +22,8 @@ class Central(Estimator):
     """``(F(s + e) - F(s - e))/(2e)``, or the fourth-order stencil of ``s - 2e, s - e, s + e, s + 2e``.
 
     Where the path would leave ``r <= t <= 1`` the nodes are cut (order 2) or moved (order 4) to stay inside; at the
-    ends of [0, 1] and at ``t = r`` the difference is one-sided. Errors are ``e^2`` and ``e^4``, there ``e`` and ``e^3``.
+    ends of [0, 1] and at ``t = r`` the difference is one-sided. Errors are ``e^2`` and ``e^4``, or there ``e`` and
+    ``e^3``.
 
     Args:
         step: e; the papers' value is 0.005. A bf16 network wants a larger one (math.md section 6), see ``Auto``.

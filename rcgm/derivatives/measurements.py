@@ -32,14 +32,8 @@ class ErrorModel:
         powers = [(weights * nodes**power).sum(0).square() for power in (2, 3, 4, 5)]
         # The fourth derivative is seen by no measured difference; between its neighbours is where it should lie.
         fourth = (self.third * self.fifth).sqrt()
-        truncation = (
-            powers[0] * self.second + powers[1] * self.third + powers[2] * fourth + powers[3] * self.fifth
-        )  # fmt: skip
+        truncation = powers[0] * self.second + powers[1] * self.third + powers[2] * fourth + powers[3] * self.fifth
         return self.noise * weights.square().sum(0) + truncation
-
-    def at(self, bins: Tensor) -> ErrorModel:
-        """The model of each of ``bins`` ``[*]``."""
-        return ErrorModel(self.noise[bins], self.second[bins], self.third[bins], self.fifth[bins])
 
 
 class Measurements(nn.Module):
@@ -63,21 +57,25 @@ class Measurements(nn.Module):
         decay: what the sums keep of themselves at each measurement.
     """
 
+    steps: Tensor
     counts: Tensor
     contrasts: Tensor
     slopes: Tensor
     means: Tensor
+    fitted: Tensor
 
     def __init__(self, largest: float, levels: int, bins: int, decay: float) -> None:
         super().__init__()
-        self.steps = [largest / FALL**level for level in range(levels)]
         self.bins = bins
         self.decay = decay
         self.calls = 0
+        steps = torch.tensor([largest / FALL**level for level in range(levels)], dtype=torch.float64)
+        self.register_buffer("steps", steps, persistent=False)
         self.register_buffer("counts", torch.zeros(bins, levels))
         self.register_buffer("contrasts", torch.zeros(bins, levels - 2))
         self.register_buffer("slopes", torch.zeros(bins, levels - 1))
         self.register_buffer("means", torch.zeros(bins, levels - 1))
+        self.register_buffer("fitted", torch.zeros(4, bins))
 
     def get_extra_state(self) -> Tensor:
         """The number of calls, which decides on the host when to measure."""
@@ -98,7 +96,7 @@ class Measurements(nn.Module):
         with torch.autocast(t.device.type, enabled=False):
             dtype = torch.promote_types(before.dtype, torch.float32)
             before, after = before.to(dtype).flatten(2), after.to(dtype).flatten(2)
-            steps = torch.tensor(self.steps, dtype=dtype, device=t.device)[:, None]
+            steps = self.steps.to(dtype)[:, None]
             slopes, means = (after - before) / (2 * steps[..., None]), (after + before) / 2
             finite = (before.isfinite() & after.isfinite()).all(-1).all(0)
             valid = (room >= steps) & finite
@@ -113,17 +111,22 @@ class Measurements(nn.Module):
             add(self.contrasts, slopes[:-2] - 5 * slopes[1:-1] + 4 * slopes[2:])
             add(self.slopes, slopes[:-1] - slopes[1:])
             add(self.means, means[:-1] - means[1:])
+            self.fitted.copy_(self._fit())
 
-    def fit(self) -> ErrorModel:
-        """Noise and curvatures in each range of time, ``[bins]``; 0 everywhere before anything was measured."""
-        steps = torch.tensor(self.steps, device=self.counts.device)
-        square, fourth = steps**2, steps**4
+    def model(self, t: Tensor | None = None) -> ErrorModel:
+        """The fit for times ``t`` ``[B]``, or in each range ``[bins]``; 0 everywhere before anything was measured."""
+        return ErrorModel(*(self.fitted if t is None else self.fitted[:, self.bins_of(t)]))
+
+    def _fit(self) -> Tensor:
+        steps = self.steps.to(self.counts.dtype)
+        square = steps**2
+        contrast_noise = (1 + 25 * FALL**2 + 16 * FALL**4) / 2
         contrasts, slopes, means = (self._pooled(sums) for sums in (self.contrasts, self.slopes, self.means))
         measured = (self.counts > 0).any(0)
 
         # Rounding at neighbouring steps is alike in small part only; where it is, at the smallest steps, the estimate
         # falls. The largest step that is not yet above twice the lowest estimate is nearest to where it is used.
-        estimates = contrasts * (2 / (1 + 25 * FALL**2 + 16 * FALL**4)) * square[:-2]
+        estimates = contrasts / contrast_noise * square[:-2]
         estimates = torch.where(measured[:-2], estimates, torch.inf)
         lowest = estimates.amin(1, keepdim=True)
         noise = _at_first(estimates, estimates <= 2 * lowest, measured[:-2])
@@ -134,14 +137,10 @@ class Measurements(nn.Module):
             return _at_last(excess.clamp(min=0) / shape.square(), above, measured[: sums.shape[1]])
 
         spread = noise[:, None] / square
-        return ErrorModel(
-            noise=noise,
-            second=coefficient(means, noise[:, None].expand_as(means), 0.75 * square[:-1]),
-            third=coefficient(slopes, spread[:, :-1] * ((1 + FALL**2) / 2), 0.75 * square[:-1]),
-            fifth=coefficient(
-                contrasts, spread[:, :-2] * ((1 + 25 * FALL**2 + 16 * FALL**4) / 2), 45 / 64 * fourth[:-2]
-            ),
-        )
+        second = coefficient(means, noise[:, None].expand_as(means), 0.75 * square[:-1])
+        third = coefficient(slopes, spread[:, :-1] * ((1 + FALL**2) / 2), 0.75 * square[:-1])
+        fifth = coefficient(contrasts, spread[:, :-2] * contrast_noise, 45 / 64 * square[:-2].square())
+        return torch.stack([noise, second, third, fifth])
 
     def _pooled(self, sums: Tensor) -> Tensor:
         """Means by range and step, drawn by the weight of two samples to the mean over all ranges."""

@@ -34,28 +34,25 @@ def two_nodes(back: Tensor, ahead: Tensor, step: Tensor | float) -> Tensor:
     ``-a, b`` is ``(b - a)/2`` second derivatives, and its noise that of the width ``a + b``. At the very end of the
     path it is the one-sided difference. With no room at all both offsets are 0.
     """
-    step = torch.as_tensor(step, dtype=back.dtype, device=back.device)
-    return torch.stack([torch.maximum(back, -step), torch.minimum(ahead, step)])
+    return torch.stack([back.clamp(min=-step), ahead.clamp(max=step)])
 
 
 def four_nodes(back: Tensor, ahead: Tensor, step: Tensor | float) -> Tensor:
     """Offsets ``[4, *]``: ``-2, -1, 1, 2`` times the step, moved where the path ends, and closer where it is short."""
-    step = torch.as_tensor(step, dtype=back.dtype, device=back.device)
-    step = torch.minimum(step, (ahead - back) / 4)
+    step = ((ahead - back) / 4).clamp(max=step)
     first = torch.minimum(torch.maximum(back, -2 * step), ahead - 4 * step)
     # rounding must not lead past the end
     return torch.stack([torch.minimum(first + place * step, ahead) for place in (0, 1, 3, 4)])
 
 
 def one_sided_nodes(back: Tensor, ahead: Tensor, step: Tensor | float) -> Tensor:
-    """Offsets ``[2, *]``: ``-step`` and 0, or 0 and ``step`` where there is more room ahead and less than a step behind.
+    """Offsets ``[2, *]``: ``-step`` and 0, or 0 and ``step`` where less than a step fits behind and more ahead.
 
     Where the longer side has no room for a whole step, its room is the step.
     """
-    step = torch.as_tensor(step, dtype=back.dtype, device=back.device)
-    backwards = -back >= torch.minimum(ahead, step)
-    first = torch.where(backwards, torch.maximum(back, -step), 0)
-    return torch.stack([first, torch.where(backwards, 0, torch.minimum(ahead, step))])
+    backwards = -back >= ahead.clamp(max=step)
+    first = torch.where(backwards, back.clamp(min=-step), 0)
+    return torch.stack([first, torch.where(backwards, 0, ahead.clamp(max=step))])
 
 
 def interpolating_weights(nodes: Tensor) -> Tensor:

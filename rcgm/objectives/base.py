@@ -22,6 +22,7 @@ from rcgm.conditions import Condition
 from rcgm.derivatives import Central, Estimator
 from rcgm.engine import Engine, Network, predict
 from rcgm.objectives.guidance import Guidance
+from rcgm.objectives.overflow import Overflow, finite_samples, without
 from rcgm.objectives.point import Point
 from rcgm.queries import STUDENT, TARGET, TEACHER, Derivative, Queries, Query, Tangent, together
 from rcgm.times import Times, TimeSampler
@@ -73,7 +74,8 @@ class Objective(ABC):
         guidance: training-time guidance; None for none.
         derivative: how derivatives along the path are estimated, for objectives that ask for one.
         target_dtype: number format of the forwards without gradient, ``"float32"``, ``"float16"`` or ``"bfloat16"``;
-            None takes that of the training step (math.md section 6).
+            None takes that of the training step (math.md section 6). A sample whose forwards leave the range of float16
+            gets no weight in that step, and is counted.
         clip: bound of the residual's clamp; None for none.
         metric: how the residual becomes a loss.
         normalize: constant of the tangent normalisation (sCM); None for none.
@@ -98,6 +100,7 @@ class Objective(ABC):
     normalize: float | None = None
     adaptive: AdaptiveWeight | None = None
     label_dropout: float = 0.0
+    _overflow: Overflow = field(init=False, repr=False, compare=False, default_factory=Overflow)
 
     def __post_init__(self) -> None:
         if self.supervision not in SUPERVISIONS:
@@ -119,11 +122,18 @@ class Objective(ABC):
 
     def memory(self) -> nn.ModuleDict:
         """What the objective keeps from step to step, and what it learns: saved, resumed and optimised with a run."""
-        return nn.ModuleDict()
+        memory = nn.ModuleDict()
+        estimator = self.derivative.memory()
+        if estimator is not None:
+            memory["derivative"] = estimator
+        if self.target_dtype == "float16":
+            memory["overflow"] = self._overflow
+        return memory
 
     def report(self) -> dict[str, Tensor]:
         """Numbers worth logging, tensors of no dimension by name; read only when a run reports, so they may wait."""
-        return {}
+        overflow = {"target_overflows": self._overflow.samples} if self.target_dtype == "float16" else {}
+        return {**self.derivative.report(), **overflow}
 
     def needs_teacher(self) -> bool:
         """Whether a call needs ``teacher``."""
@@ -232,6 +242,11 @@ class Objective(ABC):
             )
         x_t, t, r = (_joined([getattr(point, name) for point in points]) for name in ("x_t", "t", "r"))
         prediction = predict(STUDENT, student, x_t, t, r, conditions.concatenate([cond] * len(parts)))
+        if engine.finite is not None:
+            # a student that is no longer finite itself is not hidden
+            kept = engine.finite | ~finite_samples(prediction.detach()).reshape(len(parts), batch).all(0)
+            self._overflow.record(kept)
+            residuals = [without(residual, kept) for residual in residuals]
         losses = [
             part.loss(own, residual, point)
             for (part, _), own, residual, point in zip(parts, prediction.split(batch), residuals, points, strict=True)

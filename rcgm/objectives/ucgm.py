@@ -45,7 +45,8 @@ class UCGM(Objective):
     The estimator of derivatives chooses where to evaluate, and the difference is taken of ``f``, not of ``F``: with
     ``central`` it is the paper's ``[f(t + e) - f(t - e)]/(2e)``, to rounding. Along the path the state at ``r`` of the
     pair is always the same, so each ``f`` is that constant plus ``B(t_k, r) (F_k - target(t_k))`` and only the second
-    part is ever formed. Forward-mode AD gets the same by the product rule. Within ``e`` of an end of ``[r, 1]`` the
+    part is ever formed. An estimator whose answer is no combination of evaluations (forward-mode AD, the first call of
+    ``auto``) gives ``dF/dt`` itself, and ``df`` follows by the product rule. Within ``e`` of an end of ``[r, 1]`` the
     estimator's nodes are cut, where the paper would evaluate outside the range of times.
 
     The published settings for few steps, from a trained multi-step model, are the defaults together with
@@ -165,12 +166,12 @@ class UCGM(Objective):
 
         def change(answers: list[Tensor], target: Combination) -> Combination:
             slope = combine(answers)
-            if any(query.tangent is not None for query in queries):
+            nodes = {id(answer): query for query, answer in zip(queries, answers, strict=True) if query.tangent is None}
+            if any(id(answer) not in nodes for answer in slope.terms):
                 return self._product_rule(point, slope, target)
             total = slope.pred_coeff * self._deviation(point, t, PREDICTION, target)
             for answer, coeff in zip(slope.terms, slope.coeffs, strict=True):
-                node = next(query for query, known in zip(queries, answers, strict=True) if known is answer)
-                total += coeff * self._deviation(point, node.t, term(answer), target)
+                total += coeff * self._deviation(point, nodes[id(answer)].t, term(answer), target)
             return total
 
         return queries, change

@@ -1,5 +1,35 @@
-"""Samplers: one file each."""
+"""Samplers: one file each.
+
+A new one is a function ``(network, noise, cond, *, steps, **options)`` on a ``Run``, and a line in ``SAMPLERS``.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor
 
 from rcgm.sampling.any_step import sample_any_step
+from rcgm.sampling.consistency import sample_consistency
+from rcgm.sampling.mix import sample_mix
+from rcgm.sampling.ode import sample_heun, sample_ode
+from rcgm.sampling.run import Options
+from rcgm.sampling.ucgm import sample_ucgm
 
-__all__ = ["sample_any_step"]
+SAMPLERS: dict[str, Callable[..., Tensor]] = {
+    "any_step": sample_any_step,
+    "consistency": sample_consistency,
+    "euler": sample_ode,
+    "heun": sample_heun,
+    "mix": sample_mix,
+    "ucgm": sample_ucgm,
+}
+
+__all__ = [
+    "SAMPLERS",
+    "Options",
+    "sample_any_step",
+    "sample_consistency",
+    "sample_heun",
+    "sample_mix",
+    "sample_ode",
+    "sample_ucgm",
+]

@@ -1,17 +1,19 @@
-"""Sampling with an any-step model: jumps along a schedule of times (RCGM equation 6)."""
+"""Sampling with an any-step model: jumps along a schedule of times (RCGM equation 6; TiM Algorithm 2)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rcgm import conditions
+from rcgm import schedules
 from rcgm.conditions import Condition
-from rcgm.engine import Network, predict
-from rcgm_kernels import advance
+from rcgm.engine import Network
+from rcgm.sampling.run import Options, Run
 
 
 @torch.no_grad()
@@ -22,64 +24,62 @@ def sample_any_step(
     *,
     steps: int = 1,
     times: Sequence[float] | None = None,
-    guidance: float = 1.0,
-    null_cond: Condition = None,
-    progress: Callable[[int, int], None] | None = None,
+    stochasticity: float = 0.0,
+    **options: Any,
 ) -> Tensor:
-    """Samples ``x_0`` by ``x_s = x_t - (t - s) F(x_t, t, s)`` from each time of the schedule to the next.
+    """Samples ``x_0`` by ``x_s = A(t, s) x_t + B(t, s) F(x_t, t, s)`` from each time of the schedule to the next.
 
     Args:
-        network: any callable ``(x, t, r, cond) -> tensor`` that predicts the average velocity.
-        noise: where to start, ``[B, ...]``, float32 or float64; the state keeps its dtype.
+        network: any callable ``(x, t, r, cond) -> tensor`` trained on intervals.
+        noise: unit-normal, ``[B, ...]``, float32 or float64.
         cond: condition of the samples.
         steps: number of evenly spaced steps from 1 to 0.
         times: the schedule itself, falling, from at most 1 down to at least 0, instead of ``steps``.
-        guidance: weight w of ``F_null + w (F_cond - F_null)``; 1 is no guidance and costs nothing. Both halves are one
-            forward.
-        null_cond: the null condition for guidance, with leading dimension 1 or B.
-        progress: called with the number of steps done and their total.
+        stochasticity: from 0 to 1. Each step jumps beyond its end, to where ``1 - stochasticity`` of the noise's
+            variance is left, and fresh noise makes up for the rest: the marginals stay what they are. TiM's text gives
+            no formula for its stochastic sampling; this one needs nothing that a transition model does not have.
+        options: those of every sampler: :class:`rcgm.sampling.Options`.
 
     Returns:
-        Samples of the shape and dtype of ``noise``.
+        Samples of the shape of ``noise``, of the dtype of the state.
 
     Raises:
         TypeError, ValueError: before any work, for an argument that does not fit; the message names it.
     """
-    if not isinstance(noise, Tensor) or noise.dtype not in (torch.float32, torch.float64):
-        got = noise.dtype if isinstance(noise, Tensor) else type(noise).__name__
-        raise TypeError(f"noise must be a float32 or float64 tensor, got {got}")
-    if noise.ndim == 0:
-        raise ValueError("noise must have the shape [B, ...], got a scalar tensor")
-    batch = noise.shape[0]
-    schedule = _schedule(steps, times)
-    conditions.check("cond", cond, batch)
-    if guidance != 1:
-        if cond is None or null_cond is None:
-            raise ValueError("guidance other than 1 needs cond and null_cond, got None")
-        conditions.check_null(cond, null_cond, batch)
-        cond = conditions.concatenate([conditions.expanded(null_cond, batch), cond])
-    x = noise.clone()
-    for step, (start, end) in enumerate(pairwise(schedule)):
-        t, r = x.new_full((batch,), start), x.new_full((batch,), end)
-        if guidance == 1:
-            velocity = predict("any-step", network, x, t, r, cond)
-        else:
-            both = predict("any-step", network, torch.cat([x, x]), torch.cat([t, t]), torch.cat([r, r]), cond)
-            null, full = both.chunk(2)
-            velocity = null + guidance * (full - null)
-        advance(x, velocity, t, r, out=x)
-        if progress is not None:
-            progress(step + 1, len(schedule) - 1)
-    return x
+    schedule = schedules.uniform(steps) if times is None else schedules.check_schedule(times)
+    if not 0 <= stochasticity <= 1:
+        raise ValueError(f"stochasticity must be from 0 to 1, got {stochasticity!r}")
+    run = Run(network, noise, cond, len(schedule) - 1, Options(**options))
+    for t, r in pairwise(schedule):
+        if stochasticity == 0 or r == 0:
+            run.advance(run.move(run.x, run.predict(run.x, t, r), t, r))
+            continue
+        beyond = _with_less_noise(run, r, 1 - stochasticity)
+        x = run.move(run.x, run.predict(run.x, t, beyond), t, beyond)
+        scale, added = _renoised(run, beyond, r)
+        run.advance(scale * x + added * run.fresh())
+    return run.result(schedule[-1])
 
 
-def _schedule(steps: int, times: Sequence[float] | None) -> list[float]:
-    if times is None:
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"steps must be a whole number >= 1, got {steps!r}")
-        return [1 - step / steps for step in range(steps + 1)]
-    schedule = [float(time) for time in times]
-    falls = all(start > end for start, end in pairwise(schedule))
-    if len(schedule) < 2 or not falls or schedule[0] > 1 or schedule[-1] < 0:
-        raise ValueError(f"times must fall from at most 1 to at least 0, at least two of them, got {schedule}")
-    return schedule
+def _ratio(run: Run, time: float) -> float:
+    """Noise over data in the state at ``time``."""
+    t = torch.tensor(time, dtype=torch.float64)
+    return float(run.transport.alpha(t) / run.transport.gamma(t))
+
+
+def _with_less_noise(run: Run, r: float, share: float) -> float:
+    """The time below ``r`` whose noise, relative to the data, has ``share`` of the variance that it has at ``r``."""
+    wanted = math.sqrt(share) * _ratio(run, r)
+    low, high = 0.0, r
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _ratio(run, middle) < wanted else (low, middle)
+    return low
+
+
+def _renoised(run: Run, t: float, r: float) -> tuple[float, float]:
+    """Factors of the state at ``t`` and of fresh noise that give the marginal at the later time ``r``."""
+    at_t, at_r = (torch.tensor(time, dtype=torch.float64) for time in (t, r))
+    scale = float(run.transport.gamma(at_r) / run.transport.gamma(at_t))
+    left = float(run.transport.alpha(at_r)) ** 2 - (scale * float(run.transport.alpha(at_t))) ** 2
+    return scale, math.sqrt(max(left, 0.0))

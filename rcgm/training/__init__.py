@@ -7,6 +7,7 @@ from rcgm.training.interrupts import TrainingInterrupted
 from rcgm.training.launch import train
 from rcgm.training.runs import LoadedRun, RunFolder, choose_device, load_run
 from rcgm.training.step import StepResult, TrainStep
+from rcgm.training.teacher import Teacher, initialise_from, load_teacher
 from rcgm.training.trainer import Trainer
 
 __all__ = [
@@ -16,12 +17,15 @@ __all__ = [
     "NonFiniteError",
     "RunFolder",
     "StepResult",
+    "Teacher",
     "TrainStep",
     "Trainer",
     "TrainingInterrupted",
     "choose_device",
+    "initialise_from",
     "latest_checkpoint",
     "load_run",
+    "load_teacher",
     "read_checkpoint",
     "save_checkpoint",
     "train",

@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from rcgm.data import DataInfo
-from rcgm.sampling import sample_any_step
+from rcgm.objectives import Objective
+from rcgm.sampling import SAMPLERS
 from rcgm.training.randomness import Purpose, mixed_seed
 from rcgm.training.step import autocast_to
+from rcgm.transports import Linear, Transport
 
-__all__ = ["Request", "evaluation_mode", "generate", "null_condition"]
+__all__ = ["Method", "Request", "evaluation_mode", "generate", "method_of", "null_condition"]
 
 CHUNK = 512
 """Samples that are made at a time."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a network is sampled: a key of ``SAMPLERS``, and the transport that it was trained on."""
+
+    sampler: str = "any_step"
+    transport: Transport = field(default_factory=Linear)
+
+
+def method_of(objective: Objective, sampler: str = "auto") -> Method:
+    """How a network trained with ``objective`` is sampled; ``"auto"`` is the sampler that it is made for."""
+    return Method(objective.sampler if sampler == "auto" else sampler, objective.transport)
 
 
 class Request:
@@ -76,6 +92,8 @@ def generate(
     *,
     steps: int,
     device: torch.device,
+    method: Method | None = None,
+    seed: int = 0,
     guidance: float = 1.0,
     autocast: torch.dtype = torch.float32,
     on_chunk: Callable[[int], None] | None = None,
@@ -85,8 +103,10 @@ def generate(
     Args:
         network: takes ``(x, t, r, cond)``; its attribute ``num_classes`` tells whether it takes classes.
         request: noise and classes.
-        steps: evaluations of the network (twice as many with guidance).
+        steps: of the sampler.
         device: of the network.
+        method: which sampler, on which transport; None for jumps under the linear one.
+        seed: of the fresh noise of samplers that draw some.
         guidance: scale of classifier-free guidance while sampling; 1 for none.
         autocast: dtype of the forwards; torch.float32 for no autocast.
         on_chunk: called with the number of samples that have been made since its last call.
@@ -101,13 +121,17 @@ def generate(
     if guidance != 1.0 and null_cond is None:
         raise ValueError(f"guidance must be 1 for a network without classes, got {guidance}")
     made = []
+    method = Method() if method is None else method
+    sample = SAMPLERS[method.sampler]
+    generator = torch.Generator(device=device).manual_seed(seed)
     with evaluation_mode(network), autocast_to(autocast, device):
         for start in range(0, len(request.noise), CHUNK):
             noise = request.noise[start : start + CHUNK].to(device)
             labels = None if request.labels is None else request.labels[start : start + CHUNK].to(device)
-            samples = sample_any_step(
-                network, noise, labels, steps=steps, guidance=guidance, null_cond=None if guidance == 1.0 else null_cond
-            )
+            samples = sample(
+                network, noise, labels, steps=steps, transport=method.transport, generator=generator, guidance=guidance,
+                null_cond=None if guidance == 1.0 else null_cond,
+            )  # fmt: skip
             made.append(samples.float().cpu())
             if on_chunk is not None:
                 on_chunk(len(noise))

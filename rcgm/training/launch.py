@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from rcgm.config import (
     ConfigError,
@@ -18,6 +20,7 @@ from rcgm.config import (
 )
 from rcgm.training.randomness import Purpose, mixed_seed
 from rcgm.training.runs import RunFolder, choose_device
+from rcgm.training.teacher import Teacher, initialise_from, load_teacher
 from rcgm.training.trainer import Trainer
 
 __all__ = ["train"]
@@ -44,20 +47,40 @@ def train(
     folder = RunFolder(Path(output))
     dataset = build_dataset_from(config)
     config = fit_to_data(config, dataset.info)
+    # What an objective learns may begin with random weights of its own.
+    torch.manual_seed(mixed_seed(config.seed, Purpose.INITIALISATION, 1))
     objective = build_objective_from(config)
     if objective.needs_null_condition() and config.model.arguments.get("num_classes") is None:
         raise ConfigError(
             "objective: guidance and label_dropout need data and a model with classes (model.num_classes)"
         )
+    if objective.needs_teacher() and config.teacher is None:
+        raise ConfigError(
+            "objective: supervision or guidance is by a teacher, and there is none: set teacher.run to the folder of a "
+            "trained run"
+        )
     checkpoint = folder.resume(config) if resume else None
+    teacher = None
+    if config.teacher is not None:
+        teacher = load_teacher(
+            config.teacher,
+            objective,
+            dataset.info,
+            num_classes=config.model.arguments.get("num_classes"),
+            device=device,
+            step=None if checkpoint is None else checkpoint.state["teacher_step"],
+        )
     torch.manual_seed(mixed_seed(config.seed, Purpose.INITIALISATION))
     student = build_model_from(config).to(device)
+    if teacher is not None and config.teacher.initialise_student and checkpoint is None:
+        _initialise(student, teacher, show_progress)
     trainer = Trainer(
         config,
         student,
         objective,
         dataset,
         folder,
+        teacher=teacher,
         checkpoint=checkpoint,
         show_progress=show_progress,
     )
@@ -66,3 +89,9 @@ def train(
     else:
         folder.write_config(config)
     return trainer.run()
+
+
+def _initialise(student: nn.Module, teacher: Teacher, show_progress: bool) -> None:
+    kept = initialise_from(teacher, student)
+    if kept and show_progress:
+        print(f"tensors that the teacher does not have keep their first values: {', '.join(kept)}", file=sys.stderr)

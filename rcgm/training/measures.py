@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rcgm.data import Digits
 from rcgm.evaluation import evaluate_digits, evaluate_points, train_digit_classifier
-from rcgm.training.generation import Request, generate
+from rcgm.training.generation import Method, Request, generate
 from rcgm.training.randomness import Purpose
 
 __all__ = ["Measure", "build_measure", "measure_steps"]
@@ -45,6 +45,7 @@ def measure_steps(
     guidance: float,
     seed: int,
     device: torch.device,
+    method: Method | None = None,
     autocast: torch.dtype = torch.float32,
     on_chunk: Callable[[int], None] | None = None,
 ) -> dict[str, dict[str, float]]:
@@ -58,6 +59,8 @@ def measure_steps(
             request,
             steps=number,
             device=device,
+            method=method,
+            seed=seed,
             guidance=guidance,
             autocast=autocast,
             on_chunk=on_chunk,

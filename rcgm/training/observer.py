@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from rcgm import plots
-from rcgm.config import TrainConfig
-from rcgm.training.generation import Request, generate
+from rcgm.config import TrainConfig, build_objective_from
+from rcgm.training.generation import Request, generate, method_of
 from rcgm.training.measures import Measure, build_measure, measure_steps
 from rcgm.training.metrics import EvaluationsFile, MetricsFile, TensorBoard
 from rcgm.training.progress import Progress
@@ -54,6 +54,7 @@ class Observer:
         self.device = device
         self.evaluation: dict[str, dict[str, float]] = {}
         self._autocast = getattr(torch, config.precision)
+        self._objective = build_objective_from(config)  # for how its networks are sampled
         self._conditional = getattr(network, "num_classes", None) is not None
         self._measure: Measure | None = None
         self.metrics = MetricsFile(folder.metrics, done=done)
@@ -80,6 +81,7 @@ class Observer:
                     request,
                     steps=number,
                     device=self.device,
+                    method=method_of(self._objective, settings.sampler),
                     guidance=settings.guidance,
                     autocast=self._autocast,
                 )
@@ -126,6 +128,7 @@ class Observer:
                 guidance=settings.guidance,
                 seed=self.config.seed,
                 device=self.device,
+                method=method_of(self._objective, settings.sampler),
                 autocast=self._autocast,
             )
         self._evaluations.set(step, self.evaluation)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -10,20 +12,25 @@ from rcgm.config import OptimizerConfig
 __all__ = ["build_optimizer", "export_optimizer", "import_optimizer", "learning_rate", "set_learning_rate"]
 
 
-def build_optimizer(config: OptimizerConfig, network: nn.Module) -> torch.optim.Optimizer:
-    """AdamW or RAdam, both with decoupled weight decay, over the parameters of ``network`` that take gradients.
+def build_optimizer(
+    config: OptimizerConfig, network: nn.Module, memory: nn.Module | None = None
+) -> torch.optim.Optimizer:
+    """AdamW or RAdam, both with decoupled weight decay, over the parameters that take gradients.
 
-    Weight decay applies to tensors of two and more dimensions: shrinking a bias or a gain regularises nothing.
+    Weight decay applies to tensors of two and more dimensions of ``network``: shrinking a bias or a gain regularises
+    nothing, and what an objective has learned (``memory``) is no part of the model.
     """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    learned = [] if memory is None else [parameter for parameter in memory.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": learned, "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     if config.name == "radam":
         return torch.optim.RAdam(groups, lr=config.lr, betas=config.betas, eps=config.eps, decoupled_weight_decay=True)
-    fused = all(parameter.device.type == "cuda" for parameter in parameters)
+    fused = all(parameter.device.type == "cuda" for parameter in (*parameters, *learned))
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused or None)
 
 
@@ -39,16 +46,23 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
         group["lr"] = value
 
 
-def export_optimizer(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
-    """The optimizer's tensors by ``parameter name/what``, such as ``blocks.0.attn.qkv.weight/exp_avg``."""
+def export_optimizer(
+    optimizer: torch.optim.Optimizer, network: nn.Module, memory: nn.Module | None = None
+) -> dict[str, Tensor]:
+    """The optimizer's tensors by ``parameter name/what``, such as ``blocks.0.attn.qkv.weight/exp_avg``.
+
+    Those of ``memory`` have names that begin with ``objective/``.
+    """
     return {
         f"{name}/{key}": value if isinstance(value, Tensor) else torch.tensor(value)
-        for name, parameter in network.named_parameters()
+        for name, parameter in _named_parameters(network, memory)
         for key, value in optimizer.state.get(parameter, {}).items()
     }
 
 
-def import_optimizer(optimizer: torch.optim.Optimizer, network: nn.Module, tensors: dict[str, Tensor]) -> None:
+def import_optimizer(
+    optimizer: torch.optim.Optimizer, network: nn.Module, tensors: dict[str, Tensor], memory: nn.Module | None = None
+) -> None:
     """Undo :func:`export_optimizer`.
 
     Raises:
@@ -58,7 +72,7 @@ def import_optimizer(optimizer: torch.optim.Optimizer, network: nn.Module, tenso
     for key, tensor in tensors.items():
         name, _, what = key.rpartition("/")
         by_name.setdefault(name, {})[what] = tensor
-    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    names = {id(parameter): name for name, parameter in _named_parameters(network, memory)}
     order = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
     unknown = sorted(set(by_name) - set(order))
     if unknown:
@@ -70,3 +84,10 @@ def import_optimizer(optimizer: torch.optim.Optimizer, network: nn.Module, tenso
             "param_groups": optimizer.state_dict()["param_groups"],
         }
     )
+
+
+def _named_parameters(network: nn.Module, memory: nn.Module | None) -> Iterator[tuple[str, nn.Parameter]]:
+    yield from network.named_parameters()
+    if memory is not None:
+        for name, parameter in memory.named_parameters():
+            yield f"objective/{name}", parameter

@@ -37,14 +37,16 @@ class TrainStep:
 
     Args:
         student: in training mode; takes gradients.
-        objective: called as ``objective(student, x, cond, target=, null_cond=, generator=)``; its answer has ``loss``.
-        optimizer: over the student's parameters.
+        objective: called as ``objective(student, x, cond, target=, teacher=, null_cond=, generator=, step=)``; its
+            answer has ``loss``.
+        optimizer: over the student's parameters, and those that the objective learns.
         ema: gives the target network.
         seed: of the run.
         accumulate: micro-batches a step; divides the batch.
         autocast: torch.float32 for none, or the dtype of the forwards.
-        clip_grad_norm: largest norm of the whole gradient, or None.
+        clip_grad_norm: largest norm of the whole gradient of the student, or None.
         null_cond: what a dropped condition becomes, leading dimension 1; None without conditions.
+        teacher: a frozen network ``(x, t, r, cond)``, or None.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class TrainStep:
         autocast: torch.dtype = torch.float32,
         clip_grad_norm: float | None = None,
         null_cond: Tensor | None = None,
+        teacher: Callable[..., Tensor] | None = None,
     ) -> None:
         self._student = student
         self._objective = objective
@@ -69,6 +72,7 @@ class TrainStep:
         self._autocast = autocast
         self._clip_grad_norm = clip_grad_norm
         self._null_cond = null_cond
+        self._teacher = teacher
         self._parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
         self._generator = torch.Generator(device=self._parameters[0].device)
 
@@ -89,8 +93,10 @@ class TrainStep:
                     part,
                     condition,
                     target=self._ema.target,
+                    teacher=self._teacher,
                     null_cond=self._null_cond,
                     generator=self._generator,
+                    step=step,
                 )
             (output.loss / self._accumulate).backward()
             losses.append(output.loss.detach())

@@ -30,6 +30,7 @@ from rcgm.training.optimizers import (
 from rcgm.training.randomness import global_random_state, restore_global_random_state
 from rcgm.training.runs import RunFolder, data_info_to_plain
 from rcgm.training.step import TrainStep
+from rcgm.training.teacher import Teacher
 from rcgm.training.versions import library_versions
 
 __all__ = ["Trainer"]
@@ -45,9 +46,12 @@ class Trainer:
         config: the resolved configuration.
         student: the network, on its device. Its attribute ``num_classes`` (None or absent: no classes) decides whether
             it is given the labels of the data.
-        objective: see :class:`~rcgm.training.step.TrainStep`.
+        objective: see :class:`~rcgm.training.step.TrainStep`. What its method ``memory()`` holds, where it has one, is
+            moved to the device, trained with the student, saved and resumed; what its method ``report()`` returns,
+            tensors of no dimension by name, is recorded as ``objective/NAME`` with the loss.
         dataset: as :class:`~rcgm.data.BatchStream` takes it, with an ``info``.
         folder: of the run.
+        teacher: frozen network of another run, or None.
         checkpoint: to go on from, or None to begin.
         show_progress: whether to report on stderr.
 
@@ -63,6 +67,7 @@ class Trainer:
         dataset: Any,
         folder: RunFolder,
         *,
+        teacher: Teacher | None = None,
         checkpoint: Checkpoint | None = None,
         show_progress: bool = True,
     ) -> None:
@@ -73,7 +78,10 @@ class Trainer:
         self.dataset = dataset
         cast = None if config.ema.cast is None else getattr(torch, config.ema.cast)
         self.ema = Ema(student, config.ema.decay, warmup=config.ema.warmup, cast=cast)
-        self.optimizer = build_optimizer(config.optimizer, student)
+        self.objective = objective
+        self.memory = objective.memory().to(self.device) if hasattr(objective, "memory") else nn.ModuleDict()
+        self.teacher = teacher
+        self.optimizer = build_optimizer(config.optimizer, student, self.memory)
         self.step = 0
         self._losses = LossWindow()
         self._seconds_before = 0.0
@@ -83,6 +91,8 @@ class Trainer:
             # After the copies for the EMA are made: a compiled module is not to be copied.
             student.compile()
             self.ema.compile()
+            if teacher is not None:
+                teacher.network.compile()
         self._num_classes = getattr(student, "num_classes", None)
         self._train_step = TrainStep(
             student,
@@ -94,6 +104,7 @@ class Trainer:
             autocast=getattr(torch, config.precision),
             clip_grad_norm=config.optimizer.clip_grad_norm,
             null_cond=null_condition(self._num_classes, self.device),
+            teacher=teacher,
         )
         self._show_progress = show_progress
         self._clock = _Clock(self.step)
@@ -173,12 +184,20 @@ class Trainer:
                 "ema_decay": self.ema.current_decay,
                 "images_per_second": steps * self.config.batch_size / seconds,
                 "seconds": self._elapsed(),
+                **self._reported(),
             }
         )
 
+    def _reported(self) -> dict[str, float]:
+        values = self.objective.report() if hasattr(self.objective, "report") else {}
+        if not values:
+            return {}
+        numbers = torch.stack([value.detach().float() for value in values.values()]).tolist()  # waits once for all
+        return {f"objective/{name}": number for name, number in zip(values, numbers, strict=True)}
+
     def _save(self, observer: Observer) -> None:
         losses = self._losses.read()
-        if not all_finite(self.student.parameters()):
+        if not all_finite([*self.student.parameters(), *self.memory.parameters()]):
             raise NonFiniteError(f"the parameters after step {self.step} are not finite")
         observer.metrics.sync()
         save_checkpoint(
@@ -187,13 +206,15 @@ class Trainer:
             {
                 "student": self.student.state_dict(),
                 "ema": {} if self.ema.is_student else self.ema.network.state_dict(),
-                "optimizer": export_optimizer(self.optimizer, self.student),
+                "memory": self.memory.state_dict(),
+                "optimizer": export_optimizer(self.optimizer, self.student, self.memory),
                 "random": global_random_state(self.device),
             },
             {
                 "config": self.config.model_dump(mode="json"),
                 "data": data_info_to_plain(self.dataset.info),
                 "ema_decay": self.ema.current_decay,
+                "teacher_step": None if self.teacher is None else self.teacher.step,
                 "unreported_losses": losses,
                 "seconds": self._elapsed(),
                 "versions": library_versions(),
@@ -204,7 +225,8 @@ class Trainer:
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.student.load_state_dict(checkpoint.tensors["student"])
         self.ema.load(checkpoint.tensors.get("ema", {}), checkpoint.state["ema_decay"])
-        import_optimizer(self.optimizer, self.student, checkpoint.tensors.get("optimizer", {}))
+        self.memory.load_state_dict(checkpoint.tensors.get("memory", {}))
+        import_optimizer(self.optimizer, self.student, checkpoint.tensors.get("optimizer", {}), self.memory)
         restore_global_random_state(checkpoint.tensors["random"], self.device)
         self._losses = LossWindow(checkpoint.state["unreported_losses"])
         self._seconds_before = checkpoint.state["seconds"]

@@ -15,7 +15,7 @@ import torch
 from gaussian import problem, states
 from torch import Tensor
 
-from rcgm.derivatives import Central, ForwardMode, OneSided
+from rcgm.derivatives import Auto, Central, ForwardMode, OneSided
 from rcgm.objectives import UCGM, FlowMatching, SelfEnhancedTarget, TeacherEnhancedTarget
 from rcgm.times import Times, TimeSampler
 from rcgm.transports import EDM, VE, VP, Linear, ReversedLinear, Transport, TrigFlow, TrigLinear
@@ -246,6 +246,18 @@ def test_estimators_agree_in_the_limit(transport, random_network):
     exact = values.pop(ForwardMode())
     for close in values.values():
         torch.testing.assert_close(close, exact, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_chosen_steps_and_other_stencils(transport, random_network):
+    x, z, t, labels = batch()
+    times, student = Times(t.clamp(0.05, 0.95), torch.zeros_like(t)), random_network(1)
+    _, exact = read(plain(transport=TRANSPORTS[transport], derivative=ForwardMode()), student, x, z, times, labels)
+    for derivative in (Central(1e-2, order=4), Auto(), Auto(evaluations=4)):
+        objective = plain(transport=TRANSPORTS[transport], derivative=derivative)
+        for _ in range(3):  # the first two calls of auto measure
+            _, R = read(objective, student, x, z, times, labels)
+            torch.testing.assert_close(R, exact, rtol=1e-2, atol=1e-2)
 
 
 def test_one_sided_difference_uses_the_prediction(random_network):

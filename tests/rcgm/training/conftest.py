@@ -60,7 +60,7 @@ class Output:
 class Regression:
     """An objective without randomness: the network at fixed times against the data themselves."""
 
-    def __call__(self, student, x, cond=None, *, target=None, null_cond=None, generator=None) -> Output:
+    def __call__(self, student, x, cond=None, **options) -> Output:
         times = torch.full((len(x),), 0.5)
         return Output((student(x, times, times, cond) - x).square().mean())
 

@@ -55,7 +55,7 @@ def test_steps_and_micro_steps_draw_different_numbers(batch):
     drawn = []
 
     class Draw:
-        def __call__(self, student, x, cond=None, *, target, null_cond, generator):
+        def __call__(self, student, x, cond=None, *, target, null_cond, generator, **options):
             drawn.append(torch.rand((), generator=generator).item())
             return type("Output", (), {"loss": student(x, x[:, 0], x[:, 0], cond).mean()})
 
@@ -80,7 +80,7 @@ def test_average_moves_before_the_target_forwards(batch):
     seen = []
 
     class Look:
-        def __call__(self, student, x, cond=None, *, target, null_cond, generator):
+        def __call__(self, student, x, cond=None, *, target, null_cond, generator, **options):
             seen.append(target.output.bias.detach().clone())
             return type("Output", (), {"loss": (student(x, x[:, 0], x[:, 0], cond) - 1).square().mean()})
 
@@ -98,7 +98,7 @@ def test_conditions_are_split_with_the_batch():
     seen = []
 
     class Look:
-        def __call__(self, student, x, cond=None, *, target, null_cond, generator):
+        def __call__(self, student, x, cond=None, *, target, null_cond, generator, **options):
             seen.append((cond.tolist(), null_cond.tolist()))
             return type("Output", (), {"loss": student(x, x[:, 0], x[:, 0], cond).mean()})
 
@@ -111,7 +111,7 @@ def test_bfloat16_autocast_reaches_the_student_only_in_the_forward(batch):
     seen = []
 
     class Look:
-        def __call__(self, student, x, cond=None, *, target, null_cond, generator):
+        def __call__(self, student, x, cond=None, *, target, null_cond, generator, **options):
             output = student(x, x[:, 0], x[:, 0], cond)
             seen.append(output.dtype)
             return type("Output", (), {"loss": output.float().mean()})

@@ -1,0 +1,130 @@
+"""Every objective on the same data for the same time: what each reaches, and what a step of it costs.
+
+    python -m benchmarks.objectives          digits and two moons, reduced form, under 45 minutes on two cores
+    python -m benchmarks.objectives --digits-seconds 5 --moons-seconds 5 --name trial     to see that it runs
+    python -m benchmarks.objectives --only mean_flow,rcgm-2
+
+Every run trains the same network from the same seed on one core, for the same processor time; only objective and
+teacher differ. Distilled objectives start from, and are taught by, the flow-matching network of this benchmark, whose
+own training is not counted. Each is sampled by the averaged network with the sampler that it is made for, at 1, 2 and 4
+steps, and at 16 where its sampler follows the flow; guidance is not used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from benchmarks import environment
+from benchmarks.training import DIGITS_DIT, Task, measure, train
+from rcgm.config import OptimizerConfig
+
+FLOW_SAMPLERS = ("euler", "heun", "any_step", "ucgm")
+TEACHER = "flow_matching"
+TASKS = {
+    "digits": Task(
+        "digits", DIGITS_DIT, 64, OptimizerConfig(lr=3e-3, warmup_steps=50), 0.995, "frechet_distance", 1000
+    ),
+    "two_moons": Task(
+        "two_moons", {"name": "mlp", "dim": 2, "width": 128}, 512,
+        OptimizerConfig(lr=1e-3, betas=(0.9, 0.999), warmup_steps=100), 0.99, "squared_mmd", 4000,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row: an objective, its arguments as a configuration file has them, and whether a teacher helps."""
+
+    name: str
+    objective: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    taught: bool = False
+
+
+Job = tuple[str, Entry, float, "dict[str, Tensor] | None"]
+
+
+def entries(task: str) -> list[Entry]:
+    """The rows for a task. Where a paper's setting is for long runs on large images, this scale's is given here."""
+    dt = 0.05 if task == "digits" else 0.01
+    share = {"times": {"equal": 0.25}} if task == "digits" else {}
+    return [
+        Entry(TEACHER, "flow_matching"),
+        *(Entry(f"rcgm-{order}", "rcgm", {"order": order, "dt": dt, **share}) for order in (1, 2)),
+        Entry("rcgm-4 jump", "rcgm", {"order": 4, "dt": dt, "points": "jump", **share}),
+        Entry("consistency", "consistency"),
+        Entry("consistency, taught", "consistency", {"supervision": "teacher"}, taught=True),
+        Entry("scm", "scm"),
+        Entry("scm, taught", "scm", {"supervision": "teacher"}, taught=True),
+        Entry("shortcut", "shortcut"),
+        Entry("mean_flow", "mean_flow", {"derivative": "central"}),
+        Entry("mean_flow, auto", "mean_flow", {"derivative": "auto"}),
+        Entry("mean_flow, jvp", "mean_flow", {"derivative": "jvp"}),
+        *(Entry(f"ucgm-{ratio:g}", "ucgm", {"consistency_ratio": ratio, "clip": 1.0}) for ratio in (0.0, 0.5, 1.0)),
+        Entry("tim", "tim"),
+        Entry("decm", "decm"),
+        Entry("decm, taught", "decm", {"supervision": "teacher"}, taught=True),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--digits-seconds", type=float, default=100, help="training time of each on the digits (100)")
+    parser.add_argument("--moons-seconds", type=float, default=40, help="training time of each on two moons (40)")
+    parser.add_argument("--only", metavar="NAMES", help="rows to run, separated by commas (all)")
+    parser.add_argument("--name", default="objectives", help="name of the result file (objectives)")
+    arguments = parser.parse_args()
+    seconds = {"digits": arguments.digits_seconds, "two_moons": arguments.moons_seconds}
+    names = None if arguments.only is None else arguments.only.split(",")
+    rows = []
+    # A fresh process for each run, so that peak memory is its own.
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count(), torch.set_num_threads, (1,), 1) as pool:
+        for task, length in seconds.items():
+            teacher = pool.apply(train_teacher, (task, length))
+            chosen = [entry for entry in entries(task) if names is None or entry.name in names]
+            jobs = [(task, entry, length, teacher if entry.taught else None) for entry in chosen]
+            for row in tqdm(pool.imap(run, jobs, chunksize=1), total=len(jobs), desc=task, unit="run"):
+                rows.append(row)
+                tqdm.write(line(row))
+    result = {"environment": environment.describe(torch.device("cpu")), "seconds": seconds, "rows": rows}
+    print(f"written to {environment.write(arguments.name, result)}")
+
+
+def train_teacher(task: str, seconds: float) -> dict[str, Tensor]:
+    """Weights of the flow-matching network that the taught objectives start from."""
+    entry = next(entry for entry in entries(task) if entry.name == TEACHER)
+    trained = train(TASKS[task], entry.objective, entry.arguments, lambda _, spent: spent >= seconds)
+    return trained.ema.network.state_dict()
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Train one row and measure its averaged network."""
+    name, entry, seconds, teacher = job
+    task = TASKS[name]
+    trained = train(task, entry.objective, entry.arguments, lambda _, spent: spent >= seconds, teacher_weights=teacher)
+    sampler = trained.objective.sampler
+    measured = measure(task, trained, (1, 2, 4, 16) if sampler in FLOW_SAMPLERS else (1, 2, 4))
+    quality = {number: values[task.quality] for number, values in measured.items()}
+    return {"task": name, "name": entry.name, "sampler": sampler, "quality": quality, "measured": measured,
+            **trained.costs}  # fmt: skip
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row for the terminal."""
+    quality = "  ".join(f"{steps}: {value:.4g}" for steps, value in row["quality"].items())
+    return (
+        f"{row['name']:<22} {row['steps']:>6} steps {row['milliseconds']:7.2f} ms  {row['memory_mib']:6.0f} MiB  "
+        f"{row['waves']:.2f} waves {row['evaluations']:.2f} evaluations   {quality}"
+    )
+
+
+if __name__ == "__main__":
+    main()

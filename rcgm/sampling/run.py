@@ -1,0 +1,153 @@
+"""What all samplers share: checks, guidance, number formats, progress and trajectory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from rcgm import conditions
+from rcgm.conditions import Condition
+from rcgm.engine import Network, predict
+from rcgm.transports import Linear, Transport
+from rcgm_kernels import interpolate
+
+STATE_DTYPES = (torch.float32, torch.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What can be asked of every sampler, by name.
+
+    Args:
+        transport: the path that the network was trained on.
+        guidance: weight w of ``F_null + w (F_cond - F_null)``; 1 is no guidance and costs nothing. Both halves are one
+            forward.
+        guidance_interval: times ``(low, high)`` in which guidance applies; outside it costs nothing.
+        null_cond: the null condition for guidance, with leading dimension 1 or B.
+        generator: of fresh noise, for samplers that draw some; of the device of ``noise``.
+        dtype: of the state between evaluations, float32 or float64; None takes that of ``noise``. The network is
+            given the dtype of ``noise``.
+        progress: called with the number of steps done and their total.
+        trajectory: return the states of all steps, ``[S + 1, B, ...]``, the noise first and the samples last.
+    """
+
+    transport: Transport = field(default_factory=Linear)
+    guidance: float = 1.0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    null_cond: Condition = None
+    generator: torch.Generator | None = None
+    dtype: torch.dtype | None = None
+    progress: Callable[[int, int], None] | None = None
+    trajectory: bool = False
+
+
+class Run:
+    """One sampling: the state, and what the network predicts of it.
+
+    Args:
+        network: any callable ``(x, t, r, cond) -> tensor``.
+        noise: unit-normal, ``[B, ...]``, float32 or float64; the state at ``t = 1`` is ``alpha(1)`` times it.
+        cond: condition of the samples.
+        total: number of steps.
+        options: see :class:`Options`.
+
+    Raises:
+        TypeError, ValueError: for an argument that does not fit; the message names it.
+    """
+
+    def __init__(self, network: Network, noise: Tensor, cond: Condition, total: int, options: Options) -> None:
+        if not isinstance(noise, Tensor) or noise.dtype not in STATE_DTYPES:
+            got = noise.dtype if isinstance(noise, Tensor) else type(noise).__name__
+            raise TypeError(f"noise must be a float32 or float64 tensor, got {got}")
+        if noise.ndim == 0:
+            raise ValueError("noise must have the shape [B, ...], got a scalar tensor")
+        if options.dtype not in (None, *STATE_DTYPES):
+            raise TypeError(f"dtype must be torch.float32, torch.float64 or None, got {options.dtype!r}")
+        low, high = options.guidance_interval
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"guidance_interval must be (low, high) within [0, 1], got {options.guidance_interval!r}")
+        if options.generator is not None and options.generator.device.type != noise.device.type:
+            got = options.generator.device.type
+            raise ValueError(f"generator must be of the device of noise, {noise.device.type}, got {got}")
+        batch = noise.shape[0]
+        conditions.check("cond", cond, batch)
+        self._both: Condition = None
+        if options.guidance != 1:
+            if cond is None or options.null_cond is None:
+                raise ValueError("guidance other than 1 needs cond and null_cond, got None")
+            conditions.check_null(cond, options.null_cond, batch)
+            self._both = conditions.concatenate([conditions.expanded(options.null_cond, batch), cond])
+        self.network, self.cond, self.options, self.total, self.done = network, cond, options, total, 0
+        self._given = noise.dtype
+        self.transport = options.transport
+        state = noise.to(options.dtype or noise.dtype)
+        largest = self.transport.alpha(torch.ones((), dtype=torch.float64))
+        self.x = state.clone() if largest == 1 else state * largest.to(state.device, state.dtype)
+        self.states = [self.x.clone()] if options.trajectory else []
+
+    def times(self, time: float) -> Tensor:
+        """``time`` for every sample, ``[B]``, in the dtype of the state."""
+        return self.x.new_full(self.x.shape[:1], time)
+
+    def predict(self, x: Tensor, t: float, r: float) -> Tensor:
+        """The guided prediction for the interval ``[r, t]`` at ``x``, in the dtype of the state."""
+        given = x.to(self._given)
+        t_all, r_all = (given.new_full(given.shape[:1], time) for time in (t, r))
+        low, high = self.options.guidance_interval
+        if self.options.guidance == 1 or not low <= t <= high:
+            return predict("sampled", self.network, given, t_all, r_all, self.cond).to(x.dtype)
+        doubled = (torch.cat([value, value]) for value in (given, t_all, r_all))
+        null, full = predict("sampled", self.network, *doubled, self._both).to(x.dtype).chunk(2)
+        return null + self.options.guidance * (full - null)
+
+    def move(self, x: Tensor, prediction: Tensor, t: float, r: float) -> Tensor:
+        """Where the step by ``prediction`` leads."""
+        return self.transport.move(x, prediction, self.times(t), self.times(r))
+
+    def pair(self, x: Tensor, prediction: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        """The data and the noise that ``prediction`` at ``(x, t)`` stands for: ``x_hat, z_hat``."""
+        time, transport = self.times(t).double(), self.transport
+        inverse = 1 / transport.determinant(time)
+        by_prediction = torch.stack([transport.alpha(time) * inverse, -transport.gamma(time) * inverse])
+        by_state = torch.stack([-transport.alpha_hat(time) * inverse, transport.gamma_hat(time) * inverse])
+        data, noise = interpolate(x, prediction, by_prediction, by_state).unbind(0)
+        return data, noise
+
+    def regressed(self, data: Tensor, noise: Tensor, t: float) -> Tensor:
+        """The prediction at ``t`` that stands for a pair."""
+        time = self.times(t).double()
+        return interpolate(data, noise, self.transport.alpha_hat(time)[None], self.transport.gamma_hat(time)[None])[0]
+
+    def predict_as_at(self, x: Tensor, t: float, r: float, time: float) -> Tensor:
+        """The data and noise predicted at ``(x, t, r)``, as a prediction at ``time``."""
+        return self.regressed(*self.pair(x, self.predict(x, t, r), t), time)
+
+    def join(self, data: Tensor, noise: Tensor, t: float) -> Tensor:
+        """The state at ``t`` of a pair."""
+        return self.transport.points(data, noise, self.times(t).double()[None])[0]
+
+    def fresh(self) -> Tensor:
+        """Noise that has not been used."""
+        options = self.options
+        return torch.randn(self.x.shape, generator=options.generator, device=self.x.device, dtype=self.x.dtype)
+
+    def advance(self, x: Tensor) -> None:
+        """``x`` is the state after one more step."""
+        self.x = x
+        self.done += 1
+        if self.options.trajectory:
+            self.states.append(x.clone())
+        if self.options.progress is not None:
+            self.options.progress(self.done, self.total)
+
+    def result(self, end: float) -> Tensor:
+        """The samples, of a state at time ``end``; or the trajectory."""
+        if end == 0:
+            scale = self.transport.gamma(torch.zeros((), dtype=torch.float64))
+            if scale != 1:  # a transport whose state at 0 is not the data itself
+                self.x = self.x / scale.to(self.x.device, self.x.dtype)
+                self.states[-1:] = [self.x] if self.states else []
+        return torch.stack(self.states) if self.options.trajectory else self.x

@@ -1,0 +1,116 @@
+"""The frozen network of another run, for distillation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rcgm.config import ConfigError, TeacherConfig, build_objective_from
+from rcgm.data import DataInfo
+from rcgm.training.checkpoint import CheckpointError
+from rcgm.training.runs import load_run
+
+__all__ = ["Teacher", "initialise_from", "load_teacher"]
+
+
+class Teacher:
+    """A network ``(x, t, r, cond)`` in evaluation mode, without gradient.
+
+    Args:
+        network: frozen; moved nowhere.
+        step: of the checkpoint that it was loaded from.
+        any_step: false for a network that was trained at ``r = t`` alone: it is given ``r = t`` whatever is asked, and
+            so answers with the instantaneous prediction.
+    """
+
+    def __init__(self, network: nn.Module, step: int, *, any_step: bool) -> None:
+        self.network = network.requires_grad_(False).eval()
+        self.step = step
+        self.any_step = any_step
+
+    def __call__(self, x: Tensor, t: Tensor, r: Tensor, cond: Any = None) -> Tensor:
+        """``x`` ``[B, ...]``, ``t`` and ``r`` ``[B]`` to a tensor of the shape of ``x``."""
+        return self.network(x, t, r if self.any_step else t, cond)
+
+
+def load_teacher(
+    config: TeacherConfig,
+    objective: Any,
+    info: DataInfo,
+    *,
+    num_classes: int | None,
+    device: torch.device,
+    step: int | None = None,
+) -> Teacher:
+    """The teacher of ``config``, after a check that it speaks of the same things as the student.
+
+    Args:
+        config: which run, and what of it.
+        objective: of the student; its ``transport`` says what predictions mean.
+        info: of the student's data.
+        num_classes: classes that the student takes, or None.
+        device: where the network goes.
+        step: of the checkpoint, where ``config`` leaves it open and the run that goes on had chosen one; None for the
+            newest.
+
+    Raises:
+        ConfigError: the run is not there, has no such checkpoint, or is of other data, classes or transport.
+    """
+    wanted = step if config.checkpoint is None else config.checkpoint
+    try:
+        run = load_run(config.run, device=device, step=wanted, weights=config.weights)
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"teacher.run: {error}; train the teacher first (objective.name=flow_matching), and give its folder"
+        ) from error
+    except CheckpointError as error:
+        raise ConfigError(f"teacher: {error}; set teacher.run and teacher.checkpoint to what there is") from error
+    if run.info.shape != info.shape:
+        raise ConfigError(
+            f"teacher.run: '{config.run}' was trained on samples of shape {list(run.info.shape)}, the data here have "
+            f"{list(info.shape)}: choose a teacher of the same data"
+        )
+    classes = getattr(run.network, "num_classes", None)
+    if classes != num_classes:
+        raise ConfigError(
+            f"teacher.run: '{config.run}' takes {_classes(classes)} and the student {_classes(num_classes)}: both must "
+            "take the same (data.labels, model.num_classes)"
+        )
+    transport = build_objective_from(run.config).transport
+    if transport != objective.transport:
+        raise ConfigError(
+            f"teacher.run: '{config.run}' was trained with the transport {transport}, and the student is to learn "
+            f"{objective.transport}: set objective.transport to the teacher's"
+        )
+    return Teacher(run.network, run.step, any_step=config.kind == "any_step")
+
+
+@torch.no_grad()
+def initialise_from(teacher: Teacher, student: nn.Module) -> list[str]:
+    """Copy the teacher's weights into the student, where names and shapes agree.
+
+    Returns:
+        The names of the student's tensors that keep their values.
+
+    Raises:
+        ConfigError: nothing agrees.
+    """
+    source, kept = teacher.network.state_dict(), []
+    tensors = student.state_dict()
+    for name, tensor in tensors.items():
+        if name in source and source[name].shape == tensor.shape:
+            tensor.copy_(source[name])
+        else:
+            kept.append(name)
+    if len(kept) == len(tensors):
+        raise ConfigError(
+            "teacher.initialise_student: no tensor of the student has the name and the shape of one of the teacher's: "
+            "give both the same model, or set it to false"
+        )
+    return kept
+
+
+def _classes(number: int | None) -> str:
+    return "no classes" if number is None else f"{number} classes"
