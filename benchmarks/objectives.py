@@ -18,15 +18,15 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks import environment
 from benchmarks.training import DIGITS_DIT, Task, measure, train
 from rcgm.config import OptimizerConfig
 
-FLOW_SAMPLERS = ("euler", "heun", "any_step", "ucgm")
+FLOW_SAMPLERS = ("euler", "heun", "any_step", "ucgm_multi")
 TEACHER = "flow_matching"
 TASKS = {
     "digits": Task(
@@ -49,7 +49,8 @@ class Entry:
     taught: bool = False
 
 
-Job = tuple[str, Entry, float, "dict[str, Tensor] | None"]
+Weights = dict[str, numpy.ndarray]
+Job = tuple[str, Entry, float, "Weights | None"]
 
 
 def entries(task: str) -> list[Entry]:
@@ -98,16 +99,18 @@ def main() -> None:
     print(f"written to {environment.write(arguments.name, result)}")
 
 
-def train_teacher(task: str, seconds: float) -> dict[str, Tensor]:
+def train_teacher(task: str, seconds: float) -> Weights:
     """Weights of the flow-matching network that the taught objectives start from."""
     entry = next(entry for entry in entries(task) if entry.name == TEACHER)
     trained = train(TASKS[task], entry.objective, entry.arguments, lambda _, spent: spent >= seconds)
-    return trained.ema.network.state_dict()
+    # as arrays: a tensor would be handed over through the memory of a process that ends here
+    return {name: tensor.numpy() for name, tensor in trained.ema.network.state_dict().items()}
 
 
 def run(job: Job) -> dict[str, Any]:
     """Train one row and measure its averaged network."""
-    name, entry, seconds, teacher = job
+    name, entry, seconds, weights = job
+    teacher = None if weights is None else {key: torch.from_numpy(array) for key, array in weights.items()}
     task = TASKS[name]
     trained = train(task, entry.objective, entry.arguments, lambda _, spent: spent >= seconds, teacher_weights=teacher)
     sampler = trained.objective.sampler

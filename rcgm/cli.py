@@ -16,7 +16,7 @@ __all__ = ["main"]
 
 # Everything that takes time to import is imported by the command that needs it, so that --help comes at once.
 
-SAMPLERS = ("auto", "any_step", "consistency", "euler", "heun", "mix", "ucgm")
+SAMPLERS = ("auto", "any_step", "consistency", "euler", "heun", "mix", "ucgm", "ucgm_multi")
 TRAINING_PACKAGES = {"PIL", "matplotlib", "pydantic", "safetensors", "sklearn", "tensorboard", "tqdm", "yaml"}
 
 DESCRIPTION = """\

@@ -69,7 +69,11 @@ class Engine:
         """The answers to ``wave``, in its order."""
         plans = [self._plan(item) for item in wave]
         values = iter(self._values([query for queries, _ in plans for query in queries]))
-        return [combine([next(values) for _ in queries]) for queries, combine in plans]
+        with contextlib.ExitStack() as stack:
+            for device in {item.x.device.type for item in wave}:
+                # what is done with the answers keeps their format, which need not be that of the caller's autocast
+                stack.enter_context(torch.autocast(device, enabled=False))
+            return [combine([next(values) for _ in queries]) for queries, combine in plans]
 
     def _plan(self, item: Query | Derivative) -> tuple[list[Query], Callable[[list[Tensor]], Any]]:
         if isinstance(item, Query):
@@ -164,4 +168,9 @@ def _joined(tensors: list[Tensor]) -> Tensor:
 
 
 def _after_zeros(part: Tensor, start: int) -> Tensor:
-    return part if start == 0 else torch.cat([part.new_zeros((start, *part.shape[1:])), part])
+    if start == 0:
+        return part
+    # not by torch.cat, which autocast to one half-precision format refuses to do in the other
+    whole = part.new_zeros((start + part.shape[0], *part.shape[1:]))
+    whole[start:] = part
+    return whole

@@ -33,7 +33,8 @@ def shifted(times: Sequence[float], shift: float) -> list[float]:
     """``shift t/(1 + (shift - 1) t)`` of each time: more steps near the noise for ``shift > 1``."""
     if not 0 < shift < math.inf:
         raise ValueError(f"shift must be a finite number > 0, got {shift!r}")
-    return [shift * time / (1 + (shift - 1) * time) for time in check_schedule(times)]
+    # this denominator, and not 1 + (shift - 1) t, which may round the first time above 1
+    return [shift * time / (shift * time + (1 - time)) for time in check_schedule(times)]
 
 
 def kumaraswamy(
@@ -52,7 +53,7 @@ def kumaraswamy(
             time one even step above 0.
 
     Raises:
-        ValueError: for a value out of range.
+        ValueError: for a value out of range, or a warp so strong that two of the times round to the same number.
     """
     check_steps(steps)
     for name, value in (("a", a), ("b", b), ("c", c)):
@@ -62,6 +63,10 @@ def kumaraswamy(
         raise ValueError(f"gap_start and gap_end must be >= 0 and below 1 together, got {gap_start!r} and {gap_end!r}")
     end = 1 - gap_end
     # without a gap at the data the last of steps + 1 even points is the appended 0 itself
-    intervals = steps if gap_end == 0 else max(steps - 1, 1)
+    intervals = steps if end == 1 else max(steps - 1, 1)
     points = [gap_start + (end - gap_start) * i / intervals for i in range(steps)]
-    return [1 - (1 - (1 - u**a) ** b) ** c for u in points] + [0.0]
+    times = [1 - (1 - (1 - u**a) ** b) ** c for u in points] + [0.0]
+    if not all(start > end for start, end in pairwise(times)):
+        got = f"{a!r}, {b!r}, {c!r} and {gap_end!r}"
+        raise ValueError(f"a, b, c and gap_end must leave {steps} steps of some length, got {got}")
+    return times

@@ -32,8 +32,9 @@ class TimeSampler:
     Args:
         distribution: of ``t``. ``"uniform"``; ``"logit_normal"``: ``sigmoid(N(a, b^2))`` (MeanFlow: -0.4, 1.0);
             ``"beta"``: ``Beta(a, b)`` (UCGM); ``"arctan"``: ``(2/pi) arctan(exp(N(a, b^2)))``, the angle of TrigFlow
-            for noise of log-normal size (sCM: a = -1, b = 1.4, data of standard deviation 1); ``"segments"``: one of
-            the upper ends of ``segments`` equal parts of [0, 1] (DE-CM).
+            for noise of log-normal size (sCM: a = -1, b = 1.4; data of another standard deviation than 1 take its
+            logarithm from a); ``"segments"``: one of the upper ends of ``segments`` equal parts of [0, 1] (DE-CM;
+            the remaining end, 0, is the data, where there is nothing to learn).
         a, b: parameters of the distribution; uniform and segments ignore them.
         interval: ``"hierarchical"``: ``r ~ U[0, t]`` (RCGM, equation 8); ``"sorted"``: two draws, the larger is ``t``
             (MeanFlow); ``"zero"``: ``r = 0`` (consistency models); ``"equal"``: ``r = t`` (flow matching);
@@ -47,7 +48,7 @@ class TimeSampler:
         near: draws ``t`` within ``[1 - near, 1]`` (DE-CM's noise-to-noisy part); the distribution is squeezed there.
 
     Raises:
-        ValueError: for an unknown name or a value out of range.
+        ValueError: for an unknown name, a value out of range, or values that contradict one another.
     """
 
     distribution: str = "uniform"
@@ -85,6 +86,10 @@ class TimeSampler:
             raise ValueError(f"shift must be a finite number > 0, got {self.shift!r}")
         if not 0 < self.near <= 1:
             raise ValueError(f"near must be above 0 and at most 1, got {self.near!r}")
+        if self.zero and self.interval == "equal":
+            raise ValueError(f"zero must be 0 with interval equal, in which r = t everywhere, got {self.zero!r}")
+        if self.near < 1 and self.interval in ("sorted", "dyadic"):
+            raise ValueError(f"near must be 1 with interval {self.interval}, which draws r too, got {self.near!r}")
 
     def sample(self, batch: int, *, generator: torch.Generator | None, device: torch.device | str) -> Times:
         """Times for ``batch`` samples, drawn with ``generator`` (which must be of ``device``)."""
@@ -118,12 +123,13 @@ class TimeSampler:
     def _draw(self, batch: int, generator: torch.Generator | None, device: torch.device | str) -> Tensor:
         t = self._unit(batch, generator, device)
         if self.shift != 1:
-            t = self.shift * t / (1 + (self.shift - 1) * t)
+            t = self.shift * t / (self.shift * t + (1 - t))  # never above 1, as the usual denominator may round it
         return t if self.near == 1 else 1 - self.near * (1 - t)
 
     def _unit(self, batch: int, generator: torch.Generator | None, device: torch.device | str) -> Tensor:
         if self.distribution == "uniform":
-            return torch.rand(batch, generator=generator, device=device)
+            # rand gives 0 once in 2^24 draws, and there transports whose slope is infinite would spoil the step
+            return torch.rand(batch, generator=generator, device=device).clamp(min=2**-25)
         if self.distribution == "segments":
             end = 1 + torch.randint(self.segments, (batch,), generator=generator, device=device)
             return end.float() / self.segments

@@ -19,7 +19,7 @@ __all__ = [
 ]
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-Sampler = Literal["auto", "any_step", "consistency", "euler", "heun", "mix", "ucgm"]
+Sampler = Literal["auto", "any_step", "consistency", "euler", "heun", "mix", "ucgm", "ucgm_multi"]
 StepCounts = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
 

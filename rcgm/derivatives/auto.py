@@ -33,8 +33,9 @@ class Auto(Estimator):
 
     Now and then a part of the batch is also evaluated at a ladder of steps, in the same wave. From how the differences
     scatter at small steps and drift at large ones the rounding noise and the curvature are estimated, by range of ``t``
-    (:class:`Measurements`); every sample then takes the step of the least expected error among those of its range,
-    where the path ends on one side before that included. Nothing waits for the device.
+    (:class:`Measurements`); every sample then takes the step of the least expected error for its range, with what the
+    ends of its path leave of it. In the residuals the derivative is multiplied by the length of the interval, and so it
+    is in the measurements: samples weigh ``(t - r)^2``. Nothing waits for the device.
 
     The first call evaluates the whole batch at the ladder and takes its differences from there, so that it is right
     already. Further measurements are at calls 2, 4, 8, ..., since the student changes fast at first, and then at every
@@ -156,7 +157,8 @@ class Auto(Estimator):
 
         def record(answers: list[Tensor]) -> None:
             before, after = torch.stack([answer[start:] for answer in answers]).chunk(2)
-            known.record(derivative.t[start:], torch.minimum(-back, ahead)[start:], before, after)
+            t, r = derivative.t[start:], derivative.r[start:]
+            known.record(t, torch.minimum(-back, ahead)[start:], before, after, (t - r).square())
 
         return queries, record
 

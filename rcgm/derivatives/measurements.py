@@ -11,6 +11,9 @@ from torch import Tensor, nn
 FALL = 2.0
 """Ratio of neighbouring steps of the ladder."""
 
+COMMON = 0.1
+"""Weight of the mean over all ranges of time in the estimate for one: that of a few samples."""
+
 
 @dataclass(frozen=True)
 class ErrorModel:
@@ -88,8 +91,8 @@ class Measurements(nn.Module):
         """The range that each time lies in, ``[*]``."""
         return (t * self.bins).long().clamp(0, self.bins - 1)
 
-    def record(self, t: Tensor, room: Tensor, before: Tensor, after: Tensor) -> None:
-        """Add evaluations at ``-e_l`` and ``e_l``, each ``[levels, B, ...]``; times and room to both sides ``[B]``.
+    def record(self, t: Tensor, room: Tensor, before: Tensor, after: Tensor, weight: Tensor) -> None:
+        """Add evaluations at ``-e_l`` and ``e_l``, each ``[levels, B, ...]``; times, room to both sides, weight ``[B]``.
 
         Samples with an evaluation that is not finite are left out, and so are steps that do not fit the room.
         """
@@ -104,7 +107,7 @@ class Measurements(nn.Module):
             member = (self.bins_of(t)[None] == torch.arange(self.bins, device=t.device)[:, None])[..., None]
 
             def add(sums: Tensor, values: Tensor) -> None:
-                kept = torch.where(valid[: len(values)], values.square().mean(-1), 0).T[None]
+                kept = torch.where(valid[: len(values)], weight * values.square().mean(-1), 0).T[None]
                 sums.mul_(self.decay).add_((member * kept).sum(1).to(sums.dtype))
 
             add(self.counts, torch.ones_like(before[..., :1]))
@@ -133,8 +136,10 @@ class Measurements(nn.Module):
 
         def coefficient(sums: Tensor, rounding: Tensor, shape: Tensor) -> Tensor:
             excess = sums - rounding
-            above = (excess > rounding) & measured[: sums.shape[1]]
-            return _at_last(excess.clamp(min=0) / shape.square(), above, measured[: sums.shape[1]])
+            # the smallest step at which curvature shows, and at all larger ones too: chance alone may lift a small one
+            known = measured[: sums.shape[1]]
+            above = ((excess > rounding) | ~known).int().cumprod(1).bool() & known
+            return _at_last(excess.clamp(min=0) / shape.square(), above, known)
 
         spread = noise[:, None] / square
         second = coefficient(means, noise[:, None].expand_as(means), 0.75 * square[:-1])
@@ -143,11 +148,11 @@ class Measurements(nn.Module):
         return torch.stack([noise, second, third, fifth])
 
     def _pooled(self, sums: Tensor) -> Tensor:
-        """Means by range and step, drawn by the weight of two samples to the mean over all ranges."""
+        """Means by range and step, drawn a little towards the mean over all ranges."""
         counts = self.counts[:, : sums.shape[1]]
         total = counts.sum(0)
         everywhere = sums.sum(0) / torch.where(total > 0, total, 1)
-        return (sums + 2 * everywhere) / (counts + 2)
+        return (sums + COMMON * everywhere) / (counts + COMMON)
 
 
 def ladder_levels(largest: float, smallest: float) -> int:

@@ -42,7 +42,7 @@ def four_nodes(back: Tensor, ahead: Tensor, step: Tensor | float) -> Tensor:
     step = ((ahead - back) / 4).clamp(max=step)
     first = torch.minimum(torch.maximum(back, -2 * step), ahead - 4 * step)
     # rounding must not lead past the end
-    return torch.stack([torch.minimum(first + place * step, ahead) for place in (0, 1, 3, 4)])
+    return torch.stack([(first + place * step).clamp(back, ahead) for place in (0, 1, 3, 4)])
 
 
 def one_sided_nodes(back: Tensor, ahead: Tensor, step: Tensor | float) -> Tensor:

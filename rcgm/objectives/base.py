@@ -87,7 +87,7 @@ class Objective(ABC):
     """
 
     sampler: ClassVar[str] = "any_step"
-    """The sampler that a network trained with this objective is made for."""
+    """The sampler that a network trained with this objective is made for (where settings decide, a property)."""
 
     times: TimeSampler = field(default_factory=TimeSampler)
     transport: Transport = field(default_factory=Linear)
@@ -236,7 +236,7 @@ class Objective(ABC):
             cond = conditions.dropped(cond, null_cond, drop)
         engine = self._engine(student, target, teacher, cond, null_cond)
         with torch.no_grad():
-            points = [part._point(x, z, drawn, drop, step) for part, drawn in parts]
+            points = _points(parts, x, z, drop, step)
             residuals = engine.run(
                 together(*(part.residual(point) for (part, _), point in zip(parts, points, strict=True)))
             )
@@ -252,10 +252,6 @@ class Objective(ABC):
             for (part, _), own, residual, point in zip(parts, prediction.split(batch), residuals, points, strict=True)
         ]
         return ObjectiveOutput(sum(losses[1:], losses[0]), prediction.detach(), t, r, engine.waves, engine.evaluations)
-
-    def _point(self, x: Tensor, z: Tensor, times: Times, dropped: Tensor | None, step: int) -> Point:
-        x_t, velocity, target = self.transport.path(x, z, times.t)
-        return Point(x, z, x_t, velocity, target, times.t, times.r, times.equal, dropped, step)
 
     def _engine(
         self, student: Network, target: Network | None, teacher: Network | None, cond: Condition, null_cond: Condition
@@ -300,6 +296,19 @@ class Objective(ABC):
 
 Part = tuple[Objective, Times]
 """A part of a loss: an objective, and the times that it is evaluated at."""
+
+
+def _points(parts: Sequence[Part], x: Tensor, z: Tensor, dropped: Tensor | None, step: int) -> list[Point]:
+    # Parts at the same times share the tensors of the path, so that what they both ask is evaluated once.
+    paths: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
+    for part, times in parts:
+        key = (id(part.transport), id(times.t))
+        if key not in paths:
+            paths[key] = part.transport.path(x, z, times.t)
+    return [
+        Point(x, z, *paths[id(part.transport), id(times.t)], times.t, times.r, times.equal, dropped, step)
+        for part, times in parts
+    ]
 
 
 def _joined(tensors: list[Tensor]) -> Tensor:

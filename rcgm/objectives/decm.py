@@ -1,6 +1,7 @@
 """DE-CM: dual-end consistency models, three regressions on chosen parts of the trajectory (math.md section 3).
 
-The paper's time runs the other way: its ``t`` is ``1 - t`` here, its ``s = 1`` is ``r = 0``, its ``F`` is ``-F``.
+The paper's time runs the other way: its ``t`` is ``1 - t`` here, its ``s = 1`` is ``r = 0``, its ``F`` is ``-F``. A
+derivative in its time of its ``F`` is then the derivative in ours of ours.
 """
 
 from __future__ import annotations
@@ -8,15 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
-from rcgm.combination import PREDICTION, term
+from rcgm.combination import PREDICTION, Combination, term
 from rcgm.objectives.base import Objective, Part, Residual
 from rcgm.objectives.flow_matching import FlowMatching
 from rcgm.objectives.point import Point
-from rcgm.queries import STUDENT, TARGET, TEACHER, Derivative, Queries, Query, Tangent, together
+from rcgm.queries import STUDENT, TARGET, Derivative, Queries, Query, Tangent, together
 from rcgm.times import Times, TimeSampler
 from rcgm.transports import Linear
 from rcgm_kernels import AdaptiveWeight, Metric
@@ -33,14 +34,33 @@ class ConsistencyPart(Objective):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FlowPart(FlowMatching):
+    """Equation 17: flow matching, ``weight`` times."""
+
+    weight: float = 1.0
+
+    def residual(self, point: Point) -> Queries[Residual]:
+        plain = yield from super().residual(point)
+        return replace(plain, weight=torch.full_like(point.t, self.weight))
+
+
+@dataclass(frozen=True, kw_only=True)
 class NoiseToNoisyPart(Objective):
     """Equation 15: ``R = [(a + b) F - a v_t - b v_r + (t - r) D F] / (a + b)``, from near noise to any ``r``.
 
     ``v_t`` is the velocity at ``x_t`` and ``v_r`` that at ``x_t - (t - r) F``, where the step lands; ``D`` is the
     derivative along ``(a v_t, a, -b)`` in ``(x, t, r)``. It is the sum of two exact statements: with weight ``a`` that
     the landing point does not depend on where along the trajectory the step starts, and with weight ``b`` that it moves
-    with the flow as ``r`` moves. Equation 15 and Algorithm 1 exchange the two weights, and the algorithm multiplies ``D
-    F`` by its weight twice; this is what vanishes at the exact network.
+    with the flow as ``r`` moves.
+
+    The paper contradicts itself here. Its tangent gives lambda to the start and gamma to the end, which are ``a`` and
+    ``b``; equations 14 and 15 weigh the velocities the other way round. Algorithm 1 weighs them so, but multiplies ``D
+    F`` by lambda once more, takes ``F`` from the consistency part, and takes ``v_r`` on the straight line between data
+    and noise instead of where the step lands (equation 13). This is the one combination that vanishes at the exact
+    network. Its weight ``w_2`` is not given; here it makes ``F`` count once.
+
+    Both velocities are the teacher's, guided; from data, ``v_t`` is that of the pair and ``v_r`` the target network's,
+    which learns the guided one in the flow-matching part.
     """
 
     start_weight: float = 1.0
@@ -50,17 +70,18 @@ class NoiseToNoisyPart(Objective):
         point = yield from self.supervised(point)
         end, (slope,) = yield from together(self._end(point), self._slope(point))
         a, b = self.start_weight, self.end_weight
-        value = (a + b) * PREDICTION - a * term(point.target) - b * term(end) + (point.t - point.r) * slope
+        value = (a + b) * PREDICTION - a * term(point.target) - b * end + (point.t - point.r) * slope
         return Residual(value * (1 / (a + b)))
 
-    def _end(self, point: Point) -> Queries[torch.Tensor]:
+    def _end(self, point: Point) -> Queries[Combination]:
         (prediction,) = yield [Query(point.x_t, point.t, point.r, STUDENT)]
         landing = self.transport.move(point.x_t, prediction, point.t, point.r)
-        network = TEACHER if self.supervision == "teacher" else TARGET
-        (end,) = yield [Query(landing, point.r, point.r, network)]
-        return end
+        if self.supervision == "teacher":
+            return (yield from self.target(replace(point, x_t=landing, t=point.r)))
+        (end,) = yield [Query(landing, point.r, point.r, TARGET)]
+        return term(end)
 
-    def _slope(self, point: Point) -> Queries[list]:
+    def _slope(self, point: Point) -> Queries[list[Combination]]:
         tangent = Tangent(self.start_weight * point.velocity, self.start_weight, -self.end_weight)
         return (yield [Derivative(point.x_t, point.t, point.r, tangent, at_prediction=True)])
 
@@ -70,19 +91,20 @@ class DECM(Objective):
     """Consistency to data (``r = 0``), flow matching (``r = t``), and now and then noise to noisy (from ``t`` near 1).
 
     Algorithm 1 of the paper. Each step's loss is the sum of the first two at the same ``x_t``; every ``every``-th step
-    adds the third, with one more flow-matching term as its boundary. Published for distillation, with a teacher and
-    ``NormalizedTarget`` guidance; from data the end velocity of the third part is the target network's own. Linear
-    transport.
+    adds the third, and counts flow matching twice, as its boundary. The paper makes two updates of such a step, here it
+    is one. Published for distillation: ``supervision="teacher"``, a student that begins with the teacher's weights, and
+    guidance ``decm`` (``NormalizedTarget``) by the teacher. Linear transport.
 
     Args:
         times: of the first two parts; ``r`` is not used. The paper draws among the ends of N segments.
         near: times of the third part.
         every: update frequency of the third part; 3 in the paper.
-        start_weight, end_weight: of the third part.
+        start_weight, end_weight: of the third part, the lambda and the gamma of the paper's tangent.
         metric: of the flow-matching part; the paper adds a cosine term.
-        adaptive: of the first and third part; power 1/2, which is the pseudo-Huber loss.
+        adaptive, normalize: of the first and third part; an adaptive power of 1/2 is the pseudo-Huber loss.
 
     Raises:
+        TypeError: for a frequency that is not a whole number.
         ValueError: for a value out of range, or another transport.
     """
 
@@ -100,8 +122,10 @@ class DECM(Objective):
         super().__post_init__()
         if not isinstance(self.transport, Linear):
             raise ValueError(f"transport must be linear for decm, got {self.transport!r}")
-        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
-            raise ValueError(f"every must be a whole number >= 1, got {self.every!r}")
+        if isinstance(self.every, bool) or not isinstance(self.every, int):
+            raise TypeError(f"every must be a whole number, got {self.every!r}")
+        if self.every < 1:
+            raise ValueError(f"every must be at least 1, got {self.every!r}")
         for name in ("start_weight", "end_weight"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
@@ -110,20 +134,32 @@ class DECM(Objective):
             raise ValueError("start_weight and end_weight must not both be 0")
 
     def parts(self, batch: int, step: int, generator: torch.Generator | None, device: torch.device) -> Sequence[Part]:
-        shared = {"supervision": self.supervision, "guidance": self.guidance, "clip": self.clip}
-        flow = FlowMatching(metric=self.metric, **shared)
+        due = step % self.every == 0
         t = self.times.sample(batch, generator=generator, device=device).t
-        consistency = ConsistencyPart(adaptive=self.adaptive, **shared)
-        parts = [(consistency, Times(t, torch.zeros_like(t))), (flow, Times(t, t, batch))]
-        if step % self.every == 0:
+        flow = FlowPart(metric=self.metric, weight=2.0 if due else 1.0, **self._shared())
+        parts: list[Part] = [(self._consistency(), Times(t, torch.zeros_like(t))), (flow, Times(t, t, batch))]
+        if due:
             third = NoiseToNoisyPart(
-                adaptive=self.adaptive, start_weight=self.start_weight, end_weight=self.end_weight, **shared
+                adaptive=self.adaptive,
+                normalize=self.normalize,
+                start_weight=self.start_weight,
+                end_weight=self.end_weight,
+                **self._shared(),
             )
-            parts.append((third, replace(self.near.sample(batch, generator=generator, device=device), equal=0)))
-            parts.append((flow, Times(t, t, batch)))
+            parts.append((third, self.near.sample(batch, generator=generator, device=device)))
         return parts
 
     def residual(self, point: Point) -> Queries[Residual]:
         """That of the consistency part, for a point of given times."""
-        shared = {"supervision": self.supervision, "guidance": self.guidance}
-        return (yield from ConsistencyPart(**shared).residual(point))
+        return (yield from self._consistency().residual(point))
+
+    def _consistency(self) -> ConsistencyPart:
+        return ConsistencyPart(adaptive=self.adaptive, normalize=self.normalize, **self._shared())
+
+    def _shared(self) -> dict[str, Any]:
+        return {
+            "transport": self.transport,
+            "supervision": self.supervision,
+            "guidance": self.guidance,
+            "clip": self.clip,
+        }

@@ -109,7 +109,7 @@ class LearnedWeight(nn.Module):
         generator = torch.Generator().manual_seed(0)
         self.register_buffer("frequency", 2 * math.pi * torch.randn(FREQUENCIES, generator=generator))
         self.register_buffer("phase", 2 * math.pi * torch.rand(FREQUENCIES, generator=generator))
-        self.linear = nn.Linear(FREQUENCIES, 1)
+        self.linear = nn.utils.skip_init(nn.Linear, FREQUENCIES, 1)  # without a draw from the global generator
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 

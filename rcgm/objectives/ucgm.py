@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -71,8 +70,6 @@ class UCGM(Objective):
         ValueError: for a value out of range.
     """
 
-    sampler: ClassVar[str] = "ucgm"
-
     times: TimeSampler = field(default_factory=lambda: TimeSampler("beta", 0.8, 1.0, interval="zero"))
     consistency_ratio: float = 1.0
     network: str = STUDENT
@@ -91,6 +88,11 @@ class UCGM(Objective):
             raise ValueError(f"inputs must be one of {', '.join(INPUTS)}, got {self.inputs!r}")
         if self.time_weight is not None and self.time_weight not in TIME_WEIGHTS:
             raise ValueError(f"time_weight must be one of {', '.join(TIME_WEIGHTS)} or None, got {self.time_weight!r}")
+
+    @property
+    def sampler(self) -> str:
+        """Ratio 0 trains ``r = t`` alone, and its samples take many steps."""
+        return "ucgm_multi" if self.consistency_ratio == 0 else "ucgm"
 
     def parts(
         self, batch: int, step: int, generator: torch.Generator | None, device: torch.device

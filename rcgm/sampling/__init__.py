@@ -4,6 +4,7 @@ A new one is a function ``(network, noise, cond, *, steps, **options)`` on a ``R
 """
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor
 
@@ -21,6 +22,7 @@ SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "heun": sample_heun,
     "mix": sample_mix,
     "ucgm": sample_ucgm,
+    "ucgm_multi": partial(sample_ucgm, style="multi", extrapolation=1 / 3),
 }
 
 __all__ = [

@@ -56,8 +56,7 @@ def sample_any_step(
             continue
         beyond = _with_less_noise(run, r, 1 - stochasticity)
         x = run.move(run.x, run.predict(run.x, t, beyond), t, beyond)
-        scale, added = _renoised(run, beyond, r)
-        run.advance(scale * x + added * run.fresh())
+        run.advance(run.renoised(x, beyond, r))
     return run.result(schedule[-1])
 
 
@@ -75,11 +74,3 @@ def _with_less_noise(run: Run, r: float, share: float) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if _ratio(run, middle) < wanted else (low, middle)
     return low
-
-
-def _renoised(run: Run, t: float, r: float) -> tuple[float, float]:
-    """Factors of the state at ``t`` and of fresh noise that give the marginal at the later time ``r``."""
-    at_t, at_r = (torch.tensor(time, dtype=torch.float64) for time in (t, r))
-    scale = float(run.transport.gamma(at_r) / run.transport.gamma(at_t))
-    left = float(run.transport.alpha(at_r)) ** 2 - (scale * float(run.transport.alpha(at_t))) ** 2
-    return scale, math.sqrt(max(left, 0.0))

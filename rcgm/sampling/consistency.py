@@ -42,7 +42,4 @@ def sample_consistency(
 def jump_and_renoise(run: Run, t: float, after: float) -> None:
     """One step of consistency sampling: from ``t`` to the data, and back to the time ``after``."""
     x = run.move(run.x, run.predict(run.x, t, 0.0), t, 0.0)
-    if after > 0:
-        data = x / run.transport.gamma(run.times(0.0).double())[0].to(x.dtype)
-        x = run.join(data, run.fresh(), after)
-    run.advance(x)
+    run.advance(run.renoised(x, 0.0, after) if after > 0 else x)

@@ -129,6 +129,16 @@ class Run:
         """The state at ``t`` of a pair."""
         return self.transport.points(data, noise, self.times(t).double()[None])[0]
 
+    def renoised(self, x: Tensor, t: float, r: float) -> Tensor:
+        """``x`` at ``t`` with as much fresh noise as takes it up to the time ``r``: a step of the forward process."""
+        times = torch.tensor([t, r], dtype=torch.float64, device=x.device)
+        (data_t, data_r), (noise_t, noise_r) = self.transport.gamma(times), self.transport.alpha(times)
+        kept = data_r / data_t
+        # the state at t may hold noise already, at t = 0 too where alpha(0) > 0
+        added = (noise_r.square() - (kept * noise_t).square()).clamp(min=0).sqrt()
+        every = x.shape[:1]
+        return interpolate(x, self.fresh(), added.expand(every)[None], kept.expand(every)[None])[0]
+
     def fresh(self) -> Tensor:
         """Noise that has not been used."""
         options = self.options

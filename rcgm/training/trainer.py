@@ -192,7 +192,7 @@ class Trainer:
         values = self.objective.report() if hasattr(self.objective, "report") else {}
         if not values:
             return {}
-        numbers = torch.stack([value.detach().float() for value in values.values()]).tolist()  # waits once for all
+        numbers = torch.stack([value.detach().double() for value in values.values()]).tolist()  # waits once for all
         return {f"objective/{name}": number for name, number in zip(values, numbers, strict=True)}
 
     def _save(self, observer: Observer) -> None:

@@ -66,14 +66,17 @@ class Transport(ABC):
 
     def step(self, t: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
         """``A(t, r)`` and ``B(t, r)`` of ``x_r = A x_t + B F``; ``B(t, t) = 0`` exactly."""
+        dtype = t.dtype
+        t, r = t.double(), r.double()  # B is a difference, of which float32 would leave nothing where r is close to t
         alpha, gamma, alpha_r, gamma_r = self.alpha(t), self.gamma(t), self.alpha(r), self.gamma(r)
         inverse = 1 / self.determinant(t)
         carried = (alpha_r * self.gamma_hat(t) - gamma_r * self.alpha_hat(t)) * inverse
-        return carried, (gamma_r * alpha - alpha_r * gamma) * inverse
+        moved = (gamma_r * alpha - alpha_r * gamma) * inverse
+        return carried.to(dtype), moved.to(dtype)
 
     def step_slope(self, t: Tensor, r: Tensor) -> Tensor:
         """``dB/dt`` of :meth:`step`, ``r`` fixed."""
-        return slope(lambda time: self.step(time, r)[1], t)
+        return slope(lambda time: self.step(time, r.clone())[1], t)  # a clone for the reason given in slope
 
     def velocity_coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """``P`` and ``Q`` of ``dx_t/dt = P x_t + Q F(x_t, t, t)``: the instantaneous velocity from the prediction."""
@@ -109,8 +112,8 @@ class Transport(ABC):
 
 def slope(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     """Derivative of an elementwise function at ``t``, by autograd, whatever the caller's gradient mode."""
-    with torch.enable_grad():
-        time = t.detach().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():
+        time = t.detach().clone().requires_grad_()  # a clone, because a tensor made in inference mode takes no gradient
         value = function(time)
         if not value.requires_grad:  # a constant
             return torch.zeros_like(t)

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from rcgm.transports.base import Transport
 
+LARGEST_EXPONENT = 80
+
 
 @dataclass(frozen=True)
 class VP(Transport):
@@ -23,7 +25,7 @@ class VP(Transport):
         beta_d, beta_min: of ``g``.
 
     Raises:
-        ValueError: unless both are finite and > 0.
+        ValueError: unless both are finite and > 0, and ``g(1) <= 80``, so that ``e^g`` is a float32 number.
     """
 
     beta_d: float = 19.9
@@ -34,6 +36,9 @@ class VP(Transport):
             value = getattr(self, name)
             if not 0 < value < math.inf:
                 raise ValueError(f"{name} must be a finite number > 0, got {value!r}")
+        if self.beta_d / 2 + self.beta_min > LARGEST_EXPONENT:
+            got = f"{self.beta_d!r} and {self.beta_min!r}"
+            raise ValueError(f"beta_d/2 + beta_min must be at most {LARGEST_EXPONENT}, got beta_d, beta_min {got}")
 
     def _exponent(self, t: Tensor) -> Tensor:
         return t * (self.beta_d / 2 * t + self.beta_min)

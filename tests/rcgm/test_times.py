@@ -13,8 +13,10 @@ MANY = 20_000
 SMALLEST_DT = 1e-6
 
 # (name, sampler settings, distribution of t)
+SIZE = stats.lognorm(s=1.4, scale=math.exp(-1.0))  # of sCM's noise
 DRAWS = [
     ("uniform", {}, stats.uniform()),
+    ("arctan", {"a": -1.0, "b": 1.4}, None),
     ("logit_normal", {"a": -0.4, "b": 1.0}, None),
     ("logit_normal", {"a": 0.8, "b": 0.5}, None),
     ("beta", {"a": 0.8, "b": 1.0}, stats.beta(0.8, 1.0)),
@@ -37,7 +39,9 @@ def test_distribution_of_t(distribution, parameters, expected):
     times = sample(distribution=distribution, **parameters)
     assert times.t.dtype == times.r.dtype == torch.float32
     assert times.t.shape == times.r.shape == (MANY,)
-    if expected is None:
+    if distribution == "arctan":
+        assert fits(torch.tan(math.pi / 2 * times.t.double()), SIZE.cdf)
+    elif expected is None:
         assert fits(torch.logit(times.t.double()), stats.norm(parameters["a"], parameters["b"]).cdf)
     else:
         assert fits(times.t, expected.cdf)
@@ -58,6 +62,50 @@ def test_sorted_times_are_the_larger_and_the_smaller_of_two_draws():
     times = sample(interval="sorted")
     assert fits(times.t, lambda t: t**2)
     assert fits(times.r, lambda r: 1 - (1 - r) ** 2)
+
+
+def test_segments_are_drawn_alike():
+    times = sample(distribution="segments", segments=8)
+    ends, counts = torch.unique(times.t, return_counts=True)
+    assert ends.tolist() == [end / 8 for end in range(1, 9)]
+    assert stats.chisquare(counts.numpy()).pvalue > 0.01
+
+
+def test_dyadic_intervals():
+    """Lengths are powers of two, all as frequent, and intervals begin at multiples of their length (Shortcut)."""
+    times = sample(interval="dyadic", levels=3)
+    length = times.t - times.r
+    sizes, counts = torch.unique(length, return_counts=True)
+    assert sizes.tolist() == [0.25, 0.5, 1]
+    assert stats.chisquare(counts.numpy()).pvalue > 0.01
+    assert bool(((times.r / length) % 1 == 0).all())
+    starts, counts = torch.unique(times.r[length == 0.25], return_counts=True)
+    assert starts.tolist() == [0, 0.25, 0.5, 0.75]
+    assert stats.chisquare(counts.numpy()).pvalue > 0.01
+    # samples without an interval have times of the distribution
+    times = sample(interval="dyadic", levels=3, equal=0.5)
+    assert fits(times.t[: MANY // 2], stats.uniform().cdf)
+
+
+@pytest.mark.parametrize("shift", [0.1, 3.0])
+def test_shift(shift):
+    t = sample(shift=shift).t
+    plain = sample().t.double()
+    torch.testing.assert_close(t.double(), shift * plain / (1 + (shift - 1) * plain), rtol=1e-5, atol=1e-7)
+    assert (sample(distribution="segments", segments=1, shift=shift).t == 1).all()
+
+
+def test_near_the_noise():
+    times = sample(near=0.05)
+    assert times.t.min() >= 0.95
+    assert fits((times.t.double() - 0.95) / 0.05, stats.uniform().cdf)
+    assert fits(times.r / times.t, stats.uniform().cdf)
+    assert sample(near=0.5, distribution="segments", segments=2).t.unique().tolist() == [0.75, 1]
+
+
+def test_uniform_times_are_never_those_of_the_data(monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda batch, **_: torch.zeros(batch))
+    assert bool((sample(4, interval="zero").t > 0).all())
 
 
 def test_zero_and_equal_intervals():
@@ -89,6 +137,23 @@ def test_equal_samples_lead_the_batch(interval, equal, batch, count):
     assert bool((times.r[count:] < times.t[count:]).all())
 
 
+@pytest.mark.parametrize(
+    ("equal", "zero", "batch", "counts"),
+    [(0.5, 0.1, 10, (5, 1)), (0.0, 0.25, 8, (0, 2)), (0.5, 0.5, 5, (2, 2)), (0.75, 0.25, 2, (2, 0)), (0, 1, 3, (0, 3))],
+)
+@pytest.mark.parametrize("interval", ["hierarchical", "sorted", "dyadic"])
+def test_zero_samples_follow_the_equal_ones(interval, equal, zero, batch, counts):
+    """TiM's diffusion and consistency ratios."""
+    times = sample(batch, interval=interval, equal=equal, zero=zero, levels=1 if zero == 1 else 8, seed=3)
+    first, last = counts[0], sum(counts)
+    assert times.equal == first
+    assert torch.equal(times.r[:first], times.t[:first])
+    assert not times.r[first:last].any()
+    assert bool((times.t[first:last] > 0).all())
+    if interval != "dyadic":  # whose intervals may begin at 0
+        assert bool((times.r[last:] > 0).all())
+
+
 def test_equal_samples_have_the_same_t():
     assert torch.equal(sample(equal=0.5).t, sample(equal=0.0).t)
 
@@ -118,6 +183,17 @@ def test_global_randomness_is_left_alone(distribution):
         ({"equal": 1.5}, "equal must be a fraction from 0 to 1, got 1.5"),
         ({"equal": -0.1}, "equal must be a fraction from 0 to 1, got -0.1"),
         ({"equal": math.nan}, "equal must be a fraction from 0 to 1, got nan"),
+        ({"zero": 1.5}, "zero must be a fraction from 0 to 1, got 1.5"),
+        ({"equal": 0.6, "zero": 0.5}, "equal and zero must not exceed 1 together, got 0.6 and 0.5"),
+        ({"interval": "equal", "zero": 0.1}, "zero must be 0 with interval equal, in which r = t everywhere, got 0.1"),
+        ({"interval": "sorted", "near": 0.1}, "near must be 1 with interval sorted, which draws r too, got 0.1"),
+        ({"interval": "dyadic", "near": 0.1}, "near must be 1 with interval dyadic, which draws r too, got 0.1"),
+        ({"near": 0.0}, "near must be above 0 and at most 1, got 0.0"),
+        ({"shift": 0.0}, "shift must be a finite number > 0, got 0.0"),
+        ({"shift": math.inf}, "shift must be a finite number > 0, got inf"),
+        ({"segments": 0}, "segments must be a whole number >= 1, got 0"),
+        ({"levels": 2.0}, "levels must be a whole number >= 1, got 2.0"),
+        ({"distribution": "arctan", "b": -1.0}, "standard deviation of arctan, must be > 0, got -1.0"),
         ({"distribution": "logit_normal", "b": 0.0}, "standard deviation of logit_normal, must be > 0, got 0.0"),
         ({"distribution": "beta", "a": 0.0}, "a and b of beta must be > 0, got 0.0 and 1.0"),
         ({"distribution": "beta", "a": 1.0, "b": -1.0}, "a and b of beta must be > 0, got 1.0 and -1.0"),

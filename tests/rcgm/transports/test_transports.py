@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import FrozenInstanceError, dataclass
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from rcgm.transports import EDM, TRANSPORTS, VE, VP, Linear, Transport, TrigFlow, TrigLinear
+from rcgm.transports import EDM, TRANSPORTS, VE, VP, Linear, ReversedLinear, Transport, TrigFlow, TrigLinear
 
 QUARTER = math.pi / 2
 ALL = [make() for make in TRANSPORTS.values()]
@@ -37,6 +40,33 @@ def pair():
 
 def column(values):
     return values[:, None, None]
+
+
+@dataclass(frozen=True)
+class Power(Transport):
+    """Another of a user's: ``t^power`` of noise, with a prediction whose coefficients turn."""
+
+    power: float = 2.0
+
+    def alpha(self, t):
+        return t**self.power
+
+    def gamma(self, t):
+        return 1 - t**self.power
+
+    def alpha_hat(self, t):
+        return torch.cos(t)
+
+    def gamma_hat(self, t):
+        return -torch.exp(-t)
+
+
+def test_registry():
+    assert set(TRANSPORTS) == {"linear", "reversed_linear", "trigflow", "triglinear", "edm", "vp", "ve"}
+    for make in TRANSPORTS.values():
+        assert make() == make()
+        with pytest.raises(FrozenInstanceError):
+            make().alpha = None
 
 
 @each
@@ -69,6 +99,42 @@ def test_the_order_zero_target_leads_along_the_path(transport):
     torch.testing.assert_close(transport.velocity(x_t, target, t), velocity, rtol=1e-10, atol=1e-10)
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from([*ALL, Power(), Power(0.5)]),
+    st.lists(st.floats(0.01, 1), min_size=3, max_size=3),
+    st.floats(-3, 3),
+    st.floats(-3, 3),
+)
+def test_steps_join_the_data_and_noise_that_a_prediction_stands_for(transport, three, x_t, prediction):
+    t, s, r = (torch.tensor([time], dtype=torch.float64) for time in sorted(three, reverse=True))
+    determinant = transport.alpha(t) * transport.gamma_hat(t) - transport.alpha_hat(t) * transport.gamma(t)
+    data = (transport.alpha(t) * prediction - transport.alpha_hat(t) * x_t) / determinant
+    noise = (transport.gamma_hat(t) * x_t - transport.gamma(t) * prediction) / determinant
+    scale = 1 + (transport.alpha(t) * noise).abs().item() + data.abs().item()  # of what cancels in x_t and x_r
+
+    carried, moved = transport.step(t, r)
+    x_r = transport.gamma(r) * data + transport.alpha(r) * noise
+    torch.testing.assert_close(carried * x_t + moved * prediction, x_r, rtol=1e-9, atol=1e-9 * scale)
+
+    # by way of s, where the same data and noise are another prediction
+    carried, moved = transport.step(t, s)
+    x_s = carried * x_t + moved * prediction
+    carried, moved = transport.step(s, r)
+    at_s = transport.alpha_hat(s) * noise + transport.gamma_hat(s) * data
+    torch.testing.assert_close(carried * x_s + moved * at_s, x_r, rtol=1e-9, atol=1e-9 * scale)
+
+
+def test_reversed_linear_is_linear_with_the_other_sign():
+    (x, z), (t, r) = pair(), times()
+    x_t, velocity, target = Linear().path(x, z, t)
+    other = ReversedLinear().path(x, z, t)
+    for value, expected in zip(other, (x_t, velocity, -target), strict=True):
+        assert torch.equal(value, expected)
+    assert torch.equal(ReversedLinear().move(x_t, -target, t, r), Linear().move(x_t, target, t, r))
+    assert torch.equal(ReversedLinear().velocity(x_t, -target, t), velocity)
+
+
 @each
 def test_ends_are_data_and_noise(transport):
     zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
@@ -86,14 +152,22 @@ def test_no_step_from_a_time_to_itself(transport):
         torch.testing.assert_close(carried, torch.ones_like(t))
 
 
-@each
-@pytest.mark.parametrize("gap", [0.1, 1e-3, 2.0**-20])
+@pytest.mark.parametrize(
+    "transport",
+    [*ALL, *map(Users, ALL), Power()],
+    ids=[*TRANSPORTS, *(f"users_{name}" for name in TRANSPORTS), "power"],
+)
+@pytest.mark.parametrize("gap", [0.1, 1e-3, 2.0**-20, 2.0**-24])
 def test_short_steps_keep_their_digits_in_float32(transport, gap):
-    t = torch.linspace(0.05, 1, 64)
+    t = torch.linspace(0.1, 1, 1001)
     r = t - gap
-    _, moved = transport.step(t, r)
-    _, exact = transport.step(t.double(), r.double())
-    assert ((moved.double() - exact) / exact).abs().max() < 2e-5
+    t, r = t[r < t], r[r < t]
+    exact = transport.step(t.double(), r.double())
+    for value, expected in zip(transport.step(t, r), exact, strict=True):
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value.double(), expected, rtol=2e-6, atol=1e-7 if gap == 0.1 else 0)
+    edge = transport.step_slope(t, r).double(), transport.step_slope(t.double(), r.double())
+    torch.testing.assert_close(*edge, rtol=5e-6, atol=1e-6)
 
 
 @each
@@ -103,6 +177,19 @@ def test_nothing_is_infinite_where_times_are_drawn(transport):
         assert getattr(transport, name)(t).isfinite().all()
     for values in (*transport.step(t, t / 2), transport.step_slope(t, t / 2), *transport.velocity_coefficients(t)):
         assert values.isfinite().all()
+
+
+def test_vp_at_the_data():
+    """The noise grows like sqrt(t): its slope, that of B and the velocity are infinite at 0, all else is not."""
+    zero = torch.zeros(1)
+    vp = VP()
+    assert (vp.alpha(zero), vp.gamma(zero), vp.gamma_slope(zero)) == (0, 1, -vp.beta_min / 2)
+    assert vp.step(zero, zero) == (1, 0)
+    assert vp.alpha_slope(zero).isinf()
+    assert vp.step_slope(zero, zero).isinf()
+    near = torch.tensor([1e-12], dtype=torch.float64)
+    torch.testing.assert_close(vp.alpha(near), (vp.beta_min * near).sqrt(), rtol=1e-9, atol=0)
+    torch.testing.assert_close(vp.step(near, near * 0)[1], -(vp.beta_min * near).sqrt(), rtol=1e-9, atol=0)
 
 
 def test_table_1_of_tim():
@@ -140,6 +227,8 @@ def test_edm_is_that_of_ucgm():
         (lambda: VE(1, 1), "0 < sigma_min < sigma_max, got 1 and 1"),
         (lambda: VE(0, 1), "0 < sigma_min"),
         (lambda: VP(beta_min=math.inf), "beta_min must be a finite number > 0, got inf"),
+        (lambda: VP(beta_d=0), "beta_d must be a finite number > 0, got 0"),
+        (lambda: VP(beta_d=200.0), "beta_min must be at most 80, got beta_d, beta_min 200.0 and 0.1"),
     ],
 )
 def test_bad_arguments(make, message):
@@ -153,5 +242,9 @@ def test_slopes_by_autograd_need_no_gradient_mode():
         slope = Users(TrigFlow()).alpha_slope(t)
     assert not slope.requires_grad
     torch.testing.assert_close(slope, TrigFlow().alpha_slope(t))
-    with torch.inference_mode(False):
-        assert (Users(Linear()).alpha_hat_slope(t) == 0).all()
+    with torch.inference_mode():
+        inside = torch.tensor([0.2, 0.8])
+        torch.testing.assert_close(Users(TrigFlow()).alpha_slope(inside), TrigFlow().alpha_slope(inside))
+        t, r = times()
+        torch.testing.assert_close(Users(Linear()).step_slope(t, r), Linear().step_slope(t, r))
+    assert (Users(Linear()).alpha_hat_slope(t) == 0).all()

@@ -1,0 +1,59 @@
+"""What is done about target forwards that leave the range of float16."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from rcgm.combination import Combination
+
+if TYPE_CHECKING:
+    from rcgm.objectives.base import Residual
+
+
+class Overflow(nn.Module):
+    """Counts the samples that were left out of a step because a target forward of theirs was not finite.
+
+    They count as if their residual were 0 in that step, and the others are as they were: nothing waits for the device
+    to find out, no forward is repeated, and no gradient is made of what is not a number. Evaluating them again in
+    another format would need the host to know which they are.
+    """
+
+    samples: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("samples", torch.zeros((), dtype=torch.int64))
+
+    def record(self, kept: Tensor) -> None:
+        """Count the samples where ``kept`` ``[B]`` is false, on its device."""
+        if self.samples.device != kept.device:
+            self.to(kept.device)
+        self.samples += (~kept).sum()
+
+
+def finite_samples(values: Tensor) -> Tensor:
+    """Which samples of ``[B, ...]`` hold finite values only, ``[B]``."""
+    return values.isfinite().flatten(1).all(1)
+
+
+def without(residual: Residual, kept: Tensor) -> Residual:
+    """``residual`` where ``kept`` ``[B]`` is true, and 0, with weight 0 and nothing read, where it is false."""
+
+    def masked(scalar: Tensor | float) -> Tensor:
+        if not isinstance(scalar, Tensor):
+            scalar = torch.full(kept.shape, scalar, dtype=torch.float32, device=kept.device)
+        return torch.where(kept, scalar, 0)
+
+    value = residual.value
+    absent = not isinstance(value.pred_coeff, Tensor) and value.pred_coeff == 0
+    pred_coeff = value.pred_coeff if absent else masked(value.pred_coeff)
+    return replace(
+        residual,
+        value=Combination(value.terms, tuple(masked(coeff) for coeff in value.coeffs), pred_coeff),
+        scale=None if residual.scale is None else masked(residual.scale),
+        weight=masked(1.0 if residual.weight is None else residual.weight),
+    )
