@@ -22,10 +22,10 @@ from tqdm import tqdm
 
 from benchmarks import environment
 from benchmarks.objectives import TASKS
-from benchmarks.training import DIGITS_DIT, measure, train
+from benchmarks.training import measure, train
 
 FORMATS = ("bfloat16", "float16", "float32")
-TASK = replace(TASKS["digits"], model={**DIGITS_DIT, "hidden_size": 64}, autocast=torch.bfloat16)
+TASK = replace(TASKS["digits"], autocast=torch.bfloat16)
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "RCGM-2, dt 0.01": ("rcgm", {"dt": 0.01, "times": {"equal": 0.25}}),
     "RCGM-2, dt 0.05": ("rcgm", {"dt": 0.05, "times": {"equal": 0.25}}),

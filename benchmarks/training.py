@@ -25,7 +25,7 @@ from rcgm.training.step import TrainStep
 
 CPU = torch.device("cpu")
 DIGITS_DIT = {
-    "name": "dit", "patch_size": 2, "hidden_size": 128, "depth": 3, "num_heads": 4, "embedder_init": "wide",
+    "name": "dit", "patch_size": 2, "hidden_size": 64, "depth": 3, "num_heads": 4, "embedder_init": "wide",
     "input_size": [8, 8], "in_channels": 1, "num_classes": 10,
 }  # fmt: skip
 

@@ -92,9 +92,10 @@ class Measurements(nn.Module):
         return (t * self.bins).long().clamp(0, self.bins - 1)
 
     def record(self, t: Tensor, room: Tensor, before: Tensor, after: Tensor, weight: Tensor) -> None:
-        """Add evaluations at ``-e_l`` and ``e_l``, each ``[levels, B, ...]``; times, room to both sides, weight ``[B]``.
+        """Add evaluations at ``-e_l`` and ``e_l``, each ``[levels, B, ...]``.
 
-        Samples with an evaluation that is not finite are left out, and so are steps that do not fit the room.
+        Times, the room to both sides and the weight of the samples are ``[B]``. Samples with an evaluation that is not
+        finite are left out, and so are steps that do not fit the room.
         """
         with torch.autocast(t.device.type, enabled=False):
             dtype = torch.promote_types(before.dtype, torch.float32)
@@ -107,8 +108,10 @@ class Measurements(nn.Module):
             member = (self.bins_of(t)[None] == torch.arange(self.bins, device=t.device)[:, None])[..., None]
 
             def add(sums: Tensor, values: Tensor) -> None:
-                kept = torch.where(valid[: len(values)], weight * values.square().mean(-1), 0).T[None]
-                sums.mul_(self.decay).add_((member * kept).sum(1).to(sums.dtype))
+                squares = (weight * values.square().mean(-1)).to(sums.dtype)
+                # what overflows the sum once would stay in it for good
+                kept = torch.where(valid[: len(values)] & squares.isfinite(), squares, 0).T[None]
+                sums.mul_(self.decay).add_((member * kept).sum(1))
 
             add(self.counts, torch.ones_like(before[..., :1]))
             add(self.contrasts, slopes[:-2] - 5 * slopes[1:-1] + 4 * slopes[2:])
@@ -121,38 +124,42 @@ class Measurements(nn.Module):
         return ErrorModel(*(self.fitted if t is None else self.fitted[:, self.bins_of(t)]))
 
     def _fit(self) -> Tensor:
-        steps = self.steps.to(self.counts.dtype)
+        """The fields of the error model, ``[4, bins]``: of each range on its own, drawn a little to that of all."""
+        # the last row is all ranges together
+        counts, contrasts, slopes, means = (
+            torch.cat([sums, sums.sum(0, keepdim=True)])
+            for sums in (self.counts, self.contrasts, self.slopes, self.means)
+        )
+        # Large steps fit few samples near the ends of time, which are not like the others.
+        known = (counts > 0) & (counts >= counts[:, -1:] / 2)
+        total = torch.where(known, counts, 1)
+        contrasts, slopes, means = (sums / total[:, : sums.shape[1]] for sums in (contrasts, slopes, means))
+        steps = self.steps.to(counts.dtype)
         square = steps**2
         contrast_noise = (1 + 25 * FALL**2 + 16 * FALL**4) / 2
-        contrasts, slopes, means = (self._pooled(sums) for sums in (self.contrasts, self.slopes, self.means))
-        measured = (self.counts > 0).any(0)
 
-        # Rounding at neighbouring steps is alike in small part only; where it is, at the smallest steps, the estimate
-        # falls. The largest step that is not yet above twice the lowest estimate is nearest to where it is used.
-        estimates = contrasts / contrast_noise * square[:-2]
-        estimates = torch.where(measured[:-2], estimates, torch.inf)
-        lowest = estimates.amin(1, keepdim=True)
-        noise = _at_first(estimates, estimates <= 2 * lowest, measured[:-2])
+        # Rounding at neighbouring points is alike in small part, so that at the smallest steps the estimate falls. The
+        # largest step that is not yet above twice the lowest estimate is nearest to where it is used.
+        estimates = torch.where(known[:, :-2], contrasts / contrast_noise * square[:-2], torch.inf)
+        low = (estimates <= 2 * estimates.amin(1, keepdim=True)) & known[:, :-2]
+        noise = _taken(estimates, _first(low), low.any(1))
 
         def coefficient(sums: Tensor, rounding: Tensor, shape: Tensor) -> Tensor:
+            """From the smallest step at which curvature shows, and at all larger ones: chance may lift a small one."""
+            measured = known[:, : sums.shape[1]]
             excess = sums - rounding
-            # the smallest step at which curvature shows, and at all larger ones too: chance alone may lift a small one
-            known = measured[: sums.shape[1]]
-            above = ((excess > rounding) | ~known).int().cumprod(1).bool() & known
-            return _at_last(excess.clamp(min=0) / shape.square(), above, known)
+            above = ((excess > rounding) | ~measured).int().cumprod(1).bool() & measured
+            shown = sums.shape[1] - 1 - _first(above.flip(1))
+            index = torch.where(above.any(1), shown, _first(measured))
+            return _taken(excess.clamp(min=0) / shape.square(), index, measured.any(1))
 
         spread = noise[:, None] / square
         second = coefficient(means, noise[:, None].expand_as(means), 0.75 * square[:-1])
         third = coefficient(slopes, spread[:, :-1] * ((1 + FALL**2) / 2), 0.75 * square[:-1])
         fifth = coefficient(contrasts, spread[:, :-2] * contrast_noise, 45 / 64 * square[:-2].square())
-        return torch.stack([noise, second, third, fifth])
-
-    def _pooled(self, sums: Tensor) -> Tensor:
-        """Means by range and step, drawn a little towards the mean over all ranges."""
-        counts = self.counts[:, : sums.shape[1]]
-        total = counts.sum(0)
-        everywhere = sums.sum(0) / torch.where(total > 0, total, 1)
-        return (sums + COMMON * everywhere) / (counts + COMMON)
+        fields = torch.stack([noise, second, third, fifth])
+        weight = self.counts[:, -1]
+        return (weight * fields[:, :-1] + COMMON * fields[:, -1:]) / (weight + COMMON)
 
 
 def ladder_levels(largest: float, smallest: float) -> int:
@@ -160,18 +167,12 @@ def ladder_levels(largest: float, smallest: float) -> int:
     return max(3, 1 + math.ceil(math.log(largest / smallest, FALL) - 1e-9))
 
 
-def _at_first(values: Tensor, chosen: Tensor, known: Tensor) -> Tensor:
-    """The value in each row at the first column that is ``chosen``; 0 where none is known."""
-    index = torch.arange(values.shape[1], device=values.device)
-    first = torch.where(chosen & known, index, values.shape[1]).amin(1)
-    found = values.gather(1, first.clamp(max=values.shape[1] - 1)[:, None])[:, 0]
-    return torch.where(first < values.shape[1], found, 0)
+def _first(chosen: Tensor) -> Tensor:
+    """The first column of each row that is ``chosen``; the last one where none is."""
+    index = torch.arange(chosen.shape[1], device=chosen.device)
+    return torch.where(chosen, index, chosen.shape[1] - 1).amin(1)
 
 
-def _at_last(values: Tensor, chosen: Tensor, known: Tensor) -> Tensor:
-    """The value in each row at the last column that is ``chosen``, or at the first known one where none is."""
-    index = torch.arange(values.shape[1], device=values.device)
-    last = torch.where(chosen, index, -1).amax(1)
-    fallback = torch.where(known, index, values.shape[1] - 1).amin()
-    found = values.gather(1, torch.where(last >= 0, last, fallback)[:, None])[:, 0]
-    return torch.where(known.any(), found, 0)
+def _taken(values: Tensor, index: Tensor, known: Tensor) -> Tensor:
+    """The value at column ``index`` of each row; 0 in the rows where nothing is ``known``."""
+    return torch.where(known, values.gather(1, index[:, None])[:, 0], 0)

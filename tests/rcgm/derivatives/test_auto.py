@@ -303,7 +303,7 @@ def test_the_fit_of_a_known_path():
         return 1 + 5 * s + c2 * s**2 + c3 * s**3 + c5 * s**5 + noise
 
     t = torch.linspace(0.3, 0.7, 64)
-    measurements.record(t, torch.ones(64), value(-steps), value(steps))
+    measurements.record(t, torch.ones(64), value(-steps), value(steps), torch.ones(64))
     model = measurements.model(t)
     for name, expected in (("noise", 1e-3), ("second", 2.0), ("third", 3.0), ("fifth", 40.0)):
         found = getattr(model, name).mean().sqrt().item()
