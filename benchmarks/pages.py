@@ -31,6 +31,9 @@ def main() -> None:
     moons = result("moons")
     if moons:
         plot_moons(moons, RESULTS / "moons.png")
+    objectives = result("objectives")
+    if objectives:
+        plot_objectives(objectives, RESULTS / "objectives.png")
 
 
 def with_tables(text: str) -> str:
@@ -38,6 +41,7 @@ def with_tables(text: str) -> str:
     for name, table in {
         "digits": digits_table,
         "moons": moons_table,
+        "objectives": objectives_table,
         "kernels": kernels_table,
         "backends": backends_table,
     }.items():
@@ -111,6 +115,48 @@ def moons_table() -> str:
     )
 
 
+QUALITY = {"digits": "Fréchet distance", "two_moons": "squared MMD"}
+
+
+def objectives_table() -> str:
+    found = result("objectives")
+    if found is None:
+        return "Not measured."
+    parts = []
+    for task, quality in QUALITY.items():
+        rows = [row for row in found["rows"] if row["task"] == task]
+        plain = next(row["milliseconds"] for row in rows if row["name"] == "flow_matching")
+        cells = [
+            [
+                row["name"],
+                row["sampler"],
+                *(f"{row['quality'][n]:.3g}" if n in row["quality"] else "" for n in ("1", "2", "4", "16")),
+                f"{row['milliseconds'] / plain:.2f}",
+                f"{row['steps']:,}",
+                f"{row['memory_mib']:.0f}",
+                f"{row['waves']:.2g}",
+                f"{row['evaluations']:.2g}",
+            ]
+            for row in rows
+        ]
+        steps = [f"{quality}, {n} step{'' if n == 1 else 's'}" for n in (1, 2, 4, 16)]
+        header = [
+            task,
+            "sampler",
+            *steps,
+            "step time / flow matching",
+            "steps trained",
+            "peak memory beyond start, MiB",
+        ]
+        parts.append(table([*header, "waves", "evaluations"], cells))
+    digits, moons = found["seconds"]["digits"], found["seconds"]["two_moons"]
+    parts.append(
+        f"{digits:g} s of one core for each on the digits, {moons:g} s on two moons; lower is better. "
+        f"{provenance(found)}."
+    )
+    return "\n\n".join(parts)
+
+
 def kernels_table() -> str:
     parts = []
     for device in ("cpu", "cuda"):
@@ -171,6 +217,30 @@ def plot_moons(found: dict[str, Any], path: Path) -> None:
     axes.legend(frameon=False)
     temporary = path.with_suffix(".tmp.png")
     figure.savefig(temporary, dpi=150)
+    pyplot.close(figure)
+    temporary.replace(path)
+
+
+def plot_objectives(found: dict[str, Any], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, 2, figsize=(10, 5), layout="constrained", sharey=True)
+    for axes, (task, quality) in zip(panels, QUALITY.items(), strict=True):
+        rows = [row for row in found["rows"] if row["task"] == task]
+        names = [row["name"] for row in rows]
+        for number, marker in (("1", "o"), ("2", "s"), ("4", "^"), ("16", "x")):
+            known = [(row["quality"][number], row["name"]) for row in rows if number in row["quality"]]
+            axes.plot(*zip(*known, strict=True), marker, label=f"{number} step{'' if number == '1' else 's'}")
+        axes.set(xscale="log", xlabel=f"{quality}, lower is better", title=task)
+        axes.set_yticks(names)
+        axes.grid(axis="y", color="#dddddd")
+    panels[0].invert_yaxis()
+    panels[1].legend(frameon=False)
+    temporary = path.with_suffix(".tmp.png")
+    figure.savefig(temporary, dpi=130)
     pyplot.close(figure)
     temporary.replace(path)
 

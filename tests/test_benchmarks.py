@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
-from benchmarks import environment, every_kernel, kernels, moons
+from benchmarks import environment, every_kernel, kernels, moons, objectives, target_formats
 from benchmarks.timing import in_turn, large_allocations
 
 CPU = torch.device("cpu")
@@ -61,3 +62,21 @@ def test_results_are_written_whole(tmp_path, monkeypatch: pytest.MonkeyPatch):
     path = environment.write("trial", {"environment": environment.describe(CPU)})
     assert json.loads(path.read_text())["environment"]["torch"] == torch.__version__
     assert [entry.name for entry in tmp_path.iterdir()] == ["trial.json"]
+
+
+@pytest.mark.parametrize("task", objectives.TASKS)
+def test_every_objective_trains_and_is_measured(task, monkeypatch: pytest.MonkeyPatch):
+    small = replace(objectives.TASKS[task], batch=8, count=20)
+    monkeypatch.setitem(objectives.TASKS, task, small)
+    teacher = objectives.train_teacher(task, 0.01)
+    for entry in objectives.entries(task):
+        row = objectives.run((task, entry, 0.01, teacher if entry.taught else None))
+        assert row["steps"] >= 1
+        assert {"1", "2", "4"} <= set(row["quality"])
+        assert objectives.line(row).startswith(entry.name)
+
+
+@pytest.mark.parametrize("method", target_formats.METHODS)
+def test_target_formats_train(method, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(target_formats, "TASK", replace(target_formats.TASK, batch=8, count=20))
+    assert target_formats.run((method, "float16", 0, 2))["frechet_distance"] > 0

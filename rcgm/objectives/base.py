@@ -141,7 +141,7 @@ class Objective(ABC):
 
     def needs_null_condition(self) -> bool:
         """Whether a call with a condition needs ``null_cond`` too."""
-        return self.label_dropout > 0 or self.guidance is not None
+        return self.label_dropout > 0 or (self.guidance is not None and self.guidance.asks_null)
 
     def target(self, point: Point) -> Queries[Combination]:
         """What the network is to predict at ``(x_t, t, t)``: from data or teacher, guided. At most one wave."""

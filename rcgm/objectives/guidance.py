@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +30,9 @@ class Guidance(ABC):
     Raises:
         ValueError: unless ``0 <= t_min <= t_max <= 1``, ``scale`` is finite and >= 0, and the network is known.
     """
+
+    asks_null: ClassVar[bool] = True
+    """Whether :meth:`queries` ask for the null condition."""
 
     scale: float
     t_min: float = 0.0
@@ -120,6 +124,8 @@ class TeacherEnhancedTarget(Guidance):
     ``x* = x + zeta (x_teacher - x)`` and the same of the noise, one evaluation. Samples whose condition was dropped
     keep their target, as in the authors' implementation.
     """
+
+    asks_null: ClassVar[bool] = False
 
     t_max: float = 0.75
     network: str = TEACHER

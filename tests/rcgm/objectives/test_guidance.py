@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from rcgm.combination import term
-from rcgm.objectives import RCGM, EnhancedTarget, FlowMatching, Point
+from rcgm.objectives import RCGM, EnhancedTarget, FlowMatching, Point, TeacherEnhancedTarget
 from rcgm.times import Times
 
 BATCH, NULL = 9, 4
@@ -210,3 +210,13 @@ def test_needs_no_null_condition_otherwise():
 def test_bad_guidance(arguments, message):
     with pytest.raises(ValueError, match=message):
         EnhancedTarget(*arguments)
+
+
+def test_guidance_by_a_teacher_alone_needs_no_null_condition():
+    labels, x = torch.arange(BATCH) % 4, torch.randn(BATCH, 3)
+    network = Labelled()
+    objective = FlowMatching(guidance=TeacherEnhancedTarget(0.5))
+    assert not objective.needs_null_condition()
+    assert objective(network, x, labels, teacher=network, generator=torch.Generator()).loss.isfinite()
+    with pytest.raises(ValueError, match="null_cond must be given"):
+        FlowMatching(guidance=EnhancedTarget(0.5))(network, x, labels)
