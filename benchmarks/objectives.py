@@ -80,10 +80,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--digits-seconds", type=float, default=100, help="training time of each on the digits (100)")
     parser.add_argument("--moons-seconds", type=float, default=40, help="training time of each on two moons (40)")
+    parser.add_argument("--tasks", default=",".join(TASKS), help="which data, separated by commas (both)")
     parser.add_argument("--only", metavar="NAMES", help="rows to run, separated by commas (all)")
     parser.add_argument("--name", default="objectives", help="name of the result file (objectives)")
     arguments = parser.parse_args()
     seconds = {"digits": arguments.digits_seconds, "two_moons": arguments.moons_seconds}
+    tasks = arguments.tasks.split(",")
+    if not set(tasks) <= set(TASKS):
+        parser.error(f"--tasks must be among {', '.join(TASKS)}, got {arguments.tasks}")
+    seconds = {task: seconds[task] for task in tasks}
     names = None if arguments.only is None else arguments.only.split(",")
     rows = []
     # A fresh process for each run, so that peak memory is its own.

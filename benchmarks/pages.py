@@ -124,6 +124,8 @@ def objectives_table() -> str:
         return "Not measured."
     parts = []
     for task, quality in QUALITY.items():
+        if task not in found["seconds"]:
+            continue
         rows = [row for row in found["rows"] if row["task"] == task]
         plain = next(row["milliseconds"] for row in rows if row["name"] == "flow_matching")
         cells = [
@@ -149,11 +151,8 @@ def objectives_table() -> str:
             "peak memory beyond start, MiB",
         ]
         parts.append(table([*header, "waves", "evaluations"], cells))
-    digits, moons = found["seconds"]["digits"], found["seconds"]["two_moons"]
-    parts.append(
-        f"{digits:g} s of one core for each on the digits, {moons:g} s on two moons; lower is better. "
-        f"{provenance(found)}."
-    )
+    spent = ", ".join(f"{seconds:g} s of one core for each on {task}" for task, seconds in found["seconds"].items())
+    parts.append(f"{spent}; lower is better. {provenance(found)}.")
     return "\n\n".join(parts)
 
 
@@ -227,8 +226,11 @@ def plot_objectives(found: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, 2, figsize=(10, 5), layout="constrained", sharey=True)
-    for axes, (task, quality) in zip(panels, QUALITY.items(), strict=True):
+    tasks = list(found["seconds"])
+    figure, panels = pyplot.subplots(1, len(tasks), figsize=(1 + 4.5 * len(tasks), 5), layout="constrained", sharey=True,
+                                     squeeze=False)  # fmt: skip
+    for axes, task in zip(panels[0], tasks, strict=True):
+        quality = QUALITY[task]
         rows = [row for row in found["rows"] if row["task"] == task]
         names = [row["name"] for row in rows]
         for number, marker in (("1", "o"), ("2", "s"), ("4", "^"), ("16", "x")):
@@ -237,8 +239,8 @@ def plot_objectives(found: dict[str, Any], path: Path) -> None:
         axes.set(xscale="log", xlabel=f"{quality}, lower is better", title=task)
         axes.set_yticks(names)
         axes.grid(axis="y", color="#dddddd")
-    panels[0].invert_yaxis()
-    panels[1].legend(frameon=False)
+    panels[0, 0].invert_yaxis()
+    panels[0, -1].legend(frameon=False)
     temporary = path.with_suffix(".tmp.png")
     figure.savefig(temporary, dpi=130)
     pyplot.close(figure)
