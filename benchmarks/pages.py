@@ -227,8 +227,8 @@ def plot_objectives(found: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     tasks = list(found["seconds"])
-    figure, panels = pyplot.subplots(1, len(tasks), figsize=(1 + 4.5 * len(tasks), 5), layout="constrained", sharey=True,
-                                     squeeze=False)  # fmt: skip
+    size = (1 + 4.5 * len(tasks), 5)
+    figure, panels = pyplot.subplots(1, len(tasks), figsize=size, layout="constrained", sharey=True, squeeze=False)
     for axes, task in zip(panels[0], tasks, strict=True):
         quality = QUALITY[task]
         rows = [row for row in found["rows"] if row["task"] == task]
