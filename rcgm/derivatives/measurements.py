@@ -151,7 +151,9 @@ class Measurements(nn.Module):
             above = ((excess > rounding) | ~measured).int().cumprod(1).bool() & measured
             shown = sums.shape[1] - 1 - _first(above.flip(1))
             index = torch.where(above.any(1), shown, _first(measured))
-            return _taken(excess.clamp(min=0) / shape.square(), index, measured.any(1))
+            found = _taken(torch.where(above, excess, rounding) / shape.square(), index, measured.any(1))
+            # What does not show may be as large as the rounding that hides it, but hardly larger than in other ranges.
+            return torch.where(above.any(1), found, torch.minimum(found, found[-1]))
 
         spread = noise[:, None] / square
         second = coefficient(means, noise[:, None].expand_as(means), 0.75 * square[:-1])
