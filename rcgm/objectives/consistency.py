@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rcgm.objectives.base import Residual
 from rcgm.objectives.point import Point
-from rcgm.objectives.rcgm import RCGM
+from rcgm.objectives.rcgm import RCGM, SMALLEST_DT
 from rcgm.queries import STUDENT, Queries
 from rcgm.times import TimeSampler
+
+MOST_SEGMENTS = round(1 / SMALLEST_DT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,14 +22,21 @@ class Consistency(RCGM):
     ``supervision="teacher"``). The consistency function is the step to ``r = 0``. The network without gradient is the
     student itself, as improved training has it; ``network="target"`` is the EMA of the first paper.
 
+    The papers choose among discretised times and compare the two ends of a gap in units of the data, weighted by
+    ``1/dt``. Here ``t`` is drawn from the whole of [0, 1], a gap that would pass 0 is cut there, and the residual is in
+    units of the prediction: ``1/dt`` is in it, and what is left of the papers' gradient to ``F`` is without its factor
+    ``t`` (math.md section 3). Their pseudo-Huber constant ``c sqrt(D)`` becomes ``c/dt``.
+
     Args:
         dt: the gap, where ``segments`` is not given.
         segments: number of gaps of [0, 1] at the beginning and at the end of training, such as (10, 1280); it doubles
             at equal numbers of steps (the improved paper's curriculum).
         curriculum_steps: training steps over which it grows.
+        clip: bound of the residual, as in RCGM; the papers have none (None).
 
     Raises:
-        ValueError: for an order other than 1, or for segments that do not grow.
+        TypeError: for numbers of segments or steps that are not whole.
+        ValueError: for an order other than 1, or for segments that do not grow or are shorter than 1e-6.
     """
 
     sampler: ClassVar[str] = "consistency"
@@ -42,8 +51,15 @@ class Consistency(RCGM):
         super().__post_init__()
         if self.order != 1:
             raise ValueError(f"order of a consistency model must be 1, got {self.order!r}; rcgm has higher orders")
-        if self.segments is not None and not 1 <= self.segments[0] <= self.segments[1]:
-            raise ValueError(f"segments must be two growing numbers >= 1, got {self.segments!r}")
+        if self.segments is not None:
+            if not all(_whole(number) for number in self.segments):
+                raise TypeError(f"segments must be two whole numbers, got {self.segments!r}")
+            if len(self.segments) != 2 or not 1 <= self.segments[0] <= self.segments[1] <= MOST_SEGMENTS:
+                raise ValueError(
+                    f"segments must be two growing numbers from 1 to {MOST_SEGMENTS}, got {self.segments!r}"
+                )
+        if not _whole(self.curriculum_steps):
+            raise TypeError(f"curriculum_steps must be a whole number, got {self.curriculum_steps!r}")
         if self.curriculum_steps < 1:
             raise ValueError(f"curriculum_steps must be >= 1, got {self.curriculum_steps!r}")
 
@@ -58,6 +74,10 @@ class Consistency(RCGM):
 
     def residual(self, point: Point) -> Queries[Residual]:
         return (yield from RCGM.residual(replace(self, dt=self.gap(point.step), segments=None), point))
+
+
+def _whole(number: Any) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool)
 
 
 def _doublings(first: int, last: int) -> int:

@@ -13,11 +13,12 @@ from rcgm.combination import PREDICTION, term
 from rcgm.objectives.base import Objective, Residual
 from rcgm.objectives.pair import of_pair
 from rcgm.objectives.point import Point
-from rcgm.queries import STUDENT, Queries
+from rcgm.queries import STUDENT, TARGET, Queries
 from rcgm.times import TimeSampler
 from rcgm.transports import Transport, TrigFlow
 from rcgm_kernels import fused_residual_loss
 
+SOURCES = (STUDENT, TARGET)
 WEIGHTINGS = ("uniform", "inverse_tangent", "learned")
 LARGEST_WEIGHT = 100.0
 FREQUENCIES = 64
@@ -32,15 +33,20 @@ class SCM(Objective):
     paper's. ``w`` grows from 0 to 1 over ``warmup_steps`` (tangent warm-up): at 0 it is flow matching with weight
     ``k^2``. sCT trains from data, sCD with ``supervision="teacher"``.
 
+    The factor ``cos(a)`` of ``g`` is ``sin(a)``, that of ``F`` in ``f``, times ``1/tan(a)``, the paper's prior weight,
+    which is thus in every ``weighting``.
+
     Args:
-        warmup_steps: of the tangent; 10,000 in the paper, 0 for none.
+        warmup_steps: of the tangent; 10,000 in the paper, 0 for none. Much shorter runs need a shorter one, or they
+            train flow matching alone.
         normalize: c of the tangent normalisation; None for none.
-        weighting: ``"uniform"``; ``"inverse_tangent"``, ``1/tan(a)``, the paper's prior, here at most 100; or
-            ``"learned"``: the loss is ``exp(u) m - u`` with ``u`` a small network of the time, so that every time comes
-            to contribute alike (the paper's adaptive weighting, EDM2).
+        weighting: ``"uniform"``; ``"inverse_tangent"``, once more ``1/tan(a)``, at most 100, for more weight near the
+            data; or ``"learned"``: the loss is ``exp(u) m - u`` with ``u`` a small network of the time, so that every
+            time comes to contribute alike (the paper's adaptive weighting, EDM2).
         network: whose derivative, ``"student"`` (without gradient) or ``"target"``.
 
     Raises:
+        TypeError: for a number of steps that is not whole.
         ValueError: for a value out of range.
     """
 
@@ -56,10 +62,14 @@ class SCM(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.warmup_steps, bool) or not isinstance(self.warmup_steps, int):
+            raise TypeError(f"warmup_steps must be a whole number, got {self.warmup_steps!r}")
         if self.warmup_steps < 0:
             raise ValueError(f"warmup_steps must be >= 0, got {self.warmup_steps!r}")
         if self.weighting not in WEIGHTINGS:
             raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {self.weighting!r}")
+        if self.network not in SOURCES:
+            raise ValueError(f"network must be one of {', '.join(SOURCES)}, got {self.network!r}")
         if self.weighting == "learned":
             object.__setattr__(self, "learned", LearnedWeight())
 
@@ -93,7 +103,9 @@ class SCM(Objective):
             prediction, value.terms, value.stacked(point.t), pred_coeff=value.pred_coeff, clip=self.clip,
             metric=self.metric, normalize=self.normalize, adaptive=self.adaptive, reduction="none",
         )  # fmt: skip
-        return (log_weight.exp() * losses - log_weight).mean()
+        balanced = log_weight.exp() * losses - log_weight
+        # a sample without weight in this step teaches its time no weight either
+        return (balanced if residual.weight is None else residual.weight * balanced).mean()
 
     def _prior(self, t: Tensor) -> Tensor | None:
         if self.weighting != "inverse_tangent":
@@ -115,5 +127,6 @@ class LearnedWeight(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """``[B]`` to ``[B]``."""
-        features = torch.cos(t.to(self.frequency.dtype)[:, None] * self.frequency + self.phase)
-        return self.linear(features * math.sqrt(2))[:, 0]
+        with torch.autocast(t.device.type, enabled=False):  # an exponent: half precision would show in the weight
+            features = torch.cos(t.to(self.frequency.dtype)[:, None] * self.frequency + self.phase)
+            return self.linear(features * math.sqrt(2))[:, 0]

@@ -82,6 +82,7 @@ class Observer:
                     steps=number,
                     device=self.device,
                     method=method_of(self._objective, settings.sampler),
+                    seed=self.config.seed,
                     guidance=settings.guidance,
                     autocast=self._autocast,
                 )

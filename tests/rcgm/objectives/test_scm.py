@@ -94,6 +94,27 @@ def test_the_learned_weight_has_both_gradients():
     torch.testing.assert_close(found, weight.linear.weight.grad, rtol=1e-9, atol=1e-12)
 
 
+def test_a_sample_that_overflowed_teaches_no_weight():
+    (x, z), student = batch(), Smooth(1)
+    learning = SCM(weighting="learned", warmup_steps=0, target_dtype="float16")
+    student, x, z, t = student.float(), x.float(), z.float(), T.float()
+    weight = learning.memory()["weight"].linear.weight
+
+    def gradient(rows):
+        weight.grad = None
+        noise = z.clone()
+        noise[rows] = 1e6  # beyond float16
+        learning(student, x, noise=noise, times=Times(t, torch.zeros_like(t))).loss.backward()
+        return weight.grad.clone()
+
+    found, whole = gradient([2]), gradient([])
+    weight.grad = None
+    assert found.isfinite().all()
+    assert not torch.equal(found, whole)
+    everything = gradient(list(range(len(T))))
+    assert torch.equal(everything, torch.zeros_like(everything))
+
+
 def test_under_the_linear_transport_it_is_the_normalised_mean_flow_residual():
     (x, z), student = batch(), Smooth(1)
 
@@ -117,6 +138,7 @@ def test_under_the_linear_transport_it_is_the_normalised_mean_flow_residual():
     ("options", "message"),
     [
         ({"warmup_steps": -1}, "warmup_steps must be >= 0, got -1"),
+        ({"network": "ema"}, "network must be one of student, target, got 'ema'"),
         ({"weighting": "cosine"}, "weighting must be one of uniform, inverse_tangent, learned, got 'cosine'"),
     ],
 )

@@ -70,3 +70,26 @@ def test_published_intervals_are_powers_of_two():
     assert set(length.log2().tolist()) == {-float(k) for k in range(8)}
     assert ((drawn.r[3000:] / length) % 1 == 0).all()
     assert drawn.t[:3000].std() == pytest.approx(12**-0.5, rel=0.05)
+
+
+def test_short_steps_keep_their_digits_under_a_curved_transport():
+    (x, z), network, losses = batch(), Smooth(1), []
+    for dtype in (torch.float32, torch.float64):
+        t = torch.full((len(T),), 0.5, dtype=dtype)
+        objective, times = Shortcut(transport=TrigFlow()), Times(t, t - 2.0**-10)
+        network = network.to(dtype)
+        output = objective(network, x.to(dtype), target=network, noise=z.to(dtype), times=times)
+        losses.append(output.loss.double())
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-3, atol=1e-9)
+
+
+def test_the_teachers_target_rides_in_a_wave_of_the_half_steps():
+    (x, z), student, teacher = batch(), Smooth(1), Smooth(2)
+    times = Times(T, T - D, EQUAL)
+    taught = Shortcut(supervision="teacher")(student, x, target=student, teacher=teacher, noise=z, times=times)
+    assert taught.waves == Shortcut()(student, x, target=student, noise=z, times=times).waves == 2
+
+
+def test_a_network_that_is_not_there():
+    with pytest.raises(ValueError, match="network must be one of student, target, got 'ema'"):
+        Shortcut(network="ema")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import typing
-from itertools import pairwise
 
 import pytest
 import torch
 from gaussian import problem
 
-from rcgm import cli, schedules
+from rcgm import cli
 from rcgm.config.schema import Sampler
 from rcgm.sampling import (
     SAMPLERS,
@@ -252,18 +251,3 @@ def test_bad_arguments(call, error, message):
 
 def test_names_are_those_of_the_command_line_and_the_configuration():
     assert set(cli.SAMPLERS) == {"auto", *SAMPLERS} == set(typing.get_args(Sampler))
-
-
-def test_schedules():
-    assert schedules.uniform(4) == [1, 0.75, 0.5, 0.25, 0]
-    assert schedules.kumaraswamy(4) == pytest.approx(schedules.uniform(4))
-    warped = schedules.kumaraswamy(5, 1.17, 0.8, 1.1, 0.01, 0.2)
-    assert len(warped) == 6
-    assert all(before > after for before, after in pairwise(warped))
-    assert schedules.kumaraswamy(2, gap_end=0.4) == pytest.approx([1, 0.4, 0])
-    assert schedules.shifted([1, 0.5, 0], 3) == [1, 0.75, 0]
-    for wrong in ({"a": 0}, {"gap_start": -0.1}, {"gap_start": 0.5, "gap_end": 0.5}):
-        with pytest.raises(ValueError, match="must be"):
-            schedules.kumaraswamy(3, **wrong)
-    with pytest.raises(ValueError, match="shift must be"):
-        schedules.shifted([1, 0], 0)
