@@ -50,4 +50,14 @@ def test_the_objective_in_a_loop(student: torch.nn.Module):
 def test_tables_are_those_of_the_result_files():
     from benchmarks import pages  # found by `python -m pytest` in the checkout
 
-    assert pages.with_tables(README) == README
+    texts = [page.read_text() for page in pages.pages()]
+    assert [pages.with_tables(text) for text in texts] == texts
+    shown = [found["name"] for text in texts for found in pages.BLOCK.finditer(text)]
+    assert sorted(shown) == sorted(pages.TABLES)  # every table once
+
+
+def test_a_block_without_a_table_is_refused():
+    from benchmarks import pages
+
+    with pytest.raises(ValueError, match="block 'nothing' must be one of digits, "):
+        pages.with_tables("<!-- begin nothing -->\n<!-- end nothing -->")

@@ -1,0 +1,226 @@
+"""The tables of the pages, made from the result files: one function a table, listed in ``TABLES`` at the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from benchmarks.environment import RESULTS
+
+DECAYS = (0.0, 0.9, 0.99, 0.999)
+QUALITY = {"digits": "Fréchet distance", "two_moons": "squared MMD"}
+NOT_MEASURED = "Not measured."
+
+
+def result(name: str) -> dict[str, Any] | None:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def provenance(found: dict[str, Any]) -> str:
+    where = found["environment"]
+    return (
+        f"{where['device']}, {where['cores']} cores, torch {where['torch']}, commit {where['commit']}, {where['date']}"
+    )
+
+
+def digits_table() -> str:
+    found = result("digits")
+    if found is None:
+        return NOT_MEASURED
+    rows = [
+        [
+            steps,
+            f"{measured['class_accuracy']:.3f}",
+            f"{measured['frechet_distance']:.2f}",
+            f"{measured['nearest_median_ratio']:.2f}",
+        ]
+        for steps, measured in found["metrics"].items()
+    ]
+    header = ["sampling steps", "class accuracy", "Fréchet distance", "distance to nearest training image, over real"]
+    config = found["config"]
+    settings = (
+        f"order {config['objective']['order']}, EMA {config['ema']['decay']:g}, {found['parameters']:,} parameters"
+    )
+    minutes = found["train_seconds"] / 60
+    trained = f"{found['steps']:,} steps of {config['batch_size']} in {minutes:.1f} minutes"
+    return f"{table(header, rows)}\n\n{settings}; {trained}. {provenance(found)}."
+
+
+def moons_table() -> str:
+    found = result("moons")
+    if found is None:
+        return NOT_MEASURED
+
+    def cell(order: int, decay: float, steps: int) -> str:
+        row = next(r for r in found["rows"] if (r["order"], r["decay"], r["steps"]) == (order, decay, steps))
+        return "diverges" if None in row["mmd"].values() else f"{row['mmd']['1']:.4f}"
+
+    longest = max(row["steps"] for row in found["rows"])
+    short = min(row["steps"] for row in found["rows"])
+    header = ["order", *(f"EMA {decay:g}" for decay in DECAYS), f"EMA 0.999, {longest:,} steps"]
+    rows = [
+        [str(order), *(cell(order, decay, short) for decay in DECAYS), cell(order, 0.999, longest)] for order in (1, 2)
+    ]
+    return (
+        f"{table(header, rows)}\n\nSquared MMD of 1-step samples after {short:,} steps, lower is better; two sets of "
+        f"real points are {found['floor']:.4f} apart. {provenance(found)}."
+    )
+
+
+def objectives_table() -> str:
+    found = result("objectives")
+    if found is None:
+        return NOT_MEASURED
+    parts = []
+    for task, quality in QUALITY.items():
+        if task not in found["seconds"]:
+            continue
+        rows = [row for row in found["rows"] if row["task"] == task]
+        plain = next(row["milliseconds"] for row in rows if row["name"] == "flow_matching")
+        cells = [
+            [
+                row["name"],
+                row["sampler"],
+                *(f"{row['quality'][n]:.3g}" if n in row["quality"] else "" for n in ("1", "2", "4", "16")),
+                f"{row['milliseconds'] / plain:.2f}",
+                f"{row['steps']:,}",
+                f"{row['memory_mib']:.0f}",
+                f"{row['waves']:.2g}",
+                f"{row['evaluations']:.2g}",
+            ]
+            for row in rows
+        ]
+        steps = [f"{quality}, {n} step{'' if n == 1 else 's'}" for n in (1, 2, 4, 16)]
+        header = [
+            task,
+            "sampler",
+            *steps,
+            "step time / flow matching",
+            "steps trained",
+            "peak memory beyond start, MiB",
+        ]
+        parts.append(table([*header, "waves", "evaluations"], cells))
+    spent = ", ".join(f"{seconds:g} s of one core for each on {task}" for task, seconds in found["seconds"].items())
+    parts.append(f"{spent}; lower is better. {provenance(found)}.")
+    return "\n\n".join(parts)
+
+
+def fidelity_table() -> str:
+    found = result("fidelity")
+    if found is None:
+        return NOT_MEASURED
+    rows = [
+        [
+            case["problem"],
+            case["format"],
+            f"{case['papers_step']:.2g}",
+            f"{case['best']['central']['error']:.2g} at {case['best']['central']['step']:.2g}",
+            f"{case['auto']['error']:.2g}",
+            f"{case['auto_to_best']:.2f}",
+            f"{case['best']['central, order 4']['error']:.2g}",
+            f"{case['auto, 4']['error']:.2g}",
+            f"{case['forward_mode']:.2g}",
+        ]
+        for case in found["cases"]
+    ]
+    header = ["network", "format", "step 0.005", "best fixed step", "`auto`", "`auto` / best"]
+    header += ["order 4, best fixed step", "`auto` with 4 evaluations", "forward-mode AD"]
+    return f"{table(header, rows)}\n\n{provenance(found)}."
+
+
+def roundings_table() -> str:
+    found = result("fidelity")
+    if found is None:
+        return NOT_MEASURED
+    names = list(found["roundings"])
+    rows = [
+        [way, *(f"{found['roundings'][name][way]['error']:.2g}" for name in names)]
+        for way in found["roundings"][names[0]]
+    ]
+    return table(["way to round in bfloat16", *(f"random, {name}" for name in names)], rows)
+
+
+def gaps_table() -> str:
+    found = result("fidelity")
+    if found is None:
+        return NOT_MEASURED
+    columns = list(next(iter(found["gaps"].values())))
+    rows = [[gap, *(f"{row[column]:.2g}" for column in columns)] for gap, row in found["gaps"].items()]
+    return table(["`dt`", *columns], rows)
+
+
+def target_formats_table() -> str:
+    found = result("target_formats")
+    if found is None:
+        return NOT_MEASURED
+    formats = ["bfloat16", "float16", "float32"]
+    by_method: dict[str, dict[str, str]] = {}
+    for row in found["rows"]:
+        spread = "" if row["spread"] is None else f" ± {row['spread']:.2f}"
+        by_method.setdefault(row["method"], {})[row["format"]] = f"{row['mean']:.2f}{spread}"
+    rows = [[method, *(cells[name] for name in formats)] for method, cells in by_method.items()]
+    seeds = len({run["seed"] for run in found["runs"]})
+    return (
+        f"{table(['Fréchet distance of 1-step samples, by format of the targets', *formats], rows)}\n\n"
+        f"{found['steps']:,} steps, mean and standard deviation of {seeds} seeds. {provenance(found)}."
+    )
+
+
+def kernels_table() -> str:
+    parts = []
+    for device in ("cpu", "cuda"):
+        found = result(f"kernels_{device}")
+        if found is None:
+            continue
+        rows = [
+            [
+                row["operation"],
+                "×".join(map(str, row["shape"])),
+                row["dtype"],
+                f"{row['times_floor']:.2f}",
+                f"{row['eager_over_fused']:.1f}",
+                f"{row['compile_over_fused']:.2f}",
+                str(row["large_allocations"]),
+            ]
+            for row in found["rows"]
+        ]
+        header = ["operation", "shape", "dtype", "time / copy of as many bytes", "eager / ours", "torch.compile / ours"]
+        parts.append(f"{table([*header, 'allocations of a term or more'], rows)}\n\n{provenance(found)}.")
+    return "\n\n".join(parts) if parts else NOT_MEASURED
+
+
+def backends_table() -> str:
+    gpu = result("gpu_check")
+    never = "compiled and checked off the device; **never run on a GPU**"
+    ran = f"tested on {provenance(gpu)}" if gpu and gpu["passed"] else never
+    rows = [
+        ["`cuda`", "C++/CUDA, sm_80, sm_90, sm_100", ran],
+        [
+            "`triton`",
+            "any GPU that Triton supports",
+            ran if ran != never else f"tested in Triton's interpreter; {never}",
+        ],
+        ["`cpu`", "C++/OpenMP, AVX-512, AVX2 or baseline by what the machine has", "tested"],
+        ["`reference`", "plain tensors, any device, float64-capable: the definition", "tested"],
+    ]
+    return table(["backend", "what it is", "state"], rows)
+
+
+TABLES: Mapping[str, Callable[[], str]] = {
+    "digits": digits_table,
+    "moons": moons_table,
+    "objectives": objectives_table,
+    "fidelity": fidelity_table,
+    "roundings": roundings_table,
+    "gaps": gaps_table,
+    "target_formats": target_formats_table,
+    "kernels": kernels_table,
+    "backends": backends_table,
+}
