@@ -55,8 +55,9 @@ RCGM_FN void metric_value(const LossOptions& o, double m, double* value, double*
 // Everything that follows the reduction over one sample of `size` elements. math.md sections 2 and 3.
 RCGM_FN Outcome finish_sample(const LossOptions& o, Sums s, double size, double weight) {
   double shrink = 1;
-  if (o.normalize >= 0) {  // sCM: R <- R / (|R| + c)
-    shrink = 1 / (sqrt(s.rr) + o.normalize);
+  if (o.normalize >= 0) {  // sCM: R <- R / (|R| + c); a zero residual has no direction, and stays 0
+    const double length = sqrt(s.rr) + o.normalize;
+    shrink = length == 0 ? 0 : 1 / length;
     s.rr *= shrink * shrink;
   }
   if (o.power != 0) weight *= power_of(s.rr + o.eps, -o.power);

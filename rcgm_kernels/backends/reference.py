@@ -56,8 +56,8 @@ def residual_loss(
         return values.reshape(values.shape[0], size).sum(1)
 
     if options.normalize is not None:
-        norm = total(residual.square()).sqrt()
-        residual = residual / batched(norm + options.normalize, residual)
+        length = total(residual.square()).sqrt() + options.normalize
+        residual = residual / batched(torch.where(length == 0, 1, length), residual)  # a zero residual stays 0
     squared = total(residual.square())
     loss, slope = _metric(options.metric, squared / size)
     gradient = batched(2 * slope / size, residual) * residual

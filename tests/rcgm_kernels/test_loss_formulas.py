@@ -194,6 +194,21 @@ def test_a_residual_of_zero_gives_no_loss_and_no_gradient(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_a_normalised_residual_of_zero_stays_zero(backend):
+    pred = torch.randn(3, 9, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    target = pred.detach().clone()
+    target[1] += 1
+    coeffs = -torch.ones(1, 3)
+    losses = fused_residual_loss(
+        pred, [target], coeffs, pred_coeff=1.0, normalize=0.0, reduction="none", backend=backend
+    )
+    (gradient,) = torch.autograd.grad(losses.sum(), pred)
+    torch.testing.assert_close(losses, torch.tensor([0, 1 / 9, 0]))
+    assert (gradient[[0, 2]] == 0).all()
+    assert (gradient[1] < 0).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_zero_vector_has_no_direction(backend, dtype):
     # Row 0: the prediction is 0; row 1: its target is; the cosine term is then the worst it can be and has no gradient.

@@ -280,7 +280,8 @@ def _outcome(
         weight = load_scalars(WEIGHT, rows, row_mask)
     shrink = tl.full(rr.shape, 1.0, tl.float64)
     if FORM.normalize:
-        shrink = 1 / (tl.sqrt(rr) + NORMALIZE)
+        length = tl.sqrt(rr) + NORMALIZE
+        shrink = tl.where(length == 0, 0.0, 1 / tl.where(length == 0, 1.0, length))
         rr = rr * shrink * shrink
     if FORM.adaptive:
         weight = weight * tl.exp(-POWER * tl.log(rr + EPS))
