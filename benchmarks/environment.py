@@ -39,6 +39,12 @@ def write(name: str, result: dict[str, Any]) -> Path:
     return path
 
 
+def read(name: str) -> dict[str, Any] | None:
+    """A result file, or None where there is none."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

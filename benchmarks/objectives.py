@@ -23,11 +23,10 @@ import torch
 from tqdm import tqdm
 
 from benchmarks import environment
-from benchmarks.training import DIGITS_DIT, Task, measure, train
+from benchmarks.training import DIGITS_DIT, TEACHER, Task, measure, train
 from rcgm.config import OptimizerConfig
 
 FLOW_SAMPLERS = ("euler", "heun", "any_step", "ucgm_multi")
-TEACHER = "flow_matching"
 TASKS = {
     "digits": Task(
         "digits", DIGITS_DIT, 64, OptimizerConfig(lr=3e-3, warmup_steps=50), 0.995, "frechet_distance", 1000
@@ -85,7 +84,7 @@ def entries(task: str) -> list[Entry]:
         Entry("consistency", "consistency", gap, lr=slow),
         Entry("consistency taught", "consistency", {**gap, **taught}, taught=True, lr=slow),
         Entry("scm", "scm", scm, lr=slow),
-        Entry("scm taught", "scm", {**scm, **taught}, taught=True, lr=slow),
+        Entry("scm taught", "scm", {**scm, **taught, "transport": "linear"}, taught=True, lr=slow),  # the teacher's
         Entry("shortcut", "shortcut", half_steps),
         Entry("mean_flow", "mean_flow", {"derivative": "central"}),
         Entry("mean_flow auto", "mean_flow", {"derivative": "auto"}),
@@ -103,7 +102,11 @@ def main() -> None:
     parser.add_argument("--digits-seconds", type=float, default=100, help="training time of each on the digits (100)")
     parser.add_argument("--moons-seconds", type=float, default=40, help="training time of each on two moons (40)")
     parser.add_argument("--tasks", default=",".join(TASKS), help="which data, separated by commas (both)")
-    parser.add_argument("--only", metavar="NAMES", help="rows to run, separated by commas (all)")
+    parser.add_argument(
+        "--only",
+        metavar="NAMES",
+        help="rows to run, separated by commas (all); the others stay as they are in the file",
+    )
     parser.add_argument("--name", default="objectives", help="name of the result file (objectives)")
     arguments = parser.parse_args()
     seconds = {"digits": arguments.digits_seconds, "two_moons": arguments.moons_seconds}
@@ -122,8 +125,31 @@ def main() -> None:
             for row in tqdm(pool.imap(run, jobs, chunksize=1), total=len(jobs), desc=task, unit="run"):
                 rows.append(row)
                 tqdm.write(line(row))
-    result = {"environment": environment.describe(torch.device("cpu")), "seconds": seconds, "rows": rows}
+    described = environment.describe(torch.device("cpu"))
+    rows = [{**row, "commit": described["commit"]} for row in rows]
+    earlier = environment.read(arguments.name) if names is not None else None
+    if earlier is not None:
+        seconds, rows = merged(earlier, seconds, rows)
+    result = {"environment": described, "seconds": seconds, "rows": rows}
     print(f"written to {environment.write(arguments.name, result)}")
+
+
+def merged(
+    earlier: dict[str, Any], seconds: dict[str, float], rows: list[dict[str, Any]]
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Seconds and rows of an earlier result with ``rows`` in the place of its own of the same name.
+
+    Raises:
+        ValueError: the earlier rows of a task were trained for another time.
+    """
+    for task, length in seconds.items():
+        if earlier["seconds"].get(task, length) != length:
+            raise ValueError(
+                f"seconds on {task} must be those of the result file, {earlier['seconds'][task]}, got {length}"
+            )
+    new = {(row["task"], row["name"]): row for row in rows}
+    kept = [new.pop((row["task"], row["name"]), row) for row in earlier["rows"]]
+    return {**earlier["seconds"], **seconds}, kept + list(new.values())
 
 
 def train_teacher(task: str, seconds: float) -> Weights:

@@ -14,8 +14,8 @@ import re
 import sys
 from pathlib import Path
 
-from benchmarks.environment import RESULTS
-from benchmarks.tables import TABLES, result
+from benchmarks.environment import RESULTS, read
+from benchmarks.tables import TABLES
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"<!-- begin (?P<name>\S+) -->.*?<!-- end (?P=name) -->", re.DOTALL)
@@ -34,7 +34,7 @@ def main() -> None:
     from benchmarks.plots import PLOTS  # matplotlib, which --check does without
 
     for name, plot in PLOTS.items():
-        found = result(name)
+        found = read(name)
         if found is not None:
             plot(found, RESULTS / f"{name}.png")
 

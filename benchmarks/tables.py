@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from benchmarks.environment import RESULTS
+from benchmarks.environment import read
 
 DECAYS = (0.0, 0.9, 0.99, 0.999)
 QUALITY = {"digits": "Fréchet distance", "two_moons": "squared MMD"}
 NOT_MEASURED = "Not measured."
-
-
-def result(name: str) -> dict[str, Any] | None:
-    path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -31,7 +25,7 @@ def provenance(found: dict[str, Any]) -> str:
 
 
 def digits_table() -> str:
-    found = result("digits")
+    found = read("digits")
     if found is None:
         return NOT_MEASURED
     rows = [
@@ -54,7 +48,7 @@ def digits_table() -> str:
 
 
 def moons_table() -> str:
-    found = result("moons")
+    found = read("moons")
     if found is None:
         return NOT_MEASURED
 
@@ -75,7 +69,7 @@ def moons_table() -> str:
 
 
 def objectives_table() -> str:
-    found = result("objectives")
+    found = read("objectives")
     if found is None:
         return NOT_MEASURED
     parts = []
@@ -113,7 +107,7 @@ def objectives_table() -> str:
 
 
 def fidelity_table() -> str:
-    found = result("fidelity")
+    found = read("fidelity")
     if found is None:
         return NOT_MEASURED
     rows = [
@@ -136,7 +130,7 @@ def fidelity_table() -> str:
 
 
 def roundings_table() -> str:
-    found = result("fidelity")
+    found = read("fidelity")
     if found is None:
         return NOT_MEASURED
     names = list(found["roundings"])
@@ -148,7 +142,7 @@ def roundings_table() -> str:
 
 
 def gaps_table() -> str:
-    found = result("fidelity")
+    found = read("fidelity")
     if found is None:
         return NOT_MEASURED
     columns = list(next(iter(found["gaps"].values())))
@@ -157,7 +151,7 @@ def gaps_table() -> str:
 
 
 def target_formats_table() -> str:
-    found = result("target_formats")
+    found = read("target_formats")
     if found is None:
         return NOT_MEASURED
     formats = ["bfloat16", "float16", "float32"]
@@ -176,7 +170,7 @@ def target_formats_table() -> str:
 def kernels_table() -> str:
     parts = []
     for device in ("cpu", "cuda"):
-        found = result(f"kernels_{device}")
+        found = read(f"kernels_{device}")
         if found is None:
             continue
         rows = [
@@ -197,7 +191,7 @@ def kernels_table() -> str:
 
 
 def backends_table() -> str:
-    gpu = result("gpu_check")
+    gpu = read("gpu_check")
     never = "compiled and checked off the device; **never run on a GPU**"
     ran = f"tested on {provenance(gpu)}" if gpu and gpu["passed"] else never
     rows = [

@@ -25,6 +25,7 @@ from rcgm.training.optimizers import build_optimizer, learning_rate, set_learnin
 from rcgm.training.step import TrainStep
 
 CPU = torch.device("cpu")
+TEACHER = "flow_matching"
 DIGITS_DIT = {
     "name": "dit", "patch_size": 2, "hidden_size": 64, "depth": 3, "num_heads": 4, "embedder_init": "wide",
     "input_size": [8, 8], "in_channels": 1, "num_classes": 10,
@@ -67,12 +68,14 @@ def train(
 
     Args:
         enough: told the number of steps and the seconds of processor time so far; true ends the training.
-        teacher_weights: of the frozen teacher, from which the student starts too.
+        teacher_weights: of the frozen teacher, trained by flow matching, from which the student starts too.
     """
     torch.manual_seed(seed)
     built = OBJECTIVES[objective](**bind_arguments(OBJECTIVES[objective], arguments, "objective"))
     student, teacher = build_network(task), None
     if teacher_weights is not None:
+        if built.transport != OBJECTIVES[TEACHER]().transport:
+            raise ValueError(f"transport must be the teacher's, linear, got {built.transport}")
         student.load_state_dict(teacher_weights)
         teacher = copy.deepcopy(student).requires_grad_(False).eval()
     ema = Ema(student, task.decay)

@@ -76,6 +76,18 @@ def test_every_objective_trains_and_is_measured(task, monkeypatch: pytest.Monkey
         assert objectives.line(row).startswith(entry.name)
 
 
+def test_rows_measured_again_take_the_place_of_the_earlier():
+    def row(task: str, name: str, value: int) -> dict:
+        return {"task": task, "name": name, "value": value}
+
+    earlier = {"seconds": {"digits": 5, "two_moons": 2}, "rows": [row("digits", "a", 1), row("digits", "b", 1)]}
+    seconds, rows = objectives.merged(earlier, {"digits": 5}, [row("digits", "c", 2), row("digits", "a", 2)])
+    assert seconds == earlier["seconds"]
+    assert rows == [row("digits", "a", 2), row("digits", "b", 1), row("digits", "c", 2)]
+    with pytest.raises(ValueError, match="seconds on digits must be those of the result file, 5, got 6"):
+        objectives.merged(earlier, {"digits": 6}, [])
+
+
 @pytest.mark.parametrize("method", target_formats.METHODS)
 def test_target_formats_train(method, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(target_formats, "TASK", replace(target_formats.TASK, batch=8, count=20))
