@@ -25,6 +25,7 @@ from tqdm import tqdm
 from benchmarks import environment
 from benchmarks.training import DIGITS_DIT, TEACHER, Task, measure, train
 from rcgm.config import OptimizerConfig
+from rcgm.training.health import all_finite
 
 FLOW_SAMPLERS = ("euler", "heun", "any_step", "ucgm_multi")
 TASKS = {
@@ -115,7 +116,11 @@ def main() -> None:
         parser.error(f"--tasks must be among {', '.join(TASKS)}, got {arguments.tasks}")
     seconds = {task: seconds[task] for task in tasks}
     names = None if arguments.only is None else arguments.only.split(",")
-    rows = []
+    described = environment.describe(torch.device("cpu"))
+    result = {"environment": described, "seconds": seconds, "rows": []}
+    earlier = environment.read(arguments.name) if names is not None else None
+    if earlier is not None:
+        result = {"environment": described, **continued(earlier, seconds)}
     # A fresh process for each run, so that peak memory is its own.
     with multiprocessing.get_context("spawn").Pool(os.cpu_count(), torch.set_num_threads, (1,), 1) as pool:
         for task, length in seconds.items():
@@ -123,33 +128,32 @@ def main() -> None:
             chosen = [entry for entry in entries(task) if names is None or entry.name in names]
             jobs = [(task, entry, length, teacher if entry.taught else None) for entry in chosen]
             for row in tqdm(pool.imap(run, jobs, chunksize=1), total=len(jobs), desc=task, unit="run"):
-                rows.append(row)
+                put(result["rows"], {**row, "commit": described["commit"]})
+                path = environment.write(arguments.name, result)
                 tqdm.write(line(row))
-    described = environment.describe(torch.device("cpu"))
-    rows = [{**row, "commit": described["commit"]} for row in rows]
-    earlier = environment.read(arguments.name) if names is not None else None
-    if earlier is not None:
-        seconds, rows = merged(earlier, seconds, rows)
-    result = {"environment": described, "seconds": seconds, "rows": rows}
-    print(f"written to {environment.write(arguments.name, result)}")
+    print(f"written to {path}")
 
 
-def merged(
-    earlier: dict[str, Any], seconds: dict[str, float], rows: list[dict[str, Any]]
-) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Seconds and rows of an earlier result with ``rows`` in the place of its own of the same name.
+def continued(earlier: dict[str, Any], seconds: dict[str, float]) -> dict[str, Any]:
+    """Seconds and rows of an earlier result, some of which are to be measured again.
 
     Raises:
-        ValueError: the earlier rows of a task were trained for another time.
+        ValueError: the rows of a task were trained for another time.
     """
     for task, length in seconds.items():
-        if earlier["seconds"].get(task, length) != length:
-            raise ValueError(
-                f"seconds on {task} must be those of the result file, {earlier['seconds'][task]}, got {length}"
-            )
-    new = {(row["task"], row["name"]): row for row in rows}
-    kept = [new.pop((row["task"], row["name"]), row) for row in earlier["rows"]]
-    return {**earlier["seconds"], **seconds}, kept + list(new.values())
+        before = earlier["seconds"].get(task, length)
+        if before != length:
+            raise ValueError(f"seconds on {task} must be those of the result file, {before}, got {length}")
+    return {"seconds": {**earlier["seconds"], **seconds}, "rows": earlier["rows"]}
+
+
+def put(rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
+    """Put ``row`` in the place of the one of its name, or at the end."""
+    same = [i for i, other in enumerate(rows) if (other["task"], other["name"]) == (row["task"], row["name"])]
+    if same:
+        rows[same[0]] = row
+    else:
+        rows.append(row)
 
 
 def train_teacher(task: str, seconds: float) -> Weights:
@@ -161,7 +165,7 @@ def train_teacher(task: str, seconds: float) -> Weights:
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Train one row and measure its averaged network."""
+    """Train one row and measure its averaged network; the quality of one that diverged is None."""
     name, entry, seconds, weights = job
     teacher = None if weights is None else {key: torch.from_numpy(array) for key, array in weights.items()}
     task = TASKS[name]
@@ -169,15 +173,19 @@ def run(job: Job) -> dict[str, Any]:
         task = replace(task, optimizer=task.optimizer.model_copy(update={"lr": entry.lr}))
     trained = train(task, entry.objective, entry.arguments, lambda _, spent: spent >= seconds, teacher_weights=teacher)
     sampler = trained.objective.sampler
-    measured = measure(task, trained, (1, 2, 4, 16) if sampler in FLOW_SAMPLERS else (1, 2, 4))
-    quality = {number: values[task.quality] for number, values in measured.items()}
+    steps = (1, 2, 4, 16) if sampler in FLOW_SAMPLERS else (1, 2, 4)
+    diverged = not all_finite(trained.ema.network.parameters())
+    measured = {} if diverged else measure(task, trained, steps)
+    quality = {str(number): None if diverged else measured[str(number)][task.quality] for number in steps}
     return {"task": name, "name": entry.name, "sampler": sampler, "quality": quality, "measured": measured,
             **trained.costs}  # fmt: skip
 
 
 def line(row: dict[str, Any]) -> str:
     """A row for the terminal."""
-    quality = "  ".join(f"{steps}: {value:.4g}" for steps, value in row["quality"].items())
+    quality = "  ".join(
+        f"{steps}: {'diverged' if value is None else format(value, '.4g')}" for steps, value in row["quality"].items()
+    )
     return (
         f"{row['name']:<22} {row['steps']:>6} steps {row['milliseconds']:7.2f} ms  {row['memory_mib']:6.0f} MiB  "
         f"{row['waves']:.2f} waves {row['evaluations']:.2f} evaluations   {quality}"

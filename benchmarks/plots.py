@@ -42,7 +42,7 @@ def plot_objectives(found: dict[str, Any], path: Path) -> None:
         rows = [row for row in found["rows"] if row["task"] == task]
         names = [row["name"] for row in rows]
         for number, marker in (("1", "o"), ("2", "s"), ("4", "^"), ("16", "x")):
-            known = [(row["quality"][number], row["name"]) for row in rows if number in row["quality"]]
+            known = [(row["quality"][number], row["name"]) for row in rows if row["quality"].get(number)]
             axes.plot(*zip(*known, strict=True), marker, label=f"{number} step{'' if number == '1' else 's'}")
         axes.set(xscale="log", xlabel=f"{quality}, lower is better", title=task)
         axes.set_yticks(names)

@@ -82,7 +82,7 @@ def objectives_table() -> str:
             [
                 row["name"],
                 row["sampler"],
-                *(f"{row['quality'][n]:.3g}" if n in row["quality"] else "" for n in ("1", "2", "4", "16")),
+                *(_quality(row["quality"], n) for n in ("1", "2", "4", "16")),
                 f"{row['milliseconds'] / plain:.2f}",
                 f"{row['steps']:,}",
                 f"{row['memory_mib']:.0f}",
@@ -104,6 +104,11 @@ def objectives_table() -> str:
     spent = ", ".join(f"{seconds:g} s of one core for each on {task}" for task, seconds in found["seconds"].items())
     parts.append(f"{spent}; lower is better. {provenance(found)}.")
     return "\n\n".join(parts)
+
+
+def _quality(values: dict[str, float | None], steps: str) -> str:
+    value = values.get(steps, "")
+    return "diverges" if value is None else value and f"{value:.3g}"
 
 
 def fidelity_table() -> str:

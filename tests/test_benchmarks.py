@@ -81,11 +81,26 @@ def test_rows_measured_again_take_the_place_of_the_earlier():
         return {"task": task, "name": name, "value": value}
 
     earlier = {"seconds": {"digits": 5, "two_moons": 2}, "rows": [row("digits", "a", 1), row("digits", "b", 1)]}
-    seconds, rows = objectives.merged(earlier, {"digits": 5}, [row("digits", "c", 2), row("digits", "a", 2)])
-    assert seconds == earlier["seconds"]
-    assert rows == [row("digits", "a", 2), row("digits", "b", 1), row("digits", "c", 2)]
+    result = objectives.continued(earlier, {"digits": 5})
+    for new in (row("digits", "c", 2), row("digits", "a", 2), row("two_moons", "a", 2)):
+        objectives.put(result["rows"], new)
+    assert result["seconds"] == earlier["seconds"]
+    assert result["rows"] == [
+        row("digits", "a", 2),
+        row("digits", "b", 1),
+        row("digits", "c", 2),
+        row("two_moons", "a", 2),
+    ]
     with pytest.raises(ValueError, match="seconds on digits must be those of the result file, 5, got 6"):
-        objectives.merged(earlier, {"digits": 6}, [])
+        objectives.continued(earlier, {"digits": 6})
+
+
+def test_a_row_that_diverges_is_printed_as_that(monkeypatch: pytest.MonkeyPatch):
+    small = replace(objectives.TASKS["two_moons"], batch=8, count=20)
+    monkeypatch.setitem(objectives.TASKS, "two_moons", small)
+    row = objectives.run(("two_moons", objectives.Entry("wild", "flow_matching", lr=1e30), 0.05, None))
+    assert set(row["quality"].values()) == {None}
+    assert "1: diverged" in objectives.line(row)
 
 
 @pytest.mark.parametrize("method", target_formats.METHODS)
