@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from rcgm.shares import Share
+
 Answer = TypeVar("Answer")
 Queries = Generator[list[Any], list[Any], Answer]
 """A generator that yields waves of queries, is sent their answers and returns an ``Answer``."""
@@ -61,6 +63,7 @@ class Derivative:
             differences then evaluate on it.
         at_prediction: whether the student predicts at ``(x, t, r)`` in this step, so that an estimator may use its
             prediction rather than evaluate again.
+        share: which rows of a larger batch the samples are; None where they are the whole batch.
     """
 
     x: Tensor
@@ -72,6 +75,7 @@ class Derivative:
     start: int = 0
     curve: Callable[[Tensor], Tensor] | None = None
     at_prediction: bool = False
+    share: Share | None = None
 
 
 def together(*generators: Queries[Any]) -> Queries[list[Any]]:

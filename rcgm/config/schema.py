@@ -13,6 +13,7 @@ __all__ = [
     "EvaluateConfig",
     "LoggingConfig",
     "OptimizerConfig",
+    "ParallelConfig",
     "SampleConfig",
     "TeacherConfig",
     "TrainConfig",
@@ -113,6 +114,31 @@ class EvaluateConfig(Section):
     count: PositiveInt = 2000
 
 
+class ParallelConfig(Section):
+    """How a run is spread over the processes that torchrun starts, and what is computed again to save memory."""
+
+    shard: Literal["full", "hybrid", "replicate"] = "full"
+    """Parameters are sharded over all processes; over shard_size of them, with copies; or every process has all."""
+    shard_size: PositiveInt | None = None
+    """Processes that share a copy, for hybrid; those of a node where it is left out."""
+    keep_student_gathered: bool = False
+    """Keep the student's gathered parameters from the forward to the backward: faster, as much memory as they take."""
+    keep_target_gathered: bool = True
+    """Gather the target's parameters, and a teacher's, once in a step rather than in every wave."""
+    gather_dtype: Literal["bfloat16"] | None = None
+    """Format in which parameters are gathered and used; their own where it is left out."""
+    reduce_dtype: Literal["float32", "bfloat16"] | None = None
+    """Format in which gradients are added up; that of gather_dtype where it is left out."""
+    activation_checkpointing: Literal["none", "selective", "full"] = "none"
+    """What the backward computes again: nothing; all but matrix products and attention; every block."""
+
+    @model_validator(mode="after")
+    def _size_needs_hybrid(self) -> ParallelConfig:
+        if self.shard_size is not None and self.shard != "hybrid":
+            raise ValueError(f"shard_size needs shard: hybrid, got {self.shard_size} with {self.shard}")
+        return self
+
+
 class TrainConfig(Section):
     """One training run. ``data``, ``model`` and ``objective`` name a class and set its arguments."""
 
@@ -120,6 +146,7 @@ class TrainConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
+    """Compile each block of the networks."""
     steps: PositiveInt
     batch_size: PositiveInt
     """Samples of one optimizer step, over all micro-batches."""
@@ -132,6 +159,7 @@ class TrainConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     ema: EmaConfig = EmaConfig()
     teacher: TeacherConfig | None = None
+    parallel: ParallelConfig = ParallelConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
     sample: SampleConfig = SampleConfig()

@@ -24,21 +24,23 @@ class BatchStream:
     The batch of step k is a function of `(seed, k)` alone. Each epoch is a permutation of the data set drawn from
     `(seed, epoch)`, cut into batches, the incomplete last one dropped; random changes of a sample are drawn from
     `(seed, epoch, index)`. So a stream built with `start_step=k` goes on exactly where an interrupted one left off,
-    with any number of workers; and the batches of all ranks, laid end to end, are the batch of one process: sharding
-    changes who reads a sample, not which samples are read.
+    with any number of workers; and the rows of a batch are dealt out to the ranks in turn: sharding changes who reads a
+    sample, not which samples are read.
 
-    Iterating gives `(x, labels)`: float32 `[batch_size / world_size, ...]` and int64 `[batch_size / world_size]`, or
-    None where the data set has no labels (each label None or negative). `stream[k]` is the batch of step k, never
+    Iterating gives `(x, labels)`: float32 `[B, ...]` and int64 `[B]`, or None where the data set has no labels (each
+    label None or negative); B is batch_size, or this rank's share of it. `stream[k]` is the batch of step k, never
     page-locked.
 
     Args:
         dataset: `len(dataset)` and `dataset[i] -> (tensor, label)`; see `rcgm.data.protocols` for what else is used.
-        batch_size: samples a step over all ranks; a multiple of world_size, at most `len(dataset)`.
+        batch_size: samples a step over all ranks, at most `len(dataset)`.
         seed: at least 0.
         start_step: the step to begin iterating at.
         workers: processes that read ahead, two batches each. Data that lie in memory (`BatchReader.in_memory`) are
             indexed in this process all the same, which is faster.
-        rank, world_size: which share of each batch this stream gives, of how many.
+        rank, world_size: this stream gives rows `rank`, `rank + world_size`, ... of each batch.
+        parts: micro-batches that a batch is split into, equal and at least world_size long: the rows are dealt out in
+            each of them, one after another.
         pin_memory: give page-locked tensors, for copies to a GPU that do not block. None: where CUDA is available.
 
     Raises:
@@ -56,6 +58,7 @@ class BatchStream:
         *,
         rank: int = 0,
         world_size: int = 1,
+        parts: int = 1,
         pin_memory: bool | None = None,
     ) -> None:
         if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
@@ -69,8 +72,14 @@ class BatchStream:
         self._rank = require_int("rank", rank, 0)
         if self._rank >= self._world_size:
             raise ValueError(f"rank is {rank}; with world_size {world_size} it needs 0 to {self._world_size - 1}")
-        if self._batch_size % self._world_size:
-            raise ValueError(f"batch_size is {batch_size}; it needs a multiple of world_size, {world_size}")
+        self._parts = require_int("parts", parts, 1)
+        if self._batch_size % self._parts:
+            raise ValueError(f"batch_size is {batch_size}; it needs a multiple of parts, {parts}")
+        if self._batch_size // self._parts < self._world_size:
+            raise ValueError(
+                f"batch_size is {batch_size} in {parts} parts; it needs at least {world_size * parts}, a sample of each "
+                f"part for each of the {world_size} ranks"
+            )
         if len(dataset) < self._batch_size:
             raise ValueError(
                 f"dataset holds {len(dataset)} samples, fewer than one batch; "
@@ -85,11 +94,10 @@ class BatchStream:
         return len(self._dataset) // self._batch_size
 
     def indices(self, step: int) -> torch.Tensor:
-        """This rank's indices into the data set at `step`: int64 `[batch_size / world_size]`."""
+        """This rank's indices into the data set at `step`: int64 `[B]`."""
         epoch, position = divmod(require_int("step", step, 0), self.steps_per_epoch)
-        share = self._batch_size // self._world_size
-        start = position * self._batch_size + self._rank * share
-        return self._order(epoch)[start : start + share]
+        whole = self._order(epoch)[position * self._batch_size :][: self._batch_size]
+        return whole.view(self._parts, -1)[:, self._rank :: self._world_size].flatten()
 
     def __getitem__(self, step: int) -> Batch:
         indices = self.indices(step)

@@ -22,6 +22,7 @@ from rcgm.derivatives.stencils import (
     two_nodes,
 )
 from rcgm.queries import Derivative, Query
+from rcgm.shares import Share
 
 CANDIDATES = 33
 """Steps that are compared: the error is so flat about its least value that an eighth of a step costs nothing."""
@@ -43,7 +44,8 @@ class Auto(Estimator):
     has five times that of one forward.
 
     What was measured is kept in :meth:`memory`: saved and resumed with a run, the same for the same seed. Copies that
-    share an instance share it; separate runs want separate instances. Measurements of a process are of its own samples.
+    share an instance share it; separate runs want separate instances. Where several processes train together the
+    measurements are of the samples of all of them, and so the steps are the same.
 
     Args:
         evaluations: 2, or 4. With four, each sample takes the fourth-order stencil or, where the curvature is of high
@@ -105,8 +107,7 @@ class Auto(Estimator):
         if known.counts.device != derivative.t.device:
             known.to(derivative.t.device)
         batch = derivative.t.shape[0]
-        asked = batch - derivative.start
-        if asked <= 0:
+        if derivative.start >= batch:
             return self._plain(derivative)
         call, known.calls = known.calls, known.calls + 1
         if call == 0:
@@ -114,7 +115,8 @@ class Auto(Estimator):
         if not self._due(call):
             return self._plain(derivative)
         queries, combine = self._plain(derivative)
-        start = batch - min(asked, max(round(self.share * asked), 4))
+        whole = _whole(derivative)
+        start = max(derivative.start, whole.before(whole.total - max(round(self.share * whole.total), 4)))
         ladder, record = self._ladder(derivative, start)
 
         def combined(answers: list[Tensor]) -> Combination:
@@ -158,7 +160,8 @@ class Auto(Estimator):
         def record(answers: list[Tensor]) -> None:
             before, after = torch.stack([answer[start:] for answer in answers]).chunk(2)
             t, r = derivative.t[start:], derivative.r[start:]
-            known.record(t, torch.minimum(-back, ahead)[start:], before, after, (t - r).square())
+            room = torch.minimum(-back, ahead)[start:]
+            known.record(t, room, before, after, (t - r).square(), _whole(derivative))
 
         return queries, record
 
@@ -179,6 +182,10 @@ class Auto(Estimator):
             return slope_between(taken, weights[:, best, rows])
 
         return queries, combined
+
+
+def _whole(derivative: Derivative) -> Share:
+    return Share(derivative.t.shape[0]) if derivative.share is None else derivative.share
 
 
 def _least(model: ErrorModel, nodes: Tensor, weights: Tensor, unknown: int) -> Tensor:

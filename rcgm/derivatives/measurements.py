@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from rcgm.shares import Share
+
 FALL = 2.0
 """Ratio of neighbouring steps of the ladder."""
 
@@ -91,11 +93,14 @@ class Measurements(nn.Module):
         """The range that each time lies in, ``[*]``."""
         return (t * self.bins).long().clamp(0, self.bins - 1)
 
-    def record(self, t: Tensor, room: Tensor, before: Tensor, after: Tensor, weight: Tensor) -> None:
+    def record(
+        self, t: Tensor, room: Tensor, before: Tensor, after: Tensor, weight: Tensor, share: Share | None = None
+    ) -> None:
         """Add evaluations at ``-e_l`` and ``e_l``, each ``[levels, B, ...]``.
 
         Times, the room to both sides and the weight of the samples are ``[B]``. Samples with an evaluation that is not
-        finite are left out, and so are steps that do not fit the room.
+        finite are left out, and so are steps that do not fit the room. With a ``share`` of a batch, what the other
+        processes measure of theirs is added.
         """
         with torch.autocast(t.device.type, enabled=False):
             dtype = torch.promote_types(before.dtype, torch.float32)
@@ -107,16 +112,24 @@ class Measurements(nn.Module):
             # a product with a table of zeros and ones, since adding at indices is not deterministic on a GPU
             member = (self.bins_of(t)[None] == torch.arange(self.bins, device=t.device)[:, None])[..., None]
 
-            def add(sums: Tensor, values: Tensor) -> None:
-                squares = (weight * values.square().mean(-1)).to(sums.dtype)
+            def summed(values: Tensor) -> Tensor:
+                squares = (weight * values.square().mean(-1)).to(self.counts.dtype)
                 # what overflows the sum once would stay in it for good
                 kept = torch.where(valid[: len(values)] & squares.isfinite(), squares, 0).T[None]
-                sums.mul_(self.decay).add_((member * kept).sum(1))
+                return (member * kept).sum(1)
 
-            add(self.counts, torch.ones_like(before[..., :1]))
-            add(self.contrasts, slopes[:-2] - 5 * slopes[1:-1] + 4 * slopes[2:])
-            add(self.slopes, slopes[:-1] - slopes[1:])
-            add(self.means, means[:-1] - means[1:])
+            sums = [self.counts, self.contrasts, self.slopes, self.means]
+            added = [
+                summed(torch.ones_like(before[..., :1])),
+                summed(slopes[:-2] - 5 * slopes[1:-1] + 4 * slopes[2:]),
+                summed(slopes[:-1] - slopes[1:]),
+                summed(means[:-1] - means[1:]),
+            ]
+            if share is not None:
+                whole = share.add_up_(torch.cat(added, 1))
+                added = list(whole.split([part.shape[1] for part in added], 1))
+            for known, new in zip(sums, added, strict=True):
+                known.mul_(self.decay).add_(new)
             self.fitted.copy_(self._fit())
 
     def model(self, t: Tensor | None = None) -> ErrorModel:

@@ -25,6 +25,7 @@ from rcgm.objectives.guidance import Guidance
 from rcgm.objectives.overflow import Overflow, finite_samples, without
 from rcgm.objectives.point import Point
 from rcgm.queries import STUDENT, TARGET, TEACHER, Derivative, Queries, Query, Tangent, together
+from rcgm.shares import Share
 from rcgm.times import Times, TimeSampler
 from rcgm.transports import Linear, Transport
 from rcgm_kernels import AdaptiveWeight, Metric, fused_residual_loss
@@ -170,7 +171,7 @@ class Objective(ABC):
         (answer,) = yield [
             Derivative(
                 point.x_t, point.t, point.r, Tangent(point.velocity), network, start=point.equal, curve=curve,
-                at_prediction=True,
+                at_prediction=True, share=point.share,
             )
         ]  # fmt: skip
         return answer
@@ -204,6 +205,7 @@ class Objective(ABC):
         noise: Tensor | None = None,
         times: Times | None = None,
         step: int = 0,
+        share: Share | None = None,
     ) -> ObjectiveOutput:
         """One training step's loss, ready for ``backward``.
 
@@ -218,25 +220,30 @@ class Objective(ABC):
             noise: ``z``, the shape of ``x``; None draws it.
             times: None draws them. An objective of several parts draws its own.
             step: number of the training step, for warm-ups and update frequencies.
+            share: which rows of a larger batch ``x`` holds, where several processes train together; None for all.
 
         Raises:
             TypeError, ValueError: before any work, for an argument that does not fit; the message names it.
         """
-        self._check(x, cond, null_cond, noise, times, generator, teacher)
+        self._check(x, cond, null_cond, noise, times, generator, teacher, share)
         batch = x.shape[0]
+        whole = Share(batch) if share is None else share
         if times is None:
-            parts = self.parts(batch, step, generator, x.device)
+            parts = _own(self.parts(whole.total, step, generator, x.device), whole)
         else:
             parts = [(self, times)]
-        z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype) if noise is None else noise
+        z = noise
+        if z is None:
+            shape = (whole.total, *x.shape[1:])
+            z = whole.of(torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype))
         null_cond = conditions.expanded(null_cond, batch)
         drop = None
         if cond is not None and self.label_dropout:
-            drop = torch.rand(batch, generator=generator, device=x.device) < self.label_dropout
+            drop = whole.of(torch.rand(whole.total, generator=generator, device=x.device)) < self.label_dropout
             cond = conditions.dropped(cond, null_cond, drop)
         engine = self._engine(student, target, teacher, cond, null_cond)
         with torch.no_grad():
-            points = _points(parts, x, z, drop, step)
+            points = _points(parts, x, z, drop, step, share)
             residuals = engine.run(
                 together(*(part.residual(point) for (part, _), point in zip(parts, points, strict=True)))
             )
@@ -245,7 +252,7 @@ class Objective(ABC):
         if engine.finite is not None:
             # a student that is no longer finite itself is not hidden
             kept = engine.finite | ~finite_samples(prediction.detach()).reshape(len(parts), batch).all(0)
-            self._overflow.record(kept)
+            self._overflow.record(kept, whole)
             residuals = [without(residual, kept) for residual in residuals]
         losses = [
             part.loss(own, residual, point)
@@ -271,6 +278,7 @@ class Objective(ABC):
         times: Times | None,
         generator: torch.Generator | None,
         teacher: Network | None,
+        share: Share | None,
     ) -> None:
         if not isinstance(x, Tensor):
             raise TypeError(f"x must be a tensor, got {type(x).__name__}")
@@ -278,6 +286,8 @@ class Objective(ABC):
             raise TypeError(f"x must be floating point, got {x.dtype}: scale images to [-1, 1]")
         if x.ndim < 2 or x.shape[0] == 0:
             raise ValueError(f"x must have the shape [B, ...] with B > 0, got {list(x.shape)}")
+        if share is not None and share.rows != x.shape[0]:
+            raise ValueError(f"x must hold the {share.rows} rows of {share}, got {x.shape[0]}")
         if noise is not None and noise.shape != x.shape:
             raise ValueError(f"noise must have the shape of x, {list(x.shape)}, got {list(noise.shape)}")
         if times is not None and not times.t.shape == times.r.shape == x.shape[:1]:
@@ -298,7 +308,21 @@ Part = tuple[Objective, Times]
 """A part of a loss: an objective, and the times that it is evaluated at."""
 
 
-def _points(parts: Sequence[Part], x: Tensor, z: Tensor, dropped: Tensor | None, step: int) -> list[Point]:
+def _own(parts: Sequence[Part], share: Share) -> list[Part]:
+    """``parts`` at the times of the rows that are here. Parts that shared a tensor of times still do."""
+    rows: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def own(whole: Tensor) -> Tensor:
+        if id(whole) not in rows:
+            rows[id(whole)] = (whole, share.of(whole))  # kept, so that no other tensor is given its id
+        return rows[id(whole)][1]
+
+    return [(part, Times(own(times.t), own(times.r), share.left_out(times.equal))) for part, times in parts]
+
+
+def _points(
+    parts: Sequence[Part], x: Tensor, z: Tensor, dropped: Tensor | None, step: int, share: Share | None
+) -> list[Point]:
     # Parts at the same times share the tensors of the path, so that what they both ask is evaluated once.
     paths: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
     for part, times in parts:
@@ -306,7 +330,9 @@ def _points(parts: Sequence[Part], x: Tensor, z: Tensor, dropped: Tensor | None,
         if key not in paths:
             paths[key] = part.transport.path(x, z, times.t)
     return [
-        Point(x, z, *paths[id(part.transport), id(times.t)], times.t, times.r, times.equal, dropped, step)
+        Point(
+            x, z, *paths[id(part.transport), id(times.t)], times.t, times.r, times.equal, dropped, step, share=share
+        )
         for part, times in parts
     ]
 

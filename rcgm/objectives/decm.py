@@ -83,7 +83,7 @@ class NoiseToNoisyPart(Objective):
 
     def _slope(self, point: Point) -> Queries[list[Combination]]:
         tangent = Tangent(self.start_weight * point.velocity, self.start_weight, -self.end_weight)
-        return (yield [Derivative(point.x_t, point.t, point.r, tangent, at_prediction=True)])
+        return (yield [Derivative(point.x_t, point.t, point.r, tangent, at_prediction=True, share=point.share)])
 
 
 @dataclass(frozen=True, kw_only=True)

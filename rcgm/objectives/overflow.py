@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rcgm.combination import Combination
+from rcgm.shares import Share
 
 if TYPE_CHECKING:
     from rcgm.objectives.base import Residual
@@ -28,11 +29,11 @@ class Overflow(nn.Module):
         super().__init__()
         self.register_buffer("samples", torch.zeros((), dtype=torch.int64))
 
-    def record(self, kept: Tensor) -> None:
-        """Count the samples where ``kept`` ``[B]`` is false, on its device."""
+    def record(self, kept: Tensor, share: Share) -> None:
+        """Count the samples of all processes where ``kept`` ``[B]`` is false, on its device."""
         if self.samples.device != kept.device:
             self.to(kept.device)
-        self.samples += (~kept).sum()
+        self.samples += share.add_up_((~kept).sum())
 
 
 def finite_samples(values: Tensor) -> Tensor:

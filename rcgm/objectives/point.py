@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from rcgm.shares import Share
+
 
 @dataclass(frozen=True)
 class Point:
@@ -22,6 +24,7 @@ class Point:
         dropped: ``[B]``, true where the condition was replaced by the null one; None where none was.
         step: number of the training step.
         on_path: whether the path is that of ``x`` and ``z``; false once a teacher or guidance has changed it.
+        share: which rows of a larger batch these samples are; None where they are the whole batch.
     """
 
     x: Tensor
@@ -35,3 +38,4 @@ class Point:
     dropped: Tensor | None = None
     step: int = 0
     on_path: bool = True
+    share: Share | None = None

@@ -162,7 +162,7 @@ class UCGM(Objective):
         queries, combine = self.derivative.plan(
             Derivative(
                 point.x_t, t, r, Tangent(point.velocity), self.network, start=point.equal, at_prediction=True,
-                curve=lambda offset: states(t + offset),
+                curve=lambda offset: states(t + offset), share=point.share,
             )
         )  # fmt: skip
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rcgm.parallel import gather_nothing
 from rcgm_kernels import ema_update_
 
 __all__ = ["AutocastNetwork", "Ema"]
@@ -31,7 +32,8 @@ class Ema:
     With warm-up, d starts at 0 and each step moves it by ``d <- d + (1 - d)(decay - d)/2`` before it is used: an
     average of the random initial weights would be a poor target for the first 1/(1 - decay) steps (math.md, section 2).
 
-    Call :meth:`step` once per optimizer step, before the target forwards of that step.
+    Call :meth:`step` once per optimizer step, before the target forwards of that step. Student and average may be
+    sharded, both in the same way, after this is made; each process then averages its shards.
 
     Args:
         student: the network that is trained. Its parameters have to keep their identity.
@@ -89,6 +91,7 @@ class Ema:
         """Move the average towards the student; buffers are copied."""
         if self.is_student:
             return
+        self.release()
         self.current_decay += (1.0 - self.current_decay) * (self.decay - self.current_decay) / 2.0
         casts = None if self._cast_network is None else list(self._cast_network.parameters())
         ema_update_(list(self.network.parameters()), list(self._student.parameters()), self.current_decay, casts)
@@ -110,10 +113,20 @@ class Ema:
                 copied.copy_(parameter)
             self._copy_buffers(self.network)
 
-    def compile(self) -> None:
-        """Compile the forward of the target network in place."""
-        if not self.is_student:
-            (self.network if self._cast_network is None else self._cast_network).compile()
+    @property
+    def copies(self) -> list[nn.Module]:
+        """The networks that this keeps beside the student, the one that ``target`` runs last; none without average."""
+        if self.is_student:
+            return []
+        return [self.network] if self._cast_network is None else [self.network, self._cast_network]
+
+    def release(self) -> None:
+        """Let go of gathered parameters, where the networks are sharded: once the target forwards of a step are made.
+
+        The student's are let go of by its own backward.
+        """
+        for network in self.copies:
+            gather_nothing(network)
 
     def _copy_buffers(self, source: nn.Module) -> None:
         for network in (self.network, self._cast_network):

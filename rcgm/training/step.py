@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from rcgm.parallel import gather_nothing, synchronise_gradients
+from rcgm.shares import Processes
 from rcgm.training.ema import Ema
 from rcgm.training.randomness import Purpose, mixed_seed
 
@@ -33,20 +36,25 @@ class TrainStep:
     """EMA, forwards, backwards, clipping and the optimizer, in that order.
 
     The batch is split into ``accumulate`` micro-batches. Each has a generator seeded from (seed, step, micro-step), so
-    the numbers of a step do not depend on the steps before it. Nothing here waits for the device.
+    the numbers of a step do not depend on the steps before it, nor on how many processes share it: each draws for all
+    and keeps what belongs to its rows. Losses and gradients are means over all rows, of whatever process and
+    micro-batch. Nothing here waits for the device.
 
     Args:
         student: in training mode; takes gradients.
-        objective: called as ``objective(student, x, cond, target=, teacher=, null_cond=, generator=, step=)``; its
-            answer has ``loss``.
+        objective: called as ``objective(student, x, cond, target=, teacher=, null_cond=, generator=, step=, share=)``;
+            its answer has ``loss``, a mean over the rows of ``x``.
         optimizer: over the student's parameters, and those that the objective learns.
         ema: gives the target network.
         seed: of the run.
-        accumulate: micro-batches a step; divides the batch.
+        accumulate: micro-batches a step; the last is smaller where it does not divide the batch.
         autocast: torch.float32 for none, or the dtype of the forwards.
         clip_grad_norm: largest norm of the whole gradient of the student, or None.
         null_cond: what a dropped condition becomes, leading dimension 1; None without conditions.
         teacher: a frozen network ``(x, t, r, cond)``, or None.
+        frozen: modules of the teacher, whose gathered parameters are let go of with the target's.
+        processes: that share each step. Student, average and teacher are sharded over them; what the objective learns
+            is not, and its gradients are averaged here.
     """
 
     def __init__(
@@ -62,6 +70,8 @@ class TrainStep:
         clip_grad_norm: float | None = None,
         null_cond: Tensor | None = None,
         teacher: Callable[..., Tensor] | None = None,
+        frozen: Sequence[nn.Module] = (),
+        processes: Processes | None = None,
     ) -> None:
         self._student = student
         self._objective = objective
@@ -73,39 +83,81 @@ class TrainStep:
         self._clip_grad_norm = clip_grad_norm
         self._null_cond = null_cond
         self._teacher = teacher
+        self._frozen = list(frozen)
+        self._processes = Processes() if processes is None else processes
         self._parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
+        own = {id(parameter) for parameter in self._parameters}
+        trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self._learned = [parameter for parameter in trained if id(parameter) not in own]
         self._generator = torch.Generator(device=self._parameters[0].device)
 
-    def __call__(self, step: int, x: Tensor, cond: Tensor | None, *, want_grad_norm: bool = False) -> StepResult:
+    def __call__(
+        self, step: int, x: Tensor, cond: Tensor | None, *, total: int | None = None, want_grad_norm: bool = False
+    ) -> StepResult:
         """Train on the batch ``x [B, ...]``, ``cond [B]`` as step number ``step``.
 
-        ``grad_norm`` is measured where it is needed for clipping or asked for, before clipping.
+        ``x`` holds this process's rows of each micro-batch (see :class:`~rcgm.data.BatchStream`, ``parts``) of a batch
+        of ``total`` rows; None where it is the whole batch. ``grad_norm`` is that of the whole gradient, measured where
+        it is needed for clipping or asked for, before clipping.
+
+        Raises:
+            ValueError: ``x`` does not hold this process's rows.
         """
-        device = x.device
+        total = len(x) if total is None else total
+        size = -(-total // self._accumulate)
+        shares = [self._processes.share(min(size, total - start)) for start in range(0, total, size)]
+        if sum(share.rows for share in shares) != len(x):
+            raise ValueError(
+                f"x must hold {sum(share.rows for share in shares)} rows of a batch of {total}, got {len(x)}"
+            )
         self._ema.step()
-        losses = []
-        conditions = [None] * self._accumulate if cond is None else cond.chunk(self._accumulate)
-        for micro_step, (part, condition) in enumerate(zip(x.chunk(self._accumulate), conditions, strict=True)):
+        loss = torch.zeros((), device=x.device)
+        start = 0
+        for micro_step, share in enumerate(shares):
+            rows = slice(start, start + share.rows)
+            start += share.rows
+            last = micro_step == len(shares) - 1
+            synchronise_gradients(self._student, last)
             self._generator.manual_seed(mixed_seed(self._seed, Purpose.TRAINING, step, micro_step))
-            with autocast_to(self._autocast, device):
+            with autocast_to(self._autocast, x.device):
                 output = self._objective(
                     self._student,
-                    part,
-                    condition,
+                    x[rows],
+                    None if cond is None else cond[rows],
                     target=self._ema.target,
                     teacher=self._teacher,
                     null_cond=self._null_cond,
                     generator=self._generator,
                     step=step,
+                    share=share,
                 )
-            (output.loss / self._accumulate).backward()
-            losses.append(output.loss.detach())
-        norm = None
-        if want_grad_norm or self._clip_grad_norm is not None:
-            gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-            norm = nn.utils.get_total_norm(gradients)
-            if self._clip_grad_norm is not None:
-                nn.utils.clip_grads_with_norm_(self._parameters, self._clip_grad_norm, norm)
+            if last:
+                self._release()
+            # Gradients are averaged over the processes, which would be wrong where these have different numbers of rows.
+            part = output.loss / (total / (share.rows * share.count))
+            part.backward()
+            loss = loss + part.detach()
+        loss = shares[0].add_up_(loss) / shares[0].count
+        for parameter in self._learned:
+            if parameter.grad is not None:
+                shares[0].add_up_(parameter.grad).div_(shares[0].count)
+        norm = self._clipped(want_grad_norm)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return StepResult(torch.stack(losses).mean(), norm)
+        return StepResult(loss, norm)
+
+    def _release(self) -> None:
+        self._ema.release()
+        for network in self._frozen:
+            gather_nothing(network)
+
+    def _clipped(self, want_grad_norm: bool) -> Tensor | None:
+        if not want_grad_norm and self._clip_grad_norm is None:
+            return None
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
+        if self._clip_grad_norm is not None:
+            nn.utils.clip_grads_with_norm_(self._parameters, self._clip_grad_norm, norm)
+        return norm
