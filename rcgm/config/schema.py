@@ -87,6 +87,8 @@ class TeacherConfig(Section):
 class CheckpointConfig(Section):
     every: PositiveInt = 1000
     keep: PositiveInt = 2
+    background: bool = False
+    """Go on training while a checkpoint is written, at the price of a copy of it in the memory of the host."""
 
 
 class LoggingConfig(Section):

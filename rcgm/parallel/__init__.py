@@ -8,13 +8,14 @@ from rcgm.parallel.apply import (
     parallelize,
     synchronise_gradients,
 )
-from rcgm.parallel.processes import ProcessLostError, process_of, running_processes
+from rcgm.parallel.processes import ProcessLostError, lost_process, process_of, running_processes
 
 __all__ = [
     "ProcessLostError",
     "blocks_of",
     "gather_nothing",
     "is_sharded",
+    "lost_process",
     "make_mesh",
     "parallelize",
     "process_of",

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from rcgm.shares import Processes
 
-__all__ = ["ProcessLostError", "process_of", "running_processes"]
+__all__ = ["ProcessLostError", "lost_process", "process_of", "running_processes"]
 
 LOST = ("connection closed by peer", "connection reset by peer", "broken pipe", "timed out", "socket", "nccl")
 
@@ -60,7 +60,7 @@ def running_processes(device: str) -> Iterator[Processes]:
         dist.destroy_process_group()
 
 
-def is_loss_of_process(error: BaseException) -> bool:
+def lost_process(error: BaseException) -> bool:
     """Whether ``error`` is what a collective raises when a process that takes part in it is gone."""
     if isinstance(error, dist.DistError):
         return True

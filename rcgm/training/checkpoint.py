@@ -1,26 +1,34 @@
-"""Checkpoints: one folder a step, whole or not there, without pickles.
+"""Checkpoints: one folder a step, whole or not there, without pickles, written and read by any number of processes.
 
-A checkpoint ``step_00001000/`` holds one ``.safetensors`` file per group of tensors and ``state.json`` with the plain
-values, the size and the SHA-256 of every other file, and the SHA-256 of its own content. It is written under another
-name, flushed to disk and renamed, so a folder of that name is complete; later damage is found when it is read.
+A checkpoint ``step_00001000/`` holds ``.safetensors`` files, one per group of tensors and process, and ``state.json``
+with the plain values, the size and the SHA-256 of every other file, and the SHA-256 of its own content. torch's
+distributed checkpoint writes the files: of a sharded tensor each process writes its piece, and notes in the file's header
+where it belongs. The folder is written under another name, flushed to disk and renamed when every process is done, so a
+folder of that name is complete; later damage is found when it is read. All processes have to see the same files.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from rcgm.files import sync_to_disk, write_atomically
+from rcgm.shares import Processes
 
 __all__ = [
     "Checkpoint",
@@ -29,12 +37,16 @@ __all__ = [
     "latest_checkpoint",
     "read_checkpoint",
     "save_checkpoint",
+    "snapshot",
 ]
 
-FORMAT = 1
+FORMAT = 2
 STATE = "state.json"
 COMPLETE = re.compile(r"step_(\d{8,})")
+WRITTEN = re.compile(r"shard-(\d+)-model-(\d+)-of-\d+\.safetensors")  # the writer's names
 UNFINISHED = "unfinished_"
+
+Groups = Mapping[str, Mapping[str, Tensor]]
 
 
 class CheckpointError(ValueError):
@@ -43,11 +55,51 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The content of a checkpoint: groups of named tensors (on the CPU) and plain values."""
+    """A checkpoint whose files have been verified.
 
+    Args:
+        path: its folder.
+        step: number of it.
+        state: plain values.
+        layout: shape and dtype of the tensors, by group and name.
+    """
+
+    path: Path
     step: int
-    tensors: dict[str, dict[str, Tensor]]
     state: dict[str, Any]
+    layout: dict[str, dict[str, tuple[torch.Size, torch.dtype]]]
+
+    def read_into(self, group: str, tensors: Mapping[str, Tensor]) -> None:
+        """Fill ``tensors`` with those of ``group``; of a sharded one the piece that lies here, whoever wrote it.
+
+        Raises:
+            CheckpointError: names or shapes are not those of the checkpoint.
+        """
+        saved = self.layout.get(group, {})
+        for name in sorted(saved.keys() ^ tensors.keys()):
+            what = "is missing in" if name in tensors else "belongs to nothing here, and is in"
+            raise CheckpointError(f"tensor '{name}' {what} group '{group}' of '{self.path}'")
+        for name, tensor in tensors.items():
+            if tensor.shape != saved[name][0]:
+                raise CheckpointError(
+                    f"tensor '{name}' in group '{group}' of '{self.path}' has the shape {list(saved[name][0])}, and "
+                    f"{list(tensor.shape)} is needed"
+                )
+        if tensors:
+            content = {f"{group}/{name}": tensor.detach() for name, tensor in tensors.items()}
+            with _quiet():
+                dcp.load(content, storage_reader=HuggingFaceStorageReader(str(self.path)), no_dist=True)
+
+    def read(self, group: str) -> dict[str, Tensor]:
+        """All of ``group``, whole, on the CPU; empty for a group that is not there."""
+        tensors = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in self.layout.get(group, {}).items()}
+        self.read_into(group, tensors)
+        return tensors
+
+    @property
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """All groups, read anew at each call."""
+        return {group: self.read(group) for group in self.layout}
 
 
 def find_checkpoints(folder: Path) -> list[Path]:
@@ -64,70 +116,124 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def snapshot(tensors: Groups) -> dict[str, dict[str, Tensor]]:
+    """Copies of ``tensors`` on the CPU, of sharded ones of the piece that lies here, that share memory with nothing."""
+    return {
+        group: {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in named.items()}
+        for group, named in tensors.items()
+    }
+
+
 def save_checkpoint(
-    folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], *, keep: int
+    folder: Path,
+    step: int,
+    tensors: Groups,
+    state: Mapping[str, Any],
+    *,
+    keep: int,
+    processes: Processes | None = None,
+    group: dist.ProcessGroup | None = None,
 ) -> Path:
     """Write ``folder/step_00001000``, then delete all but the newest ``keep`` checkpoints.
+
+    Every process calls it, and returns when its part is written; the first one completes the checkpoint.
 
     Args:
         folder: made if need be.
         step: of the checkpoint; one that is there already is replaced.
-        tensors: groups of named tensors, a file for each group that is not empty.
-        state: values that JSON can hold; floats survive exactly.
+        tensors: groups of named tensors, the same names everywhere; those that are not sharded are the same too. No two
+            may share memory, as tied weights do: see :func:`snapshot`.
+        state: values that JSON can hold; floats survive exactly. Those of the first process count.
         keep: at least 1.
+        processes: that write it together.
+        group: for what they have to tell one another, of CPU tensors; None for the default group.
 
     Returns:
         The checkpoint's folder.
     """
     if keep < 1:
         raise ValueError(f"keep must be at least 1, got {keep}")
-    folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(f"{UNFINISHED}*"):
-        shutil.rmtree(leftover)
+    processes = Processes() if processes is None else processes
     final = folder / f"step_{step:08d}"
     unfinished = folder / f"{UNFINISHED}{final.name}"
-    unfinished.mkdir()
-    files = {}
-    for group, named in tensors.items():
-        if named:
-            path = unfinished / f"{group}.safetensors"
-            save_file({name: _owned_copy(tensor) for name, tensor in named.items()}, path)
-            sync_to_disk(path)
-            files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256_of_file(path)}
-    content = {"format": FORMAT, "step": step, "files": files, "state": dict(state)}
-    write_atomically(unfinished / STATE, json.dumps({**content, "sha256": _sha256_of(content)}, indent=1))
-    sync_to_disk(unfinished)
-    if final.exists():
-        _remove(final)
-    unfinished.rename(final)
-    sync_to_disk(folder)
-    for old in find_checkpoints(folder)[:-keep]:
-        _remove(old)
+    if processes.first:
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(leftover)
+        unfinished.mkdir()
+    _gathered(None, processes, group)  # nobody writes before the leftovers are gone
+    written = _gathered(_write(unfinished, tensors, processes, group), processes, group)
+    if processes.first:
+        files = {name: entry for part in written for name, entry in sorted(part.items())}
+        content = {"format": FORMAT, "step": step, "files": files, "state": dict(state)}
+        write_atomically(unfinished / STATE, json.dumps({**content, "sha256": _sha256_of(content)}, indent=1))
+        sync_to_disk(unfinished)
+        if final.exists():
+            _remove(final)
+        unfinished.rename(final)
+        sync_to_disk(folder)
+        for old in find_checkpoints(folder)[:-keep]:
+            _remove(old)
     return final
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint and verify every byte of it.
+def read_checkpoint(path: Path, processes: Processes | None = None) -> Checkpoint:
+    """Verify every byte of a checkpoint, the files shared out among ``processes``, and find out what is in it.
 
     Raises:
-        CheckpointError: a file is missing, cut short, altered or of another format.
+        CheckpointError: a file is missing, cut short, altered or of another format; in every process, whichever noticed.
     """
+    processes = Processes() if processes is None else processes
     content = _read_state(path / STATE)
-    tensors = {}
-    for name, expected in content["files"].items():
-        file = path / name
+    names = sorted(content["files"])
+    problem = _problem(path, {name: content["files"][name] for name in names[processes.rank :: processes.count]})
+    for found in _gathered(problem, processes):
+        if found is not None:
+            raise CheckpointError(found)
+    layout: dict[str, dict[str, tuple[torch.Size, torch.dtype]]] = {}
+    try:
+        entries = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
+    except SafetensorError as error:
+        raise CheckpointError(f"a file of checkpoint '{path}' cannot be read: {error}") from error
+    for key, entry in entries.items():
+        group, _, name = key.partition("/")
+        layout.setdefault(group, {})[name] = (entry.size, entry.properties.dtype)
+    return Checkpoint(path, content["step"], content["state"], layout)
+
+
+def _write(
+    folder: Path, tensors: Groups, processes: Processes, group: dist.ProcessGroup | None
+) -> dict[str, dict[str, Any]]:
+    """Write this process's pieces; name, size and hash of its files."""
+    groups = [name for name, named in tensors.items() if named]
+    content = {f"{name}/{key}": tensor for name in groups for key, tensor in tensors[name].items()}
+    numbers = {key: 1 + groups.index(key.partition("/")[0]) for key in content}
+    writer = HuggingFaceStorageWriter(str(folder), numbers, save_distributed=True)
+    with _quiet():
+        dcp.save(content, storage_writer=writer, process_group=group, no_dist=processes.count == 1)
+    files = {}
+    for path in sorted(folder.iterdir()):
+        match = WRITTEN.fullmatch(path.name)
+        if match is None or int(match[1]) != processes.rank + 1:
+            continue
+        part = "" if processes.count == 1 else f"-{processes.rank + 1:05d}-of-{processes.count:05d}"
+        path = path.rename(folder / f"{groups[int(match[2]) - 1]}{part}.safetensors")
+        sync_to_disk(path)
+        files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256_of_file(path)}
+    return files
+
+
+def _problem(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None:
+    for name, expected in files.items():
+        file = folder / name
         if not file.is_file():
-            raise CheckpointError(f"checkpoint file '{file}' is missing")
+            return f"checkpoint file '{file}' is missing"
         size = file.stat().st_size
         if size != expected["bytes"]:
-            raise CheckpointError(f"checkpoint file '{file}' is damaged: {size} bytes instead of {expected['bytes']}")
+            return f"checkpoint file '{file}' is damaged: {size} bytes instead of {expected['bytes']}"
         if _sha256_of_file(file) != expected["sha256"]:
-            raise CheckpointError(f"checkpoint file '{file}' is damaged: its SHA-256 differs from the one in {STATE}")
-        try:
-            tensors[file.stem] = load_file(file)
-        except SafetensorError as error:
-            raise CheckpointError(f"checkpoint file '{file}' cannot be read: {error}") from error
-    return Checkpoint(content["step"], tensors, content["state"])
+            return f"checkpoint file '{file}' is damaged: its SHA-256 differs from the one in {STATE}"
+    return None
 
 
 def _read_state(path: Path) -> dict[str, Any]:
@@ -144,9 +250,20 @@ def _read_state(path: Path) -> dict[str, Any]:
     return content
 
 
-def _owned_copy(tensor: Tensor) -> Tensor:
-    # safetensors refuses tensors that share memory, as tied weights do.
-    return tensor.detach().to("cpu", copy=True).contiguous()
+def _gathered(value: Any, processes: Processes, group: dist.ProcessGroup | None = None) -> list[Any]:
+    """``value`` of every process, by rank."""
+    values = [value] * processes.count
+    if processes.count > 1:
+        dist.all_gather_object(values, value, group=group)
+    return values
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    # The distributed checkpoint warns where it is used by one process on its own.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def _remove(checkpoint: Path) -> None:

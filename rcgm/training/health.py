@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 __all__ = ["LossWindow", "NonFiniteError", "all_finite"]
 
@@ -54,6 +55,10 @@ class LossWindow:
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether no floating-point tensor holds an infinity or NaN. Waits for the device once."""
-    checks = [torch.isfinite(tensor).all() for tensor in tensors if tensor.is_floating_point()]
+    """Whether no floating-point tensor, nor what lies here of a sharded one, holds an infinity or NaN.
+
+    Waits for the device once.
+    """
+    here = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+    checks = [torch.isfinite(tensor).all() for tensor in here if tensor.is_floating_point()]
     return not checks or bool(torch.stack(checks).all())

@@ -7,6 +7,12 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from rcgm.shares import Processes
+
 __all__ = ["StopRequest", "TrainingInterrupted"]
 
 
@@ -18,10 +24,15 @@ class StopRequest:
     """While it is entered, the first SIGINT or SIGTERM sets ``requested`` and the second acts as usual.
 
     Python delivers signals to the main thread only; entered in another, it changes nothing.
+
+    Args:
+        processes: that train together, and have to stop after the same step.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, processes: Processes | None = None) -> None:
         self.requested = False
+        self._processes = Processes() if processes is None else processes
+        self._asked: tuple[Tensor, dist.Work] | None = None
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -34,6 +45,23 @@ class StopRequest:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._restore()
+
+    def agreed(self) -> bool:
+        """Whether to stop now; to be called after every step, by all processes, which get the same answer.
+
+        Among several it is that to the question of the step before: it has had a step's time to go round, so that
+        nobody waits for it.
+        """
+        if self._processes.count == 1:
+            return self.requested
+        stop = False
+        if self._asked is not None:
+            votes, work = self._asked
+            work.wait()
+            stop = bool(votes)
+        votes = torch.tensor(int(self.requested))  # on the CPU: the device is not waited for
+        self._asked = (votes, dist.all_reduce(votes, async_op=True))
+        return stop
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True

@@ -18,6 +18,8 @@ from rcgm.config import (
     build_objective_from,
     fit_to_data,
 )
+from rcgm.parallel import running_processes
+from rcgm.shares import Processes
 from rcgm.training.randomness import Purpose, mixed_seed
 from rcgm.training.runs import RunFolder, choose_device
 from rcgm.training.teacher import Teacher, initialise_from, load_teacher
@@ -32,6 +34,7 @@ def train(
     """Run a configuration in the folder ``output`` and return its summary.
 
     torch's global generator is seeded from ``config.seed``: networks draw their initial weights and dropout from it.
+    Started by torchrun, the processes train together (:mod:`rcgm.parallel`).
 
     Args:
         config: from :func:`rcgm.config.load_config`.
@@ -41,10 +44,17 @@ def train(
 
     Raises:
         ValueError: the configuration does not fit the data or the checkpoint, or ``output`` holds a run already.
-        NonFiniteError, TrainingInterrupted: see :meth:`Trainer.run`.
+        NonFiniteError, ProcessLostError, TrainingInterrupted: see :meth:`Trainer.run`.
     """
+    with running_processes(config.device) as processes:
+        return _train(config, Path(output), processes, resume=resume, show_progress=show_progress and processes.first)
+
+
+def _train(
+    config: TrainConfig, output: Path, processes: Processes, *, resume: bool, show_progress: bool
+) -> dict[str, Any]:
     device = choose_device(config.device)
-    folder = RunFolder(Path(output))
+    folder = RunFolder(output)
     dataset = build_dataset_from(config)
     config = fit_to_data(config, dataset.info)
     # What an objective learns may begin with random weights of its own.
@@ -59,7 +69,7 @@ def train(
             "objective: supervision or guidance is by a teacher, and there is none: set teacher.run to the folder of a "
             "trained run"
         )
-    checkpoint = folder.resume(config) if resume else None
+    checkpoint = folder.resume(config, processes) if resume else None
     teacher = None
     if config.teacher is not None:
         teacher = load_teacher(
@@ -82,11 +92,12 @@ def train(
         folder,
         teacher=teacher,
         checkpoint=checkpoint,
+        processes=processes,
         show_progress=show_progress,
     )
     if checkpoint is None:
-        folder.begin(config)
-    else:
+        folder.require_no_run()
+    if processes.first:
         folder.write_config(config)
     return trainer.run()
 

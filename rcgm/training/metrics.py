@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -41,25 +41,31 @@ class MetricsFile:
         path: of the file.
         done: steps of the checkpoint that the run goes on from. Rows of later steps, from a part of the run that is now
             repeated, are dropped.
+        enabled: False keeps the rows and writes nothing.
     """
 
-    def __init__(self, path: Path, *, done: int = 0) -> None:
+    def __init__(self, path: Path, *, done: int = 0, enabled: bool = True) -> None:
         self.rows = read_metrics(path, up_to_step=done)
-        write_atomically(path, "".join(json.dumps(row) + "\n" for row in self.rows))
-        self._stream = path.open("a", encoding="utf-8")
+        self._stream: TextIO | None = None
+        if enabled:
+            write_atomically(path, "".join(json.dumps(row) + "\n" for row in self.rows))
+            self._stream = path.open("a", encoding="utf-8")
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add a row; it needs a "step"."""
         self.rows.append(dict(row))
-        self._stream.write(json.dumps(dict(row)) + "\n")
-        self._stream.flush()
+        if self._stream is not None:
+            self._stream.write(json.dumps(dict(row)) + "\n")
+            self._stream.flush()
 
     def sync(self) -> None:
         """Flush to the disk, so that the rows up to a checkpoint outlive whatever the checkpoint outlives."""
-        os.fsync(self._stream.fileno())
+        if self._stream is not None:
+            os.fsync(self._stream.fileno())
 
     def close(self) -> None:
-        self._stream.close()
+        if self._stream is not None:
+            self._stream.close()
 
 
 class EvaluationsFile:
@@ -67,11 +73,12 @@ class EvaluationsFile:
 
     Args:
         path: of the file.
-        done: as for :class:`MetricsFile`.
+        done, enabled: as for :class:`MetricsFile`.
     """
 
-    def __init__(self, path: Path, *, done: int = 0) -> None:
+    def __init__(self, path: Path, *, done: int = 0, enabled: bool = True) -> None:
         self._path = path
+        self._enabled = enabled
         self._by_step: dict[str, Any] = {}
         if path.is_file():
             try:
@@ -83,7 +90,8 @@ class EvaluationsFile:
     def set(self, step: int, report: Mapping[str, Mapping[str, float]]) -> None:
         """Note the report of a step, in place of an earlier one of that step."""
         self._by_step[str(step)] = dict(report)
-        write_atomically(self._path, json.dumps(self._by_step, indent=2) + "\n")
+        if self._enabled:
+            write_atomically(self._path, json.dumps(self._by_step, indent=2) + "\n")
 
 
 class TensorBoard:

@@ -33,6 +33,8 @@ class Observer:
         dataset: with an ``info``.
         device: of the network.
         done: steps of the checkpoint that the run goes on from; records of later ones are dropped.
+        records: whether anything is written. Of the processes of a run one writes; the others sample with it, as their
+            shards of the network are needed for that.
         show_progress: whether to report on stderr.
     """
 
@@ -45,6 +47,7 @@ class Observer:
         device: torch.device,
         *,
         done: int,
+        records: bool = True,
         show_progress: bool,
     ) -> None:
         self.config = config
@@ -57,9 +60,10 @@ class Observer:
         self._objective = build_objective_from(config)  # for how its networks are sampled
         self._conditional = getattr(network, "num_classes", None) is not None
         self._measure: Measure | None = None
-        self.metrics = MetricsFile(folder.metrics, done=done)
-        self._evaluations = EvaluationsFile(folder.evaluations, done=done)
-        self._board = TensorBoard(folder.tensorboard, done=done, enabled=config.logging.tensorboard)
+        self._records = records
+        self.metrics = MetricsFile(folder.metrics, done=done, enabled=records)
+        self._evaluations = EvaluationsFile(folder.evaluations, done=done, enabled=records)
+        self._board = TensorBoard(folder.tensorboard, done=done, enabled=config.logging.tensorboard and records)
         self.progress = Progress(config.steps, done, enabled=show_progress)
 
     def report(self, row: Mapping[str, Any]) -> None:
@@ -88,6 +92,8 @@ class Observer:
                 )
                 for number in settings.steps
             }
+        if not self._records:
+            return
         reference = None
         if info.kind == "points":
             reference, _ = self.dataset.take(torch.arange(min(REFERENCE_POINTS, len(self.dataset))))
@@ -106,7 +112,7 @@ class Observer:
     def draw_loss(self) -> None:
         """Draw the loss so far."""
         rows = self.metrics.rows
-        if rows:
+        if rows and self._records:
             curve = ([row["step"] for row in rows], [row["loss"] for row in rows])
             plots.save_curves(
                 self.folder.loss_curve, {"loss": curve}, x_label="step", y_label="loss", title="Training loss"

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from rcgm.config import OptimizerConfig
 
-__all__ = ["build_optimizer", "export_optimizer", "import_optimizer", "learning_rate", "set_learning_rate"]
+__all__ = [
+    "build_optimizer",
+    "empty_optimizer_state",
+    "export_optimizer",
+    "import_optimizer",
+    "learning_rate",
+    "set_learning_rate",
+]
 
 
 def build_optimizer(
@@ -58,6 +65,24 @@ def export_optimizer(
         for name, parameter in _named_parameters(network, memory)
         for key, value in optimizer.state.get(parameter, {}).items()
     }
+
+
+def empty_optimizer_state(
+    layout: Mapping[str, tuple[torch.Size, torch.dtype]], network: nn.Module, memory: nn.Module | None = None
+) -> dict[str, Tensor]:
+    """Tensors to read what :func:`export_optimizer` gave into, by its names; sharded as their parameters are.
+
+    Args:
+        layout: shapes and dtypes by those names.
+        network, memory: as there.
+    """
+    parameters = dict(_named_parameters(network, memory))
+    tensors = {}
+    for key, (shape, dtype) in layout.items():
+        parameter = parameters.get(key.rpartition("/")[0])
+        alike = parameter is not None and shape == parameter.shape and len(shape) > 0
+        tensors[key] = torch.zeros_like(parameter, dtype=dtype) if alike else torch.zeros(shape, dtype=dtype)
+    return tensors
 
 
 def import_optimizer(

@@ -14,6 +14,7 @@ from torch import nn
 from rcgm.config import ConfigError, TrainConfig, build_model_from, config_to_yaml, parse_config
 from rcgm.data import DataInfo
 from rcgm.files import write_atomically
+from rcgm.shares import Processes
 from rcgm.training.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -24,8 +25,8 @@ from rcgm.training.checkpoint import (
 
 __all__ = ["LoadedRun", "RunFolder", "choose_device", "data_info_to_plain", "load_run"]
 
-FREE_TO_CHANGE = ("steps", "device", "compile", "workers", "checkpoint", "logging", "sample", "evaluate")
-"""What may differ when a run goes on: it does not change the numbers of a step."""
+FREE_TO_CHANGE = ("steps", "device", "compile", "workers", "parallel", "checkpoint", "logging", "sample", "evaluate")
+"""What may differ when a run goes on: it does not change the numbers of a step but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -66,21 +67,20 @@ class RunFolder:
     def summary(self) -> Path:
         return self.root / "summary.json"
 
-    def begin(self, config: TrainConfig) -> None:
-        """Make the folder and write the resolved configuration.
+    def require_no_run(self) -> None:
+        """Raise unless a run may be begun here.
 
         Raises:
             ValueError: the folder holds checkpoints of another run.
         """
         if latest_checkpoint(self.checkpoints) is not None:
             raise ValueError(f"'{self.root}' holds a run: go on with it by --resume, or choose another --output")
-        self.write_config(config)
 
     def write_config(self, config: TrainConfig) -> None:
         """Write the resolved configuration."""
         write_atomically(self.config, config_to_yaml(config))
 
-    def resume(self, config: TrainConfig) -> Checkpoint:
+    def resume(self, config: TrainConfig, processes: Processes | None = None) -> Checkpoint:
         """The newest checkpoint, if ``config`` may go on from it.
 
         Raises:
@@ -90,7 +90,7 @@ class RunFolder:
         path = latest_checkpoint(self.checkpoints)
         if path is None:
             raise CheckpointError(f"no complete checkpoint in '{self.checkpoints}': run without --resume to begin anew")
-        checkpoint = read_checkpoint(path)
+        checkpoint = read_checkpoint(path, processes)
         before, now = checkpoint.state["config"], config.model_dump(mode="json")
         changed = [
             difference for key in now if key not in FREE_TO_CHANGE for difference in _differences(key, before, now)
@@ -150,7 +150,7 @@ def load_run(
     config = parse_config(checkpoint.state["config"])
     info = data_info_from_plain(checkpoint.state["data"])
     network = build_model_from(config).to(device)
-    network.load_state_dict(checkpoint.tensors.get(weights, checkpoint.tensors["student"]))
+    checkpoint.read_into(weights if weights in checkpoint.layout else "student", network.state_dict())
     return LoadedRun(
         config,
         info,

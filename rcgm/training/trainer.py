@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from rcgm.config import TrainConfig
 from rcgm.data import BatchStream
 from rcgm.files import write_atomically
-from rcgm.training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
+from rcgm.parallel import ProcessLostError, gather_nothing, lost_process, make_mesh, parallelize
+from rcgm.shares import Processes
+from rcgm.training.checkpoint import Checkpoint, latest_checkpoint
+from rcgm.training.checkpoint_writer import CheckpointWriter
 from rcgm.training.ema import Ema
 from rcgm.training.generation import null_condition
 from rcgm.training.health import LossWindow, NonFiniteError, all_finite
@@ -22,12 +25,17 @@ from rcgm.training.interrupts import StopRequest, TrainingInterrupted
 from rcgm.training.observer import Observer
 from rcgm.training.optimizers import (
     build_optimizer,
+    empty_optimizer_state,
     export_optimizer,
     import_optimizer,
     learning_rate,
     set_learning_rate,
 )
-from rcgm.training.randomness import global_random_state, restore_global_random_state
+from rcgm.training.randomness import (
+    global_random_state,
+    restore_global_random_state,
+    separate_global_generators,
+)
 from rcgm.training.runs import RunFolder, data_info_to_plain
 from rcgm.training.step import TrainStep
 from rcgm.training.teacher import Teacher
@@ -40,7 +48,8 @@ class Trainer:
     """Trains a student and keeps the records of it in a run folder.
 
     A run that is stopped at any moment, a kill included, goes on from its newest checkpoint with the numbers that the
-    uninterrupted run would have had: bit for bit on the CPU, with the same number of threads.
+    uninterrupted run would have had: bit for bit on the CPU, with the same number of threads and of processes, and to
+    rounding with another number of processes.
 
     Args:
         config: the resolved configuration.
@@ -53,10 +62,12 @@ class Trainer:
         folder: of the run.
         teacher: frozen network of another run, or None.
         checkpoint: to go on from, or None to begin.
+        processes: that train together; the first one writes the records. ``student`` is to have the same weights in all
+            of them, and is sharded here; so is ``teacher``.
         show_progress: whether to report on stderr.
 
     Raises:
-        ValueError, RuntimeError: a tensor of ``checkpoint`` does not belong to ``student``.
+        ValueError: a tensor of ``checkpoint`` does not belong to ``student``.
     """
 
     def __init__(
@@ -69,6 +80,7 @@ class Trainer:
         *,
         teacher: Teacher | None = None,
         checkpoint: Checkpoint | None = None,
+        processes: Processes | None = None,
         show_progress: bool = True,
     ) -> None:
         self.config = config
@@ -81,18 +93,15 @@ class Trainer:
         self.objective = objective
         self.memory = objective.memory().to(self.device) if hasattr(objective, "memory") else nn.ModuleDict()
         self.teacher = teacher
+        self.processes = Processes() if processes is None else processes
+        self._parallelize()
         self.optimizer = build_optimizer(config.optimizer, student, self.memory)
         self.step = 0
         self._losses = LossWindow()
         self._seconds_before = 0.0
+        separate_global_generators(config.seed, self.processes)
         if checkpoint is not None:
             self._restore(checkpoint)
-        if config.compile:
-            # After the copies for the EMA are made: a compiled module is not to be copied.
-            student.compile()
-            self.ema.compile()
-            if teacher is not None:
-                teacher.network.compile()
         self._num_classes = getattr(student, "num_classes", None)
         self._train_step = TrainStep(
             student,
@@ -105,8 +114,10 @@ class Trainer:
             clip_grad_norm=config.optimizer.clip_grad_norm,
             null_cond=null_condition(self._num_classes, self.device),
             teacher=teacher,
+            frozen=() if teacher is None else (teacher.network,),
+            processes=self.processes,
         )
-        self._show_progress = show_progress
+        self._show_progress = show_progress and self.processes.first
         self._clock = _Clock(self.step)
 
     def run(self) -> dict[str, Any]:
@@ -116,46 +127,92 @@ class Trainer:
             ValueError: the data set is smaller than a batch.
             NonFiniteError: a loss or a parameter is no longer finite; the message names the step and the newest
                 checkpoint, which is from before.
+            ProcessLostError: another process is gone; the message names the newest checkpoint.
             TrainingInterrupted: SIGINT or SIGTERM came; a checkpoint of the last whole step has been written.
         """
+        config = self.config
         batches = iter(
-            BatchStream(self.dataset, self.config.batch_size, self.config.seed, self.step, self.config.workers)
+            BatchStream(
+                self.dataset,
+                config.batch_size,
+                config.seed,
+                self.step,
+                config.workers,
+                rank=self.processes.rank,
+                world_size=self.processes.count,
+                parts=config.accumulate,
+            )
+        )
+        writer = CheckpointWriter(
+            self.folder.checkpoints,
+            keep=config.checkpoint.keep,
+            processes=self.processes,
+            background=config.checkpoint.background,
         )
         observer = Observer(
-            self.config,
+            config,
             self.folder,
             self.ema.network,
             self.dataset,
             self.device,
             done=self.step,
+            records=self.processes.first,
             show_progress=self._show_progress,
         )
         self._clock = _Clock(self.step)
         try:
-            with StopRequest() as stop:
-                while self.step < self.config.steps:
-                    self._advance(next(batches), observer)
-                    if stop.requested and self.step < self.config.steps:
-                        self._save(observer)
+            with StopRequest(self.processes) as stop:
+                while self.step < config.steps:
+                    self._advance(next(batches), observer, writer)
+                    if stop.agreed() and self.step < config.steps:
+                        self._save(observer, writer)
+                        writer.wait()
                         raise TrainingInterrupted(
-                            f"stopped after step {self.step} of {self.config.steps}: go on with --resume"
+                            f"stopped after step {self.step} of {config.steps}: go on with --resume"
                         )
+            writer.wait()
             return self._finish(observer)
         except NonFiniteError as error:
-            newest = latest_checkpoint(self.folder.checkpoints)
-            saved = "there is no checkpoint yet" if newest is None else f"the last good checkpoint is '{newest}'"
-            raise NonFiniteError(f"{error}; {saved}") from error
+            raise NonFiniteError(f"{error}; {self._saved()}") from error
+        except RuntimeError as error:
+            if self.processes.count == 1 or not lost_process(error):
+                raise
+            raise ProcessLostError(
+                f"another process of the run is gone, in step {self.step + 1}; {self._saved()}: go on with --resume"
+            ) from error
         finally:
+            writer.close()
             observer.close()
 
-    def _advance(self, batch: tuple[Tensor, Tensor | None], observer: Observer) -> None:
+    def _parallelize(self) -> None:
+        # After the copies for the average are made: a compiled or sharded module is not to be copied.
+        config = self.config.parallel
+        mesh = make_mesh(config, self.device, self.processes.count)
+        frozen = [*self.ema.copies, *([] if self.teacher is None else [self.teacher.network])]
+        for network in (self.student, *frozen):
+            kept = config.keep_student_gathered if network is self.student else config.keep_target_gathered
+            parallelize(network, config, mesh, compile=self.config.compile, keep_gathered=kept)
+
+    def _saved(self) -> str:
+        newest = latest_checkpoint(self.folder.checkpoints)
+        return "there is no checkpoint yet" if newest is None else f"the last good checkpoint is '{newest}'"
+
+    def _advance(
+        self, batch: tuple[Tensor, Tensor | None], observer: Observer, writer: CheckpointWriter
+    ) -> None:
         config = self.config
         number = self.step + 1
         last = number == config.steps
         report = last or _due(config.logging.every, number)
         x, labels = (None if part is None else part.to(self.device, non_blocking=True) for part in batch)
         set_learning_rate(self.optimizer, learning_rate(config.optimizer, self.step))
-        result = self._train_step(self.step, x, None if self._num_classes is None else labels, want_grad_norm=report)
+        result = self._train_step(
+            self.step,
+            x,
+            None if self._num_classes is None else labels,
+            total=config.batch_size,
+            want_grad_norm=report,
+        )
         self.step = number
         self._losses.add(number, result.loss)
         observer.progress.advance()
@@ -168,8 +225,9 @@ class Trainer:
                 observer.draw_samples(number)
             if _due(config.evaluate.every, number) and not last:
                 observer.evaluate(number)
+            gather_nothing(self.ema.network)  # which has been sampled from; its shards are saved
             if _due(config.checkpoint.every, number) or last:
-                self._save(observer)
+                self._save(observer, writer)
 
     def _report(self, grad_norm: Tensor | None, observer: Observer) -> None:
         losses = self._losses.read()
@@ -195,20 +253,20 @@ class Trainer:
         numbers = torch.stack([value.detach().double() for value in values.values()]).tolist()  # waits once for all
         return {f"objective/{name}": number for name, number in zip(values, numbers, strict=True)}
 
-    def _save(self, observer: Observer) -> None:
+    def _save(self, observer: Observer, writer: CheckpointWriter) -> None:
         losses = self._losses.read()
-        if not all_finite([*self.student.parameters(), *self.memory.parameters()]):
+        finite = all_finite([*self.student.parameters(), *self.memory.parameters()])
+        if not self.processes.all_agree(finite, self.device):
             raise NonFiniteError(f"the parameters after step {self.step} are not finite")
         observer.metrics.sync()
-        save_checkpoint(
-            self.folder.checkpoints,
+        writer.save(
             self.step,
             {
                 "student": self.student.state_dict(),
                 "ema": {} if self.ema.is_student else self.ema.network.state_dict(),
                 "memory": self.memory.state_dict(),
                 "optimizer": export_optimizer(self.optimizer, self.student, self.memory),
-                "random": global_random_state(self.device),
+                "random": global_random_state(self.device, self.processes),
             },
             {
                 "config": self.config.model_dump(mode="json"),
@@ -217,17 +275,23 @@ class Trainer:
                 "teacher_step": None if self.teacher is None else self.teacher.step,
                 "unreported_losses": losses,
                 "seconds": self._elapsed(),
+                "processes": self.processes.count,
                 "versions": library_versions(),
             },
-            keep=self.config.checkpoint.keep,
         )
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        self.student.load_state_dict(checkpoint.tensors["student"])
-        self.ema.load(checkpoint.tensors.get("ema", {}), checkpoint.state["ema_decay"])
-        self.memory.load_state_dict(checkpoint.tensors.get("memory", {}))
-        import_optimizer(self.optimizer, self.student, checkpoint.tensors.get("optimizer", {}), self.memory)
-        restore_global_random_state(checkpoint.tensors["random"], self.device)
+        checkpoint.read_into("student", self.student.state_dict())
+        average = {} if self.ema.is_student else self.ema.network.state_dict()
+        checkpoint.read_into("ema", average)
+        self.ema.load(average, checkpoint.state["ema_decay"])
+        self.memory.load_state_dict(checkpoint.read("memory"))
+        optimizer = empty_optimizer_state(checkpoint.layout.get("optimizer", {}), self.student, self.memory)
+        checkpoint.read_into("optimizer", optimizer)
+        import_optimizer(self.optimizer, self.student, optimizer, self.memory)
+        restore_global_random_state(
+            checkpoint.read("random"), self.device, self.processes, self.config.seed + checkpoint.step
+        )
         self._losses = LossWindow(checkpoint.state["unreported_losses"])
         self._seconds_before = checkpoint.state["seconds"]
         self.step = checkpoint.step
@@ -244,10 +308,12 @@ class Trainer:
             "parameters": sum(parameter.numel() for parameter in self.student.parameters()),
             "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
             "threads": torch.get_num_threads(),
+            "processes": self.processes.count,
             "versions": library_versions(),
             "config": self.config.model_dump(mode="json"),
         }
-        write_atomically(self.folder.summary, json.dumps(summary, indent=2) + "\n")
+        if self.processes.first:
+            write_atomically(self.folder.summary, json.dumps(summary, indent=2) + "\n")
         return summary
 
     def _elapsed(self) -> float:

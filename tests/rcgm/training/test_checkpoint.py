@@ -10,6 +10,7 @@ from rcgm.training.checkpoint import (
     latest_checkpoint,
     read_checkpoint,
     save_checkpoint,
+    snapshot,
 )
 
 TENSORS = {
@@ -40,7 +41,7 @@ def test_everything_comes_back_exactly(saved):
 
 def test_tensors_that_share_memory_are_saved(tmp_path):
     shared = torch.arange(4.0)
-    path = save_checkpoint(tmp_path, 1, {"student": {"a": shared, "b": shared[1:]}}, {}, keep=1)
+    path = save_checkpoint(tmp_path, 1, snapshot({"student": {"a": shared, "b": shared[1:]}}), {}, keep=1)
     assert torch.equal(read_checkpoint(path).tensors["student"]["b"], shared[1:])
 
 
@@ -114,8 +115,8 @@ def test_a_changed_byte_is_noticed(saved, name):
 
 
 def test_another_format_is_refused(saved, monkeypatch):
-    monkeypatch.setattr(module, "FORMAT", 2)
-    with pytest.raises(CheckpointError, match="has format 1; this version reads 2"):
+    monkeypatch.setattr(module, "FORMAT", 3)
+    with pytest.raises(CheckpointError, match="has format 2; this version reads 3"):
         read_checkpoint(saved)
 
 

@@ -173,16 +173,17 @@ import os, signal, sys, torch
 torch.set_num_threads(1)
 from rcgm.cli import main
 from rcgm.training import checkpoint
-save_file = checkpoint.save_file
+save = checkpoint.dcp.save
 
-def save_half_and_die(tensors, path):
-    save_file(tensors, path)
-    if "step_00000010" in str(path) and path.name == "optimizer.safetensors":
+def save_half_and_die(content, *, storage_writer, **options):
+    save(content, storage_writer=storage_writer, **options)
+    if "step_00000010" in str(storage_writer.path):
+        path = max(storage_writer.path.glob("*.safetensors"), key=lambda path: path.stat().st_size)
         with open(path, "r+b") as stream:
             stream.truncate(path.stat().st_size // 2)
         os.kill(os.getpid(), signal.SIGKILL)
 
-checkpoint.save_file = save_half_and_die
+checkpoint.dcp.save = save_half_and_die
 sys.exit(main(sys.argv[1:]))
 """
 

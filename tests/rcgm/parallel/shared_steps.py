@@ -1,0 +1,189 @@
+"""Run in two processes by ``test_shared_steps.py``: steps of several objectives, shared by both and made by one.
+
+Writes a JSON file: for each case how far the two are apart, or what was counted.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from rcgm.config import OptimizerConfig, ParallelConfig
+from rcgm.derivatives import Auto, ForwardMode
+from rcgm.models import DiT
+from rcgm.objectives import RCGM, SCM, UCGM, MeanFlow
+from rcgm.parallel import make_mesh, parallelize, running_processes
+from rcgm.shares import Processes
+from rcgm.times import TimeSampler
+from rcgm.training.ema import Ema
+from rcgm.training.optimizers import build_optimizer
+from rcgm.training.step import TrainStep
+
+DEPTH = 2
+CPU = torch.device("cpu")
+
+
+class Calls(TorchDispatchMode):
+    """Counts collectives by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: collections.Counter = collections.Counter()
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        namespace, _, name = operator._schema.name.partition("::")
+        if namespace == "c10d":
+            self.count[name] += 1
+        return operator(*args, **(kwargs or {}))
+
+
+def build_student(dtype: torch.dtype) -> nn.Module:
+    network = DiT(
+        input_size=4, in_channels=2, patch_size=2, hidden_size=8, depth=DEPTH, num_heads=2, num_classes=3,
+        frequency_size=8,
+    ).to(dtype)  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        # Larger than a DiT's own initial weights, most of whose gradients are 0.
+        nn.init.normal_(parameter, std=0.3, generator=generator)
+    return network
+
+
+def run(
+    objective: Any,
+    processes: Processes,
+    config: ParallelConfig,
+    *,
+    decay: float = 0.9,
+    cast: torch.dtype | None = None,
+    accumulate: int = 1,
+    compile: str | bool = False,
+    rows: int = 10,
+    steps: int = 2,
+    dtype: torch.dtype = torch.float64,
+) -> tuple[dict[str, list[Tensor]], list[collections.Counter]]:
+    """Everything that a few steps compute, as whole tensors, and the collectives of each step."""
+    student = build_student(dtype)
+    ema = Ema(student, decay, cast=cast)
+    mesh = make_mesh(config, CPU, processes.count)
+    parallelize(student, config, mesh, compile=compile, keep_gathered=config.keep_student_gathered)
+    for copy in ema.copies:
+        parallelize(copy, config, mesh, compile=compile, keep_gathered=config.keep_target_gathered)
+    memory = objective.memory()
+    optimizer = build_optimizer(OptimizerConfig(lr=1e-3), student, memory)
+    results: dict[str, list[Tensor]] = collections.defaultdict(list)
+    optimizer.register_step_pre_hook(
+        lambda *_: results["gradients"].extend(
+            whole(parameter.grad) for parameter in student.parameters() if parameter.grad is not None
+        )
+    )
+    step = TrainStep(
+        student,
+        objective,
+        optimizer,
+        ema,
+        seed=1,
+        accumulate=accumulate,
+        null_cond=torch.tensor([3]),
+        clip_grad_norm=1.0,
+        processes=processes,
+    )
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(rows, 2, 4, 4, generator=generator, dtype=dtype)
+    labels = torch.randint(3, (rows,), generator=generator)
+    here = torch.arange(rows).view(accumulate, -1)[:, processes.rank :: processes.count].flatten()
+    counts = []
+    for number in range(steps):
+        with Calls() as calls:
+            result = step(number, x[here], labels[here], total=rows)
+        counts.append(calls.count)
+        results["losses"].append(result.loss)
+        results["norms"].append(result.grad_norm)
+    results["parameters"] = [whole(parameter) for parameter in student.parameters()]
+    results["average"] = [whole(parameter) for parameter in ema.network.parameters()]
+    results["memory"] = [tensor.detach() for tensor in memory.state_dict().values()]
+    return results, counts
+
+
+def whole(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach()
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.clone()
+
+
+def distance(one: dict[str, list[Tensor]], other: dict[str, list[Tensor]]) -> dict[str, float]:
+    """Largest relative difference of each kind of result, by the largest value of that kind."""
+    far = {}
+    for name, expected in one.items():
+        pairs = list(zip(expected, other[name], strict=True))
+        if not pairs:
+            continue
+        largest = max(float(a.double().abs().max()) for a, _ in pairs)
+        far[name] = max(float((a.double() - b.double()).abs().max()) for a, b in pairs) / max(largest, 1e-30)
+    return far
+
+
+OBJECTIVES = {
+    "rcgm": lambda: RCGM(order=2, dt=0.1, label_dropout=0.3),
+    "mean_flow": lambda: MeanFlow(times=TimeSampler("logit_normal", -0.4, 1.0, interval="sorted", equal=0.5)),
+    "ucgm": lambda: UCGM(),
+}
+VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "plain": ({}, {}),
+    "without average": ({}, {"decay": 0.0}),
+    "accumulation": ({}, {"accumulate": 2}),
+    "full recomputation": ({"activation_checkpointing": "full"}, {}),
+    "selective recomputation": ({"activation_checkpointing": "selective"}, {}),
+    "compiled": ({}, {"compile": "aot_eager"}),
+    "everything": (
+        {"activation_checkpointing": "selective", "keep_student_gathered": True, "keep_target_gathered": False},
+        {"accumulate": 2, "compile": "aot_eager"},
+    ),
+}
+OTHERS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
+    "replicate": (OBJECTIVES["rcgm"], {"shard": "replicate"}, {}),
+    "hybrid": (OBJECTIVES["rcgm"], {"shard": "hybrid", "shard_size": 2}, {}),
+    "inductor": (OBJECTIVES["rcgm"], {}, {"compile": True, "steps": 1}),
+    "learned weight": (lambda: SCM(weighting="learned", warmup_steps=0), {}, {}),
+    "automatic step": (lambda: MeanFlow(derivative=Auto(every=1)), {}, {"steps": 3}),
+    # 3 of 4 rows have r = t, and with them all rows of one process
+    "one row to evaluate": (lambda: RCGM(dt=0.1, times=TimeSampler(equal=0.75)), {}, {"rows": 4}),
+    "jvp": (lambda: MeanFlow(derivative=ForwardMode()), {}, {}),
+    "cast average": (OBJECTIVES["rcgm"], {}, {"cast": torch.bfloat16, "dtype": torch.float32}),
+}
+
+
+def main(path: Path) -> None:
+    with running_processes("cpu") as processes:
+        report: dict[str, Any] = {}
+        cases = {
+            f"{name}, {variant}": (build, parallel, options)
+            for name, build in OBJECTIVES.items()
+            for variant, (parallel, options) in VARIANTS.items()
+        } | OTHERS
+        for name, (build, parallel, options) in cases.items():
+            alone = {**options, "compile": False}
+            expected = run(build(), Processes(), ParallelConfig(), **alone)[0] if processes.first else {}
+            shared, _ = run(build(), processes, ParallelConfig(**parallel), **options)
+            report[name] = distance(expected, shared)
+        for kept in (True, False):
+            for order in (1, 2, 4):
+                objective = RCGM(order=order, dt=0.1, points="jump")
+                _, counts = run(objective, processes, ParallelConfig(keep_target_gathered=kept))
+                report[f"gathers, kept {kept}, order {order}"] = [count["_allgather_base_"] for count in counts]
+        _, counts = run(OBJECTIVES["rcgm"](), processes, ParallelConfig(), accumulate=2, steps=1)
+        report["scatters of two micro-batches"] = [count["_reduce_scatter_base_"] for count in counts]
+        if processes.first:
+            path.write_text(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]))

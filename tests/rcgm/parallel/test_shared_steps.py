@@ -1,0 +1,55 @@
+"""Two processes with sharded parameters make the steps of one."""
+
+import json
+from pathlib import Path
+
+import pytest
+from launching import run_ranks
+from shared_steps import DEPTH, OBJECTIVES, OTHERS, VARIANTS
+
+GATHERED = DEPTH + 1  # what is gathered in a forward: each block, and the rest
+CASES = [f"{name}, {variant}" for name in OBJECTIVES for variant in VARIANTS] + list(OTHERS)
+FLOAT32 = {"cast average"}
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    path = tmp_path_factory.mktemp("shared") / "report.json"
+    run_ranks([str(Path(__file__).with_name("shared_steps.py")), str(path)], 2)
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_give_the_numbers_of_one(report, case):
+    distances = report[case]
+    assert {"losses", "norms", "gradients", "parameters", "average"} <= set(distances)
+    if case in FLOAT32:
+        # Adam divides by the root of the squared gradient, which magnifies rounding where the gradient is tiny.
+        assert max(distances[name] for name in ("losses", "norms", "gradients")) < 1e-5
+        assert distances["parameters"] < 1e-3 and distances["average"] < 1e-3
+    else:
+        # Losses are summed, and what an objective keeps is stored, in float32.
+        assert max(distances[name] for name in ("gradients", "parameters", "average")) < 1e-10
+        assert max(distances.values()) < 1e-6
+
+
+def test_gathers_do_not_grow_with_the_order_where_the_target_is_kept(report):
+    # of the target once, of the student for forward and backward (where the rest is there still)
+    expected = GATHERED + GATHERED + DEPTH
+    for order in (1, 2, 4):
+        assert report[f"gathers, kept True, order {order}"] == [expected, expected]
+
+
+def test_gathers_grow_with_the_waves_where_it_is_not(report):
+    for order, waves in ((1, 1), (2, 2), (4, 2)):
+        expected = waves * GATHERED + GATHERED + DEPTH
+        assert report[f"gathers, kept False, order {order}"] == [expected, expected]
+
+
+def test_gradients_are_added_up_once_in_a_step(report):
+    assert report["scatters of two micro-batches"] == [GATHERED]
+
+
+def test_forward_mode_goes_through_sharded_parameters(report):
+    """What torch 2.13 does: FSDP2 steps aside for ``torch.func.jvp``, and the tangents are those of one process."""
+    assert report["jvp"]["gradients"] < 1e-10
