@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,6 +43,9 @@ example:
 From a frozen teacher, the network of another run:
   rcgm train configs/digits.yaml objective.supervision=teacher teacher.run=runs/flow --output runs/distilled
 
+On several GPUs, or in several processes (docs/distributed.md):
+  torchrun --nproc_per_node=8 -m rcgm.cli train configs/digits.yaml
+
 Ctrl-C stops after the step at hand and saves it; so does SIGTERM. Then, or after a crash:
   rcgm train configs/digits.yaml optimizer.lr=5e-4 objective.order=1 --output runs/order1 --resume"""
 
@@ -71,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; ``arguments`` without the program's name, by default those of the process.
 
     Returns:
-        The exit code: 0; 1 where training diverged; 2 for an error of the user's; 130 where training was stopped.
+        The exit code: 0; 1 where training diverged or another process of it is gone; 2 for an error of the user's; 130 where training was stopped.
     """
     options = _parse(arguments)
     try:
@@ -101,26 +105,33 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _fail(message: str, code: int = 2) -> int:
-    print(f"rcgm: error: {' '.join(message.split())}", file=sys.stderr)
+    rank = os.environ.get("RANK")
+    where = "" if rank is None else f" in process {rank}"
+    print(f"rcgm: error{where}: {' '.join(message.split())}", file=sys.stderr)
     return code
 
 
 def _train(options: argparse.Namespace) -> int:
     from rcgm.config import load_config
+    from rcgm.parallel import ProcessLostError
     from rcgm.plots import steps_title
     from rcgm.training import NonFiniteError, TrainingInterrupted, train
 
     config = load_config(options.config, options.overrides)
     output = options.output or Path("runs") / Path(options.config).stem
+    first = os.environ.get("RANK", "0") == "0"
     try:
         summary = train(config, output, resume=options.resume)
-    except NonFiniteError as error:
+    except (NonFiniteError, ProcessLostError) as error:
         if options.traceback:
             raise
         return _fail(str(error), code=1)
     except TrainingInterrupted as interruption:
-        print(f"rcgm: {interruption}", file=sys.stderr)
+        if first:
+            print(f"rcgm: {interruption}", file=sys.stderr)
         return 130
+    if not first:
+        return 0
     print(f"{summary['steps']} steps in {summary['wall_time_seconds']:.0f} s, kept in {output}")
     for steps, measures in summary["evaluation"].items():
         print(f"  {steps_title(int(steps))}: " + ", ".join(f"{name} {value:.4g}" for name, value in measures.items()))

@@ -330,9 +330,7 @@ def _points(
         if key not in paths:
             paths[key] = part.transport.path(x, z, times.t)
     return [
-        Point(
-            x, z, *paths[id(part.transport), id(times.t)], times.t, times.r, times.equal, dropped, step, share=share
-        )
+        Point(x, z, *paths[id(part.transport), id(times.t)], times.t, times.r, times.equal, dropped, step, share=share)
         for part, times in parts
     ]
 

@@ -197,9 +197,7 @@ class Trainer:
         newest = latest_checkpoint(self.folder.checkpoints)
         return "there is no checkpoint yet" if newest is None else f"the last good checkpoint is '{newest}'"
 
-    def _advance(
-        self, batch: tuple[Tensor, Tensor | None], observer: Observer, writer: CheckpointWriter
-    ) -> None:
+    def _advance(self, batch: tuple[Tensor, Tensor | None], observer: Observer, writer: CheckpointWriter) -> None:
         config = self.config
         number = self.step + 1
         last = number == config.steps

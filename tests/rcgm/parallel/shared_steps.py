@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import collections
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -182,8 +181,3 @@ def main(path: Path) -> None:
         report["scatters of two micro-batches"] = [count["_reduce_scatter_base_"] for count in counts]
         if processes.first:
             path.write_text(json.dumps(report, indent=1))
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main(Path(sys.argv[1]))

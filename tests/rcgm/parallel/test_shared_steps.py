@@ -1,11 +1,10 @@
 """Two processes with sharded parameters make the steps of one."""
 
 import json
-from pathlib import Path
 
 import pytest
 from launching import run_ranks
-from shared_steps import DEPTH, OBJECTIVES, OTHERS, VARIANTS
+from shared_steps import DEPTH, OBJECTIVES, OTHERS, VARIANTS, main
 
 GATHERED = DEPTH + 1  # what is gathered in a forward: each block, and the rest
 CASES = [f"{name}, {variant}" for name in OBJECTIVES for variant in VARIANTS] + list(OTHERS)
@@ -14,8 +13,9 @@ FLOAT32 = {"cast average"}
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    path = tmp_path_factory.mktemp("shared") / "report.json"
-    run_ranks([str(Path(__file__).with_name("shared_steps.py")), str(path)], 2)
+    folder = tmp_path_factory.mktemp("shared")
+    path = folder / "report.json"
+    run_ranks(main, (path,), 2, folder)
     return json.loads(path.read_text())
 
 
