@@ -75,7 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; ``arguments`` without the program's name, by default those of the process.
 
     Returns:
-        The exit code: 0; 1 where training diverged or another process of it is gone; 2 for an error of the user's; 130 where training was stopped.
+        The exit code: 0; 1 where training diverged or another process of it is gone; 2 for an error of the user's; 130
+        where training was stopped.
     """
     options = _parse(arguments)
     try:

@@ -7,7 +7,7 @@ they ask, without autograd state.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -125,7 +125,7 @@ class Engine:
                     _joined([torch.full_like(query.t[query.start :], query.tangent.t) for query in queries]),
                     _joined([torch.full_like(query.r[query.start :], query.tangent.r) for query in queries]),
                 )
-                with sdpa_kernel(SDPBackend.MATH):  # the attention that has a forward-mode rule
+                with sdpa_kernel(SDPBackend.MATH), _forward_mode_explained(name):  # which has a forward-mode rule
                     _, output = torch.func.jvp(
                         lambda *point: predict(name, network, *point, cond), (x, t, r), directions
                     )
@@ -161,6 +161,20 @@ def predict(name: str, network: Network, x: Tensor, t: Tensor, r: Tensor, cond: 
             f"the {name} network must return the shape of its input, {list(x.shape)}, got {list(output.shape)}"
         )
     return output
+
+
+@contextlib.contextmanager
+def _forward_mode_explained(name: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # NotImplementedError is one
+        if not any(sign in str(error) for sign in ("forward AD", "forward-mode", "functorch", "jvp")):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"derivative jvp does not go through the {name} network: {reason} Use derivative central or auto, which "
+            "need forwards alone"
+        ) from error
 
 
 def _joined(tensors: list[Tensor]) -> Tensor:

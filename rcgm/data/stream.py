@@ -77,8 +77,8 @@ class BatchStream:
             raise ValueError(f"batch_size is {batch_size}; it needs a multiple of parts, {parts}")
         if self._batch_size // self._parts < self._world_size:
             raise ValueError(
-                f"batch_size is {batch_size} in {parts} parts; it needs at least {world_size * parts}, a sample of each "
-                f"part for each of the {world_size} ranks"
+                f"batch_size is {batch_size} in {parts} parts; it needs at least {world_size * parts}, a sample of "
+                f"each part for each of the {world_size} ranks"
             )
         if len(dataset) < self._batch_size:
             raise ValueError(

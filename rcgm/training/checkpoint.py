@@ -2,9 +2,10 @@
 
 A checkpoint ``step_00001000/`` holds ``.safetensors`` files, one per group of tensors and process, and ``state.json``
 with the plain values, the size and the SHA-256 of every other file, and the SHA-256 of its own content. torch's
-distributed checkpoint writes the files: of a sharded tensor each process writes its piece, and notes in the file's header
-where it belongs. The folder is written under another name, flushed to disk and renamed when every process is done, so a
-folder of that name is complete; later damage is found when it is read. All processes have to see the same files.
+distributed checkpoint writes the files: of a sharded tensor each process writes its piece, and notes in the header of
+the file where it belongs. The folder is written under another name, flushed to disk and renamed when every process is
+done, so a folder of that name is complete; later damage is found when it is read. All processes have to see the same
+files.
 """
 
 from __future__ import annotations
@@ -181,7 +182,8 @@ def read_checkpoint(path: Path, processes: Processes | None = None) -> Checkpoin
     """Verify every byte of a checkpoint, the files shared out among ``processes``, and find out what is in it.
 
     Raises:
-        CheckpointError: a file is missing, cut short, altered or of another format; in every process, whichever noticed.
+        CheckpointError: a file is missing, cut short, altered or of another format; in every process, whichever
+            noticed.
     """
     processes = Processes() if processes is None else processes
     content = _read_state(path / STATE)

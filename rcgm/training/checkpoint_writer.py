@@ -23,8 +23,8 @@ class CheckpointWriter:
         folder: of the checkpoints.
         keep: how many are kept.
         processes: that write them together.
-        background: copy the tensors to the CPU and go on, while a thread writes them. What goes wrong in it is raised by
-            the next :meth:`save`, or by :meth:`wait`.
+        background: copy the tensors to the CPU and go on, while a thread writes them. What goes wrong in it is raised
+            by the next :meth:`save`, or by :meth:`wait`.
     """
 
     def __init__(self, folder: Path, *, keep: int, processes: Processes, background: bool) -> None:

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from rcgm.data import DataInfo
 from rcgm.objectives import Objective
 from rcgm.sampling import SAMPLERS
+from rcgm.shares import Processes
 from rcgm.training.randomness import Purpose, mixed_seed
 from rcgm.training.step import autocast_to
 from rcgm.transports import Linear, Transport
@@ -97,6 +99,7 @@ def generate(
     guidance: float = 1.0,
     autocast: torch.dtype = torch.float32,
     on_chunk: Callable[[int], None] | None = None,
+    processes: Processes | None = None,
 ) -> Tensor:
     """Sample ``network`` in ``steps`` steps.
 
@@ -110,6 +113,8 @@ def generate(
         guidance: scale of classifier-free guidance while sampling; 1 for none.
         autocast: dtype of the forwards; torch.float32 for no autocast.
         on_chunk: called with the number of samples that have been made since its last call.
+        processes: that share the samples out, and all get all of them; each has to make this call. Samplers that draw
+            fresh noise draw another than one process would.
 
     Returns:
         float32 ``[count, ...]`` on the CPU.
@@ -120,14 +125,19 @@ def generate(
     null_cond = null_condition(getattr(network, "num_classes", None), device)
     if guidance != 1.0 and null_cond is None:
         raise ValueError(f"guidance must be 1 for a network without classes, got {guidance}")
+    processes = Processes() if processes is None else processes
+    count = len(request.noise)
+    # As many for each, if need be the last one more than once: a sharded network is run by all of them together.
+    own = (torch.arange(-(-count // processes.count)) * processes.count + processes.rank).clamp(max=count - 1)
     made = []
     method = Method() if method is None else method
     sample = SAMPLERS[method.sampler]
-    generator = torch.Generator(device=device).manual_seed(seed)
+    own_seed = seed if processes.first else mixed_seed(seed, Purpose.SAMPLING, processes.rank)
+    generator = torch.Generator(device=device).manual_seed(own_seed)
     with evaluation_mode(network), autocast_to(autocast, device):
-        for start in range(0, len(request.noise), CHUNK):
-            noise = request.noise[start : start + CHUNK].to(device)
-            labels = None if request.labels is None else request.labels[start : start + CHUNK].to(device)
+        for rows in own.split(CHUNK):
+            noise = request.noise[rows].to(device)
+            labels = None if request.labels is None else request.labels[rows].to(device)
             samples = sample(
                 network, noise, labels, steps=steps, transport=method.transport, generator=generator, guidance=guidance,
                 null_cond=None if guidance == 1.0 else null_cond,
@@ -135,7 +145,12 @@ def generate(
             made.append(samples.float().cpu())
             if on_chunk is not None:
                 on_chunk(len(noise))
-    return torch.cat(made)
+    here = torch.cat(made)
+    if processes.count == 1:
+        return here
+    everywhere = [torch.empty_like(here) for _ in range(processes.count)]
+    dist.all_gather(everywhere, here)
+    return torch.stack(everywhere, 1).flatten(0, 1)[:count]
 
 
 @contextlib.contextmanager

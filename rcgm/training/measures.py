@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rcgm.data import Digits
 from rcgm.evaluation import evaluate_digits, evaluate_points, train_digit_classifier
+from rcgm.shares import Processes
 from rcgm.training.generation import Method, Request, generate
 from rcgm.training.randomness import Purpose
 
@@ -48,8 +49,12 @@ def measure_steps(
     method: Method | None = None,
     autocast: torch.dtype = torch.float32,
     on_chunk: Callable[[int], None] | None = None,
+    processes: Processes | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Sample ``network`` in each number of steps, from the same noise, and measure: ``{"1": {...}, "2": {...}}``."""
+    """Sample ``network`` in each number of steps, from the same noise, and measure: ``{"1": {...}, "2": {...}}``.
+
+    ``processes`` share the sampling, see :func:`generate`; each of them measures.
+    """
     conditional = getattr(network, "num_classes", None) is not None
     request = Request(dataset.info, count, seed=seed, purpose=Purpose.EVALUATION, conditional=conditional)
     report = {}
@@ -64,6 +69,7 @@ def measure_steps(
             guidance=guidance,
             autocast=autocast,
             on_chunk=on_chunk,
+            processes=processes,
         )
         report[str(number)] = measure(samples, request.labels)
     return report

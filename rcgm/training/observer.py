@@ -11,6 +11,7 @@ from torch import nn
 
 from rcgm import plots
 from rcgm.config import TrainConfig, build_objective_from
+from rcgm.shares import Processes
 from rcgm.training.generation import Request, generate, method_of
 from rcgm.training.measures import Measure, build_measure, measure_steps
 from rcgm.training.metrics import EvaluationsFile, MetricsFile, TensorBoard
@@ -33,8 +34,7 @@ class Observer:
         dataset: with an ``info``.
         device: of the network.
         done: steps of the checkpoint that the run goes on from; records of later ones are dropped.
-        records: whether anything is written. Of the processes of a run one writes; the others sample with it, as their
-            shards of the network are needed for that.
+        processes: of the run; they sample together, and the first one writes.
         show_progress: whether to report on stderr.
     """
 
@@ -47,7 +47,7 @@ class Observer:
         device: torch.device,
         *,
         done: int,
-        records: bool = True,
+        processes: Processes,
         show_progress: bool,
     ) -> None:
         self.config = config
@@ -60,10 +60,10 @@ class Observer:
         self._objective = build_objective_from(config)  # for how its networks are sampled
         self._conditional = getattr(network, "num_classes", None) is not None
         self._measure: Measure | None = None
-        self._records = records
-        self.metrics = MetricsFile(folder.metrics, done=done, enabled=records)
-        self._evaluations = EvaluationsFile(folder.evaluations, done=done, enabled=records)
-        self._board = TensorBoard(folder.tensorboard, done=done, enabled=config.logging.tensorboard and records)
+        self._processes = processes
+        self.metrics = MetricsFile(folder.metrics, done=done, enabled=processes.first)
+        self._evaluations = EvaluationsFile(folder.evaluations, done=done, enabled=processes.first)
+        self._board = TensorBoard(folder.tensorboard, done=done, enabled=config.logging.tensorboard and processes.first)
         self.progress = Progress(config.steps, done, enabled=show_progress)
 
     def report(self, row: Mapping[str, Any]) -> None:
@@ -89,10 +89,11 @@ class Observer:
                     seed=self.config.seed,
                     guidance=settings.guidance,
                     autocast=self._autocast,
+                    processes=self._processes,
                 )
                 for number in settings.steps
             }
-        if not self._records:
+        if not self._processes.first:
             return
         reference = None
         if info.kind == "points":
@@ -112,7 +113,7 @@ class Observer:
     def draw_loss(self) -> None:
         """Draw the loss so far."""
         rows = self.metrics.rows
-        if rows and self._records:
+        if rows and self._processes.first:
             curve = ([row["step"] for row in rows], [row["loss"] for row in rows])
             plots.save_curves(
                 self.folder.loss_curve, {"loss": curve}, x_label="step", y_label="loss", title="Training loss"
@@ -137,6 +138,7 @@ class Observer:
                 device=self.device,
                 method=method_of(self._objective, settings.sampler),
                 autocast=self._autocast,
+                processes=self._processes,
             )
         self._evaluations.set(step, self.evaluation)
         for number, values in self.evaluation.items():

@@ -58,7 +58,7 @@ def global_random_state(device: torch.device, processes: Processes) -> dict[str,
 def restore_global_random_state(
     states: dict[str, Tensor], device: torch.device, processes: Processes, fresh_seed: int
 ) -> None:
-    """Undo :func:`global_random_state`. A generator that was not there then is seeded, from ``fresh_seed`` and its rank."""
+    """Undo :func:`global_random_state`. What was not there then is seeded, from ``fresh_seed`` and the rank."""
     torch.manual_seed(mixed_seed(fresh_seed, Purpose.GLOBAL, processes.rank))
     state = states.get(f"cpu.{processes.rank}")
     if state is not None:
@@ -69,6 +69,6 @@ def restore_global_random_state(
 
 
 def separate_global_generators(seed: int, processes: Processes) -> None:
-    """Give every process but the first numbers of its own: dropout is to differ, where the initial weights are alike."""
+    """Give every process but the first numbers of its own: dropout is to differ, initial weights are to be alike."""
     if not processes.first:
         torch.manual_seed(mixed_seed(seed, Purpose.GLOBAL, processes.rank))

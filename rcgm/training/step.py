@@ -133,7 +133,7 @@ class TrainStep:
                 )
             if last:
                 self._release()
-            # Gradients are averaged over the processes, which would be wrong where these have different numbers of rows.
+            # Gradients are averaged over the processes, also where these have different numbers of rows.
             part = output.loss / (total / (share.rows * share.count))
             part.backward()
             loss = loss + part.detach()

@@ -156,7 +156,7 @@ class Trainer:
             self.dataset,
             self.device,
             done=self.step,
-            records=self.processes.first,
+            processes=self.processes,
             show_progress=self._show_progress,
         )
         self._clock = _Clock(self.step)

@@ -40,3 +40,23 @@ def test_both_estimators_train_where_the_caller_asks_for_flash_attention(network
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         output = MeanFlow(derivative=ESTIMATORS[derivative]())(network, x, generator=generator)
     assert output.loss.isfinite()
+
+
+def test_a_network_without_forward_mode_rule_is_an_error_that_says_what_to_choose(network):
+    class Doubled(torch.autograd.Function):
+        @staticmethod
+        def forward(context, x):
+            return 2 * x
+
+        @staticmethod
+        def backward(context, gradient):
+            return 2 * gradient
+
+    def student(x, t, r, cond):
+        return Doubled.apply(network(x, t, r, cond))
+
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(4, 1, 8, 8, generator=generator)
+    with pytest.raises(ValueError, match=r"jvp does not go through the student network: .* Use derivative central"):
+        MeanFlow(derivative=ESTIMATORS["jvp"]())(student, x, generator=generator)
+    assert MeanFlow()(student, x, generator=generator).loss.isfinite()

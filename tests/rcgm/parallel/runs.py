@@ -38,6 +38,20 @@ def die_in_checkpoint(number: int) -> None:
     checkpoint.dcp.save = save
 
 
+def train_until_told_to_stop(arguments: list[str], rank: int, number: int) -> int:
+    """``rcgm train``, in which the process ``rank`` alone gets a SIGTERM in a step."""
+    if rank == int(os.environ["RANK"]):
+        original = step.TrainStep.__call__
+
+        def call(self: step.TrainStep, current: int, *others: Any, **options: Any) -> Any:
+            if current == number:
+                signal.raise_signal(signal.SIGTERM)
+            return original(self, current, *others, **options)
+
+        step.TrainStep.__call__ = call
+    return main(["train", *arguments])
+
+
 def train_in_turn(*runs: list[str]) -> int:
     """``rcgm train`` with each list of arguments, in one process group; the first exit code that is not 0."""
     with running_processes("cpu"):

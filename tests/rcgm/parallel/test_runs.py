@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from launching import finish, run_ranks, start_ranks
-from runs import train_and_die, train_in_turn
+from runs import train_and_die, train_in_turn, train_until_told_to_stop
 
 from rcgm.cli import main
 from rcgm.config.yaml_text import dump_yaml
@@ -67,8 +67,13 @@ def runs(tmp_path_factory) -> Runs:
     runs.left = sorted(path.name for path in (runs.root / "in_checkpoint/checkpoints").iterdir())
     for count in (1, 3):
         shutil.copytree(runs.root / "in_checkpoint", runs.root / f"on_{count}")
+    told = start_ranks(train_until_told_to_stop, (runs.arguments("told"), 1, 5), 2, runs.root)
+    finish(told)
+    assert [rank.code for rank in told] == [130, 130], told[0].output + told[1].output
+    runs.outputs["told"] = told[0].output
     resumed = (
         runs.arguments("straight"),
+        runs.arguments("told", "--resume"),
         runs.arguments("in_step", "--resume"),
         runs.arguments("in_checkpoint", "--resume", "checkpoint.background=true"),
     )
@@ -97,7 +102,11 @@ def test_a_torn_checkpoint_has_no_name_of_a_whole_one(runs):
         assert names == ["step_00000010", "step_00000012"]
 
 
-@pytest.mark.parametrize("name", ["in_step", "in_checkpoint"])
+def test_a_signal_to_one_stops_all_after_the_same_step(runs):
+    assert "stopped after step 7 of 12" in runs.outputs["told"]  # it came in the sixth, and had to go round
+
+
+@pytest.mark.parametrize("name", ["in_step", "in_checkpoint", "told"])
 def test_on_the_same_number_of_processes_it_goes_on_bit_for_bit(runs, name):
     expected = [{key: value for key, value in row.items() if key not in TIMES} for row in runs.rows("straight")]
     got = [{key: value for key, value in row.items() if key not in TIMES} for row in runs.rows(name)]
