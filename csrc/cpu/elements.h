@@ -18,14 +18,6 @@ constexpr bool kIsBFloat16 = false;
 template <>
 constexpr bool kIsBFloat16<BFloat16> = true;
 
-template <typename To, typename From>
-RCGM_FN To bits_of(From value) {
-  static_assert(sizeof(To) == sizeof(From), "a reinterpretation keeps the size");
-  To result;
-  memcpy(&result, &value, sizeof(To));
-  return result;
-}
-
 RCGM_FN float widen(BFloat16 value) { return bits_of<float>(uint32_t(value.bits) << 16); }
 
 RCGM_FN float widen(Half value) {

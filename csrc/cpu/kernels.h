@@ -25,7 +25,8 @@ struct LossArguments {
 
 struct InterpolateArguments {
   int64_t batch, size;
-  Array x, z;
+  Array x, z;  // either may be without data: x is then 0, z drawn by `noise`
+  Noise noise;
   int points;
   bool float64;
   const double *alpha, *gamma;  // [points, batch]

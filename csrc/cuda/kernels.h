@@ -38,7 +38,8 @@ struct LossArguments {
 
 struct InterpolateArguments {
   int64_t batch, size;
-  Array x, z;
+  Array x, z;   // either may be without data: x is then 0, z drawn by `noise`
+  Noise noise;
   int points;
   Scalars alpha, gamma;  // [points, batch]
   MutableArray out;      // [points * batch, size], dense

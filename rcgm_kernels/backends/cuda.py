@@ -103,15 +103,33 @@ def scale_gradient_(gradient: Tensor, upstream: Tensor, divisor: float) -> None:
 def interpolate(x: Tensor, z: Tensor, alpha: Tensor, gamma: Tensor, out_dtype: torch.dtype) -> Tensor:
     """See :func:`rcgm_kernels.backends.reference.interpolate`."""
     x, z = dense_samples(x.detach()), dense_samples(z.detach())
-    points, size = alpha.shape[0], sample_size(x)
-    out = torch.empty((points, *x.shape), dtype=out_dtype, device=x.device)
-    if out.numel() == 0:
-        return out
-    target = (out.data_ptr(), size, native.DTYPES[out_dtype])
-    coefficients = (_numbers(alpha), _numbers(gamma))
-    _launch(
-        "interpolate", x.device, (x.shape[0], size, native.array(x), native.array(z), points, *coefficients, target)
-    )
+    out = torch.empty((alpha.shape[0], *x.shape), dtype=out_dtype, device=x.device)
+    return _points(out, (native.array(x), native.array(z), native.NO_NOISE), alpha, gamma)
+
+
+def interpolate_drawn(
+    x: Tensor, seed: Tensor, offset: int, stream: int, alpha: Tensor, gamma: Tensor, out_dtype: torch.dtype
+) -> Tensor:
+    """See :func:`rcgm_kernels.backends.reference.interpolate_drawn`."""
+    x = dense_samples(x.detach())
+    out = torch.empty((alpha.shape[0], *x.shape), dtype=out_dtype, device=x.device)
+    inputs = native.array(x), native.NO_ARRAY, (seed.data_ptr(), offset, stream)
+    return _points(out, inputs, alpha, gamma)
+
+
+def standard_normal(seed: Tensor, shape: Sequence[int], offset: int, stream: int, dtype: torch.dtype) -> Tensor:
+    """See :func:`rcgm_kernels.backends.reference.standard_normal`."""
+    out = torch.empty((1, *shape), dtype=dtype, device=seed.device)
+    inputs = native.NO_ARRAY, native.NO_ARRAY, (seed.data_ptr(), offset, stream)
+    return _points(out, inputs, None, None)[0]
+
+
+def _points(out: Tensor, inputs: tuple[tuple, tuple, tuple], alpha: Tensor | None, gamma: Tensor | None) -> Tensor:
+    """Write ``alpha[j] z + gamma[j] x`` to ``out[j]``, for ``x``, ``z`` and noise as the extension takes them."""
+    points, batch, size = out.shape[0], out.shape[1], sample_size(out[0])
+    if out.numel():
+        target = (out.data_ptr(), size, native.DTYPES[out.dtype])
+        _launch("interpolate", out.device, (batch, size, *inputs, points, _numbers(alpha), _numbers(gamma), target))
     return out
 
 

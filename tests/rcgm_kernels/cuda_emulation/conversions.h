@@ -11,6 +11,7 @@ namespace emulated {
 #pragma push_macro("RCGM_FN")
 #undef RCGM_FN
 #define RCGM_FN static inline
+#include "common/bits.h"
 #include "cpu/elements.h"
 #pragma pop_macro("RCGM_FN")
 }  // namespace emulated
