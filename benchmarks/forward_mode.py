@@ -1,0 +1,158 @@
+"""MeanFlow by Jacobian-vector products, in the forms that compete with finite differences.
+
+The package's own ``jvp`` estimator is the plain one among them: a forward-mode pass without gradient beside the
+student's forward. Published MeanFlow code differentiates through the student's own forward instead, in one pass with
+gradient. Here are both, as functorch transform, as dual numbers, compiled block by block, and with attention that has a
+flash kernel for forward mode.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.autograd.forward_ad as fw
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from rcgm.combination import PREDICTION, term
+from rcgm.models import DiT
+from rcgm.models.attention import SelfAttention
+from rcgm.objectives import MeanFlow, ObjectiveOutput
+from rcgm.objectives.base import Residual
+from rcgm.objectives.point import Point
+
+Network = Callable[..., Tensor]
+Triple = tuple[Tensor, Tensor, Tensor]
+Derivative = Callable[[Network, Triple, Triple, Any], tuple[Tensor, Tensor]]
+"""``(network, (x, t, r), their tangents, cond)`` to the network's value and its derivative."""
+
+FLASH_HEAD_SIZES = (16, 32, 64, 128, 256)
+
+
+def by_transform(network: Network, point: Triple, tangents: Triple, cond: Any) -> tuple[Tensor, Tensor]:
+    """``torch.func.jvp`` of the whole network."""
+    return torch.func.jvp(lambda x, t, r: network(x, t, r, cond), point, tangents)
+
+
+def by_dual_numbers(network: Network, point: Triple, tangents: Triple, cond: Any) -> tuple[Tensor, Tensor]:
+    """``torch.autograd.forward_ad``, without a transform."""
+    with fw.dual_level():
+        dual = [fw.make_dual(value, tangent) for value, tangent in zip(point, tangents, strict=True)]
+        value, slope = fw.unpack_dual(network(*dual, cond))
+        return value, slope
+
+
+def by_block(network: DiT, compiler: str) -> Derivative:
+    """``torch.func.jvp`` of a DiT part by part, that of each block compiled.
+
+    A compiled block inside one jvp of the whole would run uncompiled (see ``benchmarks.limits``), and compiling the
+    whole takes as many times longer as there are blocks.
+    """
+    along = torch.compile(_block_along, backend=compiler, dynamic=False)
+
+    def embedded(x: Tensor, t: Tensor, r: Tensor, cond: Any) -> tuple[Tensor, Tensor]:
+        tokens = network.x_embedder(x)
+        tokens = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
+        condition = network.t_embedder(t) + network.interval_embedder(t - r)
+        if network.y_embedder is not None:
+            condition = condition + network.y_embedder(cond)
+        return tokens + network.pos_embed.to(tokens.dtype), condition
+
+    def derivative(_: Network, point: Triple, tangents: Triple, cond: Any) -> tuple[Tensor, Tensor]:
+        values, slopes = torch.func.jvp(lambda x, t, r: embedded(x, t, r, cond), point, tangents)
+        (tokens, condition), (tokens_slope, condition_slope) = values, slopes
+        for block in network.blocks:
+            tokens, tokens_slope = along(block, tokens, condition, tokens_slope, condition_slope)
+        return torch.func.jvp(
+            lambda tokens, condition: network._unpatchify(network.final_layer(tokens, condition)),
+            (tokens, condition), (tokens_slope, condition_slope),
+        )  # fmt: skip
+
+    return derivative
+
+
+def _block_along(
+    block: nn.Module, tokens: Tensor, condition: Tensor, tokens_slope: Tensor, condition_slope: Tensor
+) -> tuple[Tensor, Tensor]:
+    return torch.func.jvp(block, (tokens, condition), (tokens_slope, condition_slope))
+
+
+@dataclass(frozen=True)
+class JvpMeanFlow:
+    """MeanFlow with the derivative by forward mode, to be called as an objective is.
+
+    Args:
+        objective: its times, transport and loss.
+        derivative: how the derivative is taken.
+        gradient: through the student's own forward, one pass, of which the derivative is then detached (as published);
+            else a pass of its own without gradient.
+        attention: the backend of torch's attention within the derivative; None leaves the choice to torch.
+    """
+
+    objective: MeanFlow
+    derivative: Derivative
+    gradient: bool
+    attention: SDPBackend | None = SDPBackend.MATH
+
+    def __call__(
+        self, student: Network, x: Tensor, cond: Any = None, *, generator: torch.Generator | None = None, **_: Any
+    ) -> ObjectiveOutput:
+        times = self.objective.times.sample(x.shape[0], generator=generator, device=x.device)
+        z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        x_t, velocity, target = self.objective.transport.path(x, z, times.t)
+        point = Point(x, z, x_t, velocity, target, times.t, times.r)
+        where = (x_t, times.t, times.r)
+        tangents = (velocity, torch.ones_like(times.t), torch.zeros_like(times.r))
+        chosen = contextlib.nullcontext() if self.attention is None else sdpa_kernel(self.attention)
+        with chosen, torch.set_grad_enabled(self.gradient):
+            prediction, slope = self.derivative(student, where, tangents, cond)
+        if not self.gradient:
+            prediction = student(*where, cond)
+        value = PREDICTION - term(target) + (times.t - times.r) * term(slope.detach())
+        loss = self.objective.loss(prediction, Residual(value), point)
+        return ObjectiveOutput(loss, prediction.detach(), times.t, times.r, 1, 1)
+
+
+class FlashJvpAttention(SelfAttention):
+    """Self attention by the kernel of ``jvp-flash-attention`` where there are tangents, and by torch's where not.
+
+    Heads whose size the kernel does not take (72 in XL) are filled up with zeros to the next one that it takes, which
+    changes no result.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As that of :class:`SelfAttention`."""
+        batch, tokens, width = x.shape
+        size = width // self.num_heads
+        qkv = self.qkv(x.to(self.qkv.weight.dtype)).view(batch, tokens, 3, self.num_heads, size)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        if fw.unpack_dual(q).tangent is None:
+            heads = F.scaled_dot_product_attention(q, k, v)
+        else:
+            from jvp_flash_attention.jvp_attention import JVPAttn
+
+            filled = next(known for known in FLASH_HEAD_SIZES if known >= size)
+            q, k, v = (F.pad(part, (0, filled - size)) for part in (q, k, v))
+            heads = JVPAttn.fwd_dual(q, k, v, sm_scale=size**-0.5)[..., :size]
+        return self.proj(heads.transpose(1, 2).reshape(batch, tokens, width))
+
+
+def use_flash_jvp(network: DiT) -> None:
+    """Give the blocks of ``network`` the attention above, with the weights that they have."""
+    for block in network.blocks:
+        block.attn.__class__ = FlashJvpAttention
+
+
+def flash_jvp_missing() -> str | None:
+    """Why the flash kernel cannot run here, or None."""
+    try:
+        import jvp_flash_attention.jvp_attention  # noqa: F401
+    except ImportError as error:
+        return f"{type(error).__name__}: {error}"
+    return None if torch.cuda.is_available() else "the kernel needs a GPU"
