@@ -30,12 +30,17 @@ def attempts(device: torch.device, compiler: str) -> list[dict[str, str]]:
     ]
 
 
+def first_line(error: Exception) -> str:
+    """The kind of an error and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+
+
 def _outcome(attempt: Callable[[], str | None]) -> str:
     try:
         return attempt() or WORKS
     except Exception as error:  # whatever it is, it is the result
-        lines = str(error).strip().splitlines()
-        return f"{type(error).__name__}: {lines[0] if lines else ''}"
+        return first_line(error)
 
 
 def _network(device: torch.device, **arguments: Any) -> DiT:

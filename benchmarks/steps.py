@@ -25,6 +25,7 @@ import torch
 
 from benchmarks import environment, limits
 from benchmarks.forward_mode import flash_jvp_missing
+from benchmarks.limits import first_line
 from benchmarks.memory import high_water
 from benchmarks.step_sides import SIDES, Bench, Side
 from benchmarks.timing import keep_memory, medians
@@ -122,8 +123,7 @@ def try_step(step: Callable[[], object], device: torch.device) -> tuple[str | No
     except torch.OutOfMemoryError:
         error = "out of memory"
     except Exception as raised:  # what a side cannot do is a result
-        lines = str(raised).strip().splitlines()
-        error = f"{type(raised).__name__}: {lines[0] if lines else ''}"
+        error = first_line(raised)
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
