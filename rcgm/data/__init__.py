@@ -5,6 +5,8 @@ from rcgm.data.digits import Digits
 from rcgm.data.image_folder import ImageFolder
 from rcgm.data.in_memory import InMemoryDataset
 from rcgm.data.info import DataInfo
+from rcgm.data.latents import Latents
+from rcgm.data.normalisation import Normalisation
 from rcgm.data.points import SCurve, SwissRoll, TwoMoons
 from rcgm.data.protocols import Augmented, BatchReader
 from rcgm.data.registry import DATASETS, build_dataset
@@ -20,6 +22,8 @@ __all__ = [
     "Digits",
     "ImageFolder",
     "InMemoryDataset",
+    "Latents",
+    "Normalisation",
     "SCurve",
     "SwissRoll",
     "TwoMoons",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from rcgm.data.checks import require_int
+from rcgm.data.normalisation import Normalisation
 
 Kind = Literal["points", "images"]
 
@@ -20,6 +21,7 @@ class DataInfo:
         kind: "points" or "images".
         class_names: one name a class, or empty where the classes have no names.
         value_range: lowest and highest value a sample can hold, or None where it is not bounded (points, latents).
+        normalisation: of latents: what was done to them, and has to be undone before they are decoded.
 
     Raises:
         TypeError, ValueError: an argument outside of the above.
@@ -30,6 +32,7 @@ class DataInfo:
     kind: Kind
     class_names: tuple[str, ...] = ()
     value_range: tuple[float, float] | None = None
+    normalisation: Normalisation | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):

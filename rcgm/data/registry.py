@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from rcgm.data.arrays import Arrays
 from rcgm.data.digits import Digits
 from rcgm.data.image_folder import ImageFolder
+from rcgm.data.latents import Latents
 from rcgm.data.points import SCurve, SwissRoll, TwoMoons
 
 DATASETS: dict[str, type[Dataset]] = {
@@ -19,6 +20,7 @@ DATASETS: dict[str, type[Dataset]] = {
     "digits": Digits,
     "image_folder": ImageFolder,
     "arrays": Arrays,
+    "latents": Latents,
 }
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from rcgm.config import ConfigError, TrainConfig, build_model_from, config_to_yaml, parse_config
-from rcgm.data import DataInfo
+from rcgm.data import DataInfo, Normalisation
 from rcgm.files import write_atomically
 from rcgm.shares import Processes
 from rcgm.training.checkpoint import (
@@ -181,7 +181,14 @@ def data_info_to_plain(info: DataInfo) -> dict[str, Any]:
 
 def data_info_from_plain(values: Mapping[str, Any]) -> DataInfo:
     """Undo :func:`data_info_to_plain`, after JSON has made lists of its tuples."""
-    return DataInfo(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    fields = _with_tuples(values)
+    if fields.get("normalisation") is not None:
+        fields["normalisation"] = Normalisation(**_with_tuples(fields["normalisation"]))
+    return DataInfo(**fields)
+
+
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 def _differences(path: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

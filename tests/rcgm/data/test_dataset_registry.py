@@ -11,6 +11,8 @@ def arguments(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((3, 2)))
     (tmp_path / "images").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "images" / "a.png")
+    (tmp_path / "latents").mkdir()
+    np.save(tmp_path / "latents" / "latents.npy", np.zeros((3, 4, 2, 2), dtype=np.float32))
     return {
         "two_moons": {"size": 10},
         "s_curve": {"size": 10},
@@ -18,6 +20,7 @@ def arguments(tmp_path):
         "digits": {},
         "image_folder": {"root": str(tmp_path / "images"), "size": 2},
         "arrays": {"path": str(tmp_path / "x.npy")},
+        "latents": {"path": str(tmp_path / "latents")},
     }
 
 

@@ -1,0 +1,48 @@
+"""What the encode command writes down about a folder of latents, for those who read it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from rcgm.data.latents.moments import Moments
+
+MANIFEST = "manifest.json"
+STATISTICS = "latents_stats"
+"""Name, without its suffix, of the file with the mean and standard deviation of each channel."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The part of a manifest that a reader needs.
+
+    Attributes:
+        moments: how the latents are stored; see `Moments`.
+        class_names: by label; empty without classes.
+        samples: how many there are, over all shards.
+    """
+
+    moments: Moments
+    class_names: tuple[str, ...]
+    samples: int
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a folder, or None where there is none.
+
+    Raises:
+        ValueError: it is damaged or lacks what is needed.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        manifest = Manifest(content["moments"], tuple(content["classes"]), int(content["samples"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"cannot read the manifest {path}: {error!r}") from error
+    if manifest.moments not in get_args(Moments):
+        raise ValueError(f"moments in {path} is {manifest.moments!r}; it needs one of {list(get_args(Moments))}")
+    return manifest
