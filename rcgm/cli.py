@@ -1,4 +1,4 @@
-"""The command line: ``rcgm train``, ``rcgm sample``, ``rcgm evaluate`` and ``rcgm info``."""
+"""The command line: ``rcgm train``, ``rcgm sample``, ``rcgm evaluate``, ``rcgm encode`` and ``rcgm info``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,17 @@ __all__ = ["main"]
 # Everything that takes time to import is imported by the command that needs it, so that --help comes at once.
 
 SAMPLERS = ("auto", "any_step", "consistency", "euler", "heun", "mix", "ucgm", "ucgm_multi")
-TRAINING_PACKAGES = {"PIL", "matplotlib", "pydantic", "safetensors", "sklearn", "tensorboard", "tqdm", "yaml"}
+TRAINING_PACKAGES = {
+    "PIL",
+    "diffusers",
+    "matplotlib",
+    "pydantic",
+    "safetensors",
+    "sklearn",
+    "tensorboard",
+    "tqdm",
+    "yaml",
+}
 
 DESCRIPTION = """\
 Train generative models that sample in one, two or a few steps.
@@ -26,6 +36,7 @@ Train generative models that sample in one, two or a few steps.
   rcgm train configs/digits.yaml          train; everything is kept in runs/digits
   rcgm sample runs/digits --steps 1,2,4   draw samples with the trained network
   rcgm evaluate runs/digits               measure how good the samples are
+  rcgm encode images latents ...          turn a folder of images into latents to train on
   rcgm info                               what is installed, and which kernels will run
 
 'rcgm COMMAND --help' explains a command and gives an example."""
@@ -64,6 +75,19 @@ the classes that were asked for, Frechet distance, distance to the nearest train
 example:
   rcgm evaluate runs/digits --steps 1,2,4 --count 2000"""
 
+ENCODE = """\
+Turn a folder of images, one sub-folder a class, into shards of latents and their statistics.
+
+Images are cropped and resized as for ADM and DiT. The autoencoder is a folder in the layout of diffusers, with
+safetensors weights: an AutoencoderKL (SD-VAE, VA-VAE) or an AutoencoderDC (DC-AE). Shards that are there and whole
+are kept, so that the same command goes on after a stop.
+
+example:
+  rcgm encode imagenet/train latents --autoencoder sd-vae-ft-ema --size 256
+  torchrun --nproc_per_node=8 -m rcgm.cli encode imagenet/train latents --autoencoder sd-vae-ft-ema --size 256
+
+Then train on it: data={name: latents, path: latents}"""
+
 INFO = """\
 Show what is installed here and which kernels will run. Paste it into bug reports.
 
@@ -85,7 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         package = (error.name or "").partition(".")[0]
         if options.traceback or package not in TRAINING_PACKAGES:
             raise
-        return _fail(f"this command needs the package '{package}': pip install 'rcgm[train]'")
+        extra = "encode" if package == "diffusers" else "train"
+        return _fail(f"this command needs the package '{package}': pip install 'rcgm[{extra}]'")
     except KeyboardInterrupt:
         return _fail("interrupted", code=130)
     except (ValueError, TypeError, OSError) as error:
@@ -231,6 +256,12 @@ def _method(run: LoadedRun, options: argparse.Namespace) -> Method:
     return method_of(build_objective_from(run.config), options.sampler)
 
 
+def _encode(options: argparse.Namespace) -> int:
+    from rcgm.encoding.command import run
+
+    return run(options)
+
+
 def _info(options: argparse.Namespace) -> int:
     from rcgm_kernels.__main__ import main as describe_kernels
 
@@ -275,6 +306,37 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(evaluate, count=2000)
 
     _command(commands, "info", "show what is installed and which kernels will run", INFO, _info)
+
+    encode = _command(commands, "encode", "turn a folder of images into latents", ENCODE, _encode)
+    encode.add_argument("images", type=Path, metavar="IMAGES", help="folder of images, one sub-folder a class")
+    encode.add_argument("output", type=Path, metavar="OUTPUT", help="folder for the shards")
+    encode.add_argument("--autoencoder", type=Path, required=True, metavar="DIR", help="config.json and *.safetensors")
+    encode.add_argument(
+        "--size", type=_positive, required=True, metavar="N", help="crop and resize images to N by N pixels"
+    )
+    encode.add_argument(
+        "--store", choices=("moments", "samples"),
+        help="what to keep of a Gaussian: itself, drawn from in training, or one draw (default: moments)",
+    )  # fmt: skip
+    encode.add_argument("--no-flips", action="store_true", help="do not encode the mirrored images too")
+    encode.add_argument(
+        "--dtype", choices=("float16", "bfloat16", "float32"), default="float32",
+        help="to store (default: %(default)s)",
+    )  # fmt: skip
+    encode.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32", help="to compute in (default: %(default)s)"
+    )
+    encode.add_argument(
+        "--batch-size", type=_positive, default=32, metavar="N", help="images at a time (default: %(default)s)"
+    )
+    encode.add_argument(
+        "--shard-size", type=_positive, default=10_000, metavar="N", help="images a file (default: %(default)s)"
+    )
+    encode.add_argument(
+        "--workers", type=_seed, default=0, metavar="N", help="processes that read images (default: %(default)s)"
+    )
+    encode.add_argument("--seed", type=_seed, default=0, help="of the draws (default: %(default)s)")
+    encode.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
     return parser
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["sync_to_disk", "write_atomically"]
+__all__ = ["replaced_atomically", "sha256_of", "sync_to_disk", "write_atomically"]
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> Path:
@@ -14,17 +17,33 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> Path
     The content goes to a temporary file beside ``path``, is flushed to disk and renamed over it. After a crash the old
     file or the new one is there, whole. Text is written as UTF-8; missing parent folders are made.
     """
+    with replaced_atomically(path) as temporary:
+        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+    return Path(path)
+
+
+@contextlib.contextmanager
+def replaced_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """As :func:`write_atomically`, of a file that the body of the ``with`` writes: to the path it is given."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        yield temporary
         sync_to_disk(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     sync_to_disk(path.parent)
-    return path
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal, read a piece at a time."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def sync_to_disk(path: Path) -> None:

@@ -6,11 +6,11 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 from rcgm.data.checks import require_int
+from rcgm.data.keyed import keyed_generator
 from rcgm.data.protocols import Augmented, BatchReader
 
 ORDER, AUGMENTATION = 0, 1
@@ -104,7 +104,7 @@ class BatchStream:
         if isinstance(self._dataset, Augmented):
             epoch = step // self.steps_per_epoch
             samples = [
-                self._dataset.augmented(index, _generator(self._seed, AUGMENTATION, epoch, index))
+                self._dataset.augmented(index, keyed_generator(self._seed, AUGMENTATION, epoch, index))
                 for index in indices.tolist()
             ]
             return _collate(samples)
@@ -138,15 +138,9 @@ class BatchStream:
 
     def _order(self, epoch: int) -> torch.Tensor:
         if self._last_epoch is None or self._last_epoch[0] != epoch:
-            order = torch.randperm(len(self._dataset), generator=_generator(self._seed, ORDER, epoch))
+            order = torch.randperm(len(self._dataset), generator=keyed_generator(self._seed, ORDER, epoch))
             self._last_epoch = (epoch, order)
         return self._last_epoch[1]
-
-
-def _generator(*key: int) -> torch.Generator:
-    # torch's CPU generator uses the low 32 bits of a seed, so neighbouring keys have to be mixed well into those.
-    mixed = int(np.random.SeedSequence(key).generate_state(1, np.uint32)[0])
-    return torch.Generator().manual_seed(mixed)
 
 
 def _collate(samples: list[tuple[torch.Tensor, int | None]]) -> Batch:

@@ -1,8 +1,9 @@
+import hashlib
 import os
 
 import pytest
 
-from rcgm.files import write_atomically
+from rcgm.files import replaced_atomically, sha256_of, write_atomically
 
 
 def test_writes_text_and_bytes_and_makes_folders(tmp_path):
@@ -26,3 +27,14 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
         write_atomically(path, "new")
     assert path.read_text() == "old"
     assert [item.name for item in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_file_that_is_written_by_others(tmp_path):
+    path = tmp_path / "deep" / "file"
+    with replaced_atomically(path) as temporary:
+        temporary.write_bytes(b"one")
+        assert not path.exists()
+    assert path.read_bytes() == b"one" and sha256_of(path) == hashlib.sha256(b"one").hexdigest()
+    with pytest.raises(FileNotFoundError), replaced_atomically(path) as temporary:
+        temporary.with_name("nowhere").read_bytes()
+    assert path.read_bytes() == b"one" and list(path.parent.iterdir()) == [path]

@@ -183,3 +183,16 @@ def test_refuses_folders(tmp_path, classes):
 def test_refuses_arguments(classes, arguments, error, message):
     with pytest.raises(error, match=message):
         ImageFolder(classes, **arguments)
+
+
+def test_resizes_as_adm_does(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    # Twice as high as asked for: one halving by averages, then a crop. Pillow rounds after each axis.
+    means = pixels.reshape(2, 2, 4, 2, 3).astype(np.float64).mean(axis=(1, 3))[:, 1:3]
+    expected = torch.from_numpy(means).permute(2, 0, 1).float() / 127.5 - 1
+    torch.testing.assert_close(ImageFolder(tmp_path, 2, resize="adm")[0][0], expected, rtol=0, atol=1.01 / 127.5)
+    for size in (3, 5, 9):
+        assert ImageFolder(tmp_path, size, resize="adm")[0][0].shape == (3, size, size)
+    with pytest.raises(ValueError, match="resize is 'cubic'"):
+        ImageFolder(tmp_path, 2, resize="cubic")

@@ -1,0 +1,123 @@
+"""What is to be encoded, how, and into which shards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from rcgm.autoencoders import Autoencoder
+from rcgm.data import ImageFolder
+from rcgm.data.checks import require_int
+from rcgm.data.latents.moments import Moments
+
+Stored = Literal["moments", "samples"]
+StorageDtype = Literal["float16", "bfloat16", "float32"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A folder of images to become shards of latents.
+
+    Args:
+        images: with `channels` and `size` for the autoencoder.
+        output: folder of the shards.
+        autoencoder: loaded.
+        size: of the images.
+        stored: "moments": means and log variances, drawn from in training; "samples": one draw from them for an
+            image. None: moments. Not for an autoencoder that encodes to latents, which are what is stored then.
+        flips: whether the mirrored images are encoded too.
+        dtype: of the stored numbers.
+        shard_size: images a shard; the last one has fewer.
+        seed: of the draws.
+
+    Raises:
+        TypeError: a size or the seed is no integer.
+        ValueError: an argument outside of the above.
+    """
+
+    images: ImageFolder
+    output: Path
+    autoencoder: Autoencoder
+    size: int
+    stored: Stored | None = None
+    flips: bool = True
+    dtype: StorageDtype = "float32"
+    shard_size: int = 10_000
+    seed: int = 0
+    settings: dict[str, Any] = field(init=False)
+    fingerprint: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        require_int("shard_size", self.shard_size, 1)
+        require_int("seed", self.seed, 0)
+        if self.stored is not None and self.stored not in get_args(Stored):
+            raise ValueError(f"stored is {self.stored!r}; it needs one of {list(get_args(Stored))}")
+        if self.stored is not None and not self.autoencoder.has_moments:
+            raise ValueError(
+                f"stored is {self.stored!r}; a {self.autoencoder.kind} encodes to latents, which have no moments: "
+                "leave it out"
+            )
+        if self.dtype not in get_args(StorageDtype):
+            raise ValueError(f"dtype is {self.dtype!r}; it needs one of {list(get_args(StorageDtype))}")
+        if self.size % self.autoencoder.factor:
+            raise ValueError(
+                f"size is {self.size}; the autoencoder divides it by {self.autoencoder.factor} and needs a multiple"
+            )
+        settings = {
+            "autoencoder": {
+                "class": self.autoencoder.kind,
+                "config": self.autoencoder.config,
+                "weights_sha256": self.autoencoder.weights_hash(),
+            },
+            "image_size": self.size,
+            "moments": self.moments,
+            "flips": self.flips,
+            "dtype": self.dtype,
+            "seed": self.seed if self._draws else None,
+            "shard_size": self.shard_size,
+            "images_sha256": _hash_of(self._listing()),
+        }
+        # A frozen dataclass sets what it derives in this way.
+        object.__setattr__(self, "settings", settings)
+        object.__setattr__(self, "fingerprint", _hash_of(settings))
+
+    @property
+    def moments(self) -> Moments:
+        """How the latents are stored, as readers call it."""
+        return "log_variance" if self.autoencoder.has_moments and not self._draws else "none"
+
+    @property
+    def sample_shape(self) -> tuple[int, int, int]:
+        """Of what is stored of an image."""
+        channels = self.autoencoder.latent_channels * (2 if self.moments != "none" else 1)
+        side = self.size // self.autoencoder.factor
+        return channels, side, side
+
+    @property
+    def shards(self) -> int:
+        """Their number."""
+        return -(-len(self.images) // self.shard_size)
+
+    def members(self, shard: int) -> range:
+        """The images of a shard."""
+        return range(shard * self.shard_size, min((shard + 1) * self.shard_size, len(self.images)))
+
+    def path(self, shard: int) -> Path:
+        """The file of a shard."""
+        return self.output / f"latents_shard{shard:05d}.safetensors"
+
+    @property
+    def _draws(self) -> bool:
+        return self.stored == "samples"
+
+    def _listing(self) -> list[Any]:
+        # Relative to the folder, so that it may move between two calls.
+        names = (Path(path).relative_to(self.images.root).as_posix() for path in self.images.paths)
+        return [[name, label] for name, label in zip(names, self.images.labels, strict=True)]
+
+
+def _hash_of(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
