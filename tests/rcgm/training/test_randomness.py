@@ -1,5 +1,6 @@
 import torch
 
+from rcgm.shares import Processes
 from rcgm.training.randomness import (
     Purpose,
     global_random_state,
@@ -24,8 +25,18 @@ def test_neighbouring_steps_share_no_pattern():
 
 
 def test_global_state_comes_back():
-    device = torch.device("cpu")
-    state = global_random_state(device)
+    device, alone = torch.device("cpu"), Processes()
+    state = global_random_state(device, alone)
     first = torch.rand(5)
-    restore_global_random_state(state, device)
+    restore_global_random_state(state, device, alone, fresh_seed=0)
     assert torch.equal(torch.rand(5), first)
+
+
+def test_a_process_that_was_not_there_has_numbers_of_its_own():
+    device = torch.device("cpu")
+    state = global_random_state(device, Processes())
+    drawn = []
+    for rank in range(3):
+        restore_global_random_state(state, device, Processes(rank, 3), fresh_seed=7)
+        drawn.append(tuple(torch.rand(5).tolist()))
+    assert len(set(drawn)) == 3

@@ -86,8 +86,9 @@ def test_ranks_share_a_batch_without_overlap(tmp_path, world_size, share, step, 
     assert len(set(indices.tolist())) == batch
     x, labels = BatchStream(dataset, batch, seed)[step]
     shares = [stream[step] for stream in streams]
-    assert torch.equal(torch.cat([part for part, _ in shares]), x)
-    assert torch.equal(torch.cat([part for _, part in shares]), labels)
+    dealt_in_turn = [torch.stack(parts, 1).flatten(0, 1) for parts in zip(*shares, strict=True)]
+    assert torch.equal(dealt_in_turn[0], x)
+    assert torch.equal(dealt_in_turn[1], labels)
 
 
 def moments(index, flipped=False):
