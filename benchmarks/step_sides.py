@@ -144,3 +144,6 @@ class _Shared:
 
     def step(self) -> None:
         self.ema.step()
+
+    def release(self) -> None:
+        self.ema.release()
