@@ -1,4 +1,4 @@
-"""The command line: ``rcgm train``, ``rcgm sample``, ``rcgm evaluate``, ``rcgm encode`` and ``rcgm info``."""
+"""The command line: ``rcgm train``, ``sample``, ``evaluate``, ``export``, ``encode`` and ``info``."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ Train generative models that sample in one, two or a few steps.
   rcgm sample runs/digits --steps 1,2,4   draw samples with the trained network
   rcgm evaluate runs/digits               measure how good the samples are
   rcgm encode images latents ...          turn a folder of images into latents to train on
+  rcgm export runs/digits                 the weights as one safetensors file
   rcgm info                               what is installed, and which kernels will run
 
 'rcgm COMMAND --help' explains a command and gives an example."""
@@ -87,6 +88,13 @@ example:
   torchrun --nproc_per_node=8 -m rcgm.cli encode imagenet/train latents --autoencoder sd-vae-ft-ema --size 256
 
 Then train on it: data={name: latents, path: latents}"""
+
+EXPORT = """\
+Write the weights of a run to one safetensors file, under the names of the network's own state_dict, whether one
+process trained it or many.
+
+example:
+  rcgm export runs/digits --output digits.safetensors"""
 
 INFO = """\
 Show what is installed here and which kernels will run. Paste it into bug reports.
@@ -249,6 +257,13 @@ def _evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _export(options: argparse.Namespace) -> int:
+    from rcgm.training.export import export_weights
+
+    print(export_weights(_load(options), options.output))
+    return 0
+
+
 def _method(run: LoadedRun, options: argparse.Namespace) -> Method:
     from rcgm.config import build_objective_from
     from rcgm.training.generation import method_of
@@ -305,6 +320,16 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = _command(commands, "evaluate", "measure the samples of a trained model", EVALUATE, _evaluate)
     _add_run(evaluate, count=2000)
 
+    export = _command(commands, "export", "write the weights of a trained model to one file", EXPORT, _export)
+    _add_checkpoint(export)
+    export.add_argument(
+        "--output",
+        type=Path,
+        default=Path("model.safetensors"),
+        metavar="SAFETENSORS",
+        help="file to write (default: %(default)s)",
+    )
+
     _command(commands, "info", "show what is installed and which kernels will run", INFO, _info)
 
     encode = _command(commands, "encode", "turn a folder of images into latents", ENCODE, _encode)
@@ -351,8 +376,17 @@ def _command(
     return parser
 
 
-def _add_run(parser: argparse.ArgumentParser, *, count: int) -> None:
+def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help="folder of a run, such as runs/digits")
+    parser.add_argument("--checkpoint", type=int, metavar="STEP", help="step of the checkpoint (default: the newest)")
+    parser.add_argument(
+        "--weights", choices=("ema", "student"), default="ema", help="averaged weights or the last ones (default: ema)"
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
+
+
+def _add_run(parser: argparse.ArgumentParser, *, count: int) -> None:
+    _add_checkpoint(parser)
     parser.add_argument(
         "--steps", type=_step_counts, default=(1, 2, 4), metavar="1,2,4", help="numbers of steps (default: 1,2,4)"
     )
@@ -367,11 +401,6 @@ def _add_run(parser: argparse.ArgumentParser, *, count: int) -> None:
         "--guidance", type=float, default=1.0, metavar="W", help="guidance scale while sampling (default: 1, none)"
     )
     parser.add_argument("--seed", type=_seed, default=0, help="of the noise (default: %(default)s)")
-    parser.add_argument("--checkpoint", type=int, metavar="STEP", help="step of the checkpoint (default: the newest)")
-    parser.add_argument(
-        "--weights", choices=("ema", "student"), default="ema", help="averaged weights or the last ones (default: ema)"
-    )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
 
 
 def _integers(text: str, lowest: int) -> tuple[int, ...]:

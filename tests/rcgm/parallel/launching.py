@@ -17,7 +17,9 @@ from typing import Any
 import torch
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["rcgm.cli", "rcgm.training", "rcgm.plots", "torch.optim", "torch._dynamo"])
+CONTEXT.set_forkserver_preload(
+    ["rcgm.cli", "rcgm.training", "rcgm.plots", "torch._dynamo", "torch._inductor.compile_fx"]
+)
 
 
 @dataclass(frozen=True)

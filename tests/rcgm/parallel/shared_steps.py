@@ -67,6 +67,7 @@ def run(
     compile: str | bool = False,
     rows: int = 10,
     steps: int = 2,
+    taught: bool = False,
     dtype: torch.dtype = torch.float64,
 ) -> tuple[dict[str, list[Tensor]], list[collections.Counter]]:
     """Everything that a few steps compute, as whole tensors, and the collectives of each step."""
@@ -76,6 +77,9 @@ def run(
     parallelize(student, config, mesh, compile=compile, keep_gathered=config.keep_student_gathered)
     for copy in ema.copies:
         parallelize(copy, config, mesh, compile=compile, keep_gathered=config.keep_target_gathered)
+    teacher = build_student(dtype).requires_grad_(False) if taught else None
+    if teacher is not None:
+        parallelize(teacher, config, mesh, compile=compile, keep_gathered=config.keep_target_gathered)
     memory = objective.memory()
     optimizer = build_optimizer(OptimizerConfig(lr=1e-3), student, memory)
     results: dict[str, list[Tensor]] = collections.defaultdict(list)
@@ -93,6 +97,8 @@ def run(
         accumulate=accumulate,
         null_cond=torch.tensor([3]),
         clip_grad_norm=1.0,
+        teacher=teacher,
+        frozen=() if teacher is None else (teacher,),
         processes=processes,
     )
     generator = torch.Generator().manual_seed(5)
@@ -140,8 +146,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "accumulation": ({}, {"accumulate": 2}),
     "full recomputation": ({"activation_checkpointing": "full"}, {}),
     "selective recomputation": ({"activation_checkpointing": "selective"}, {}),
-    "compiled": ({}, {"compile": "aot_eager"}),
-    "everything": (
+    "compiled, and everything": (
         {"activation_checkpointing": "selective", "keep_student_gathered": True, "keep_target_gathered": False},
         {"accumulate": 2, "compile": "aot_eager"},
     ),
@@ -150,6 +155,7 @@ OTHERS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "replicate": (OBJECTIVES["rcgm"], {"shard": "replicate"}, {}),
     "hybrid": (OBJECTIVES["rcgm"], {"shard": "hybrid", "shard_size": 2}, {}),
     "inductor": (OBJECTIVES["rcgm"], {}, {"compile": True, "steps": 1}),
+    "teacher": (lambda: RCGM(dt=0.1, supervision="teacher"), {"keep_student_gathered": True}, {"taught": True}),
     "learned weight": (lambda: SCM(weighting="learned", warmup_steps=0), {}, {}),
     "automatic step": (lambda: MeanFlow(derivative=Auto(every=1)), {}, {"steps": 3}),
     # 3 of 4 rows have r = t, and with them all rows of one process

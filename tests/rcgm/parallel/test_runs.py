@@ -9,6 +9,8 @@ import pytest
 import torch
 from launching import finish, run_ranks, start_ranks
 from runs import train_and_die, train_in_turn, train_until_told_to_stop
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 from rcgm.cli import main
 from rcgm.config.yaml_text import dump_yaml
@@ -26,7 +28,7 @@ TINY = {
     "ema": {"decay": 0.9},
     "checkpoint": {"every": 5, "keep": 2},
     "logging": {"every": 3, "tensorboard": False},
-    "sample": {"every": 4, "count": 8, "steps": [1]},
+    "sample": {"every": 12, "count": 8, "steps": [1]},
     "evaluate": {"at_end": True, "count": 50, "steps": [1]},
 }
 TIMES = {"images_per_second", "seconds"}
@@ -141,6 +143,17 @@ def test_one_process_keeps_the_records(runs):
         assert summary["steps"] == 12 and summary["evaluation"]["1"]
         assert not list((runs.root / name).glob(".*.tmp"))
     assert summary["processes"] == 3
+
+
+def test_the_weights_as_one_file(runs):
+    output = runs.root / "weights.safetensors"
+    assert main(["export", str(runs.root / "straight"), "--output", str(output), "--device", "cpu"]) == 0
+    expected = read_checkpoint(latest_checkpoint(runs.root / "straight/checkpoints")).read("ema")
+    got = load_file(output)
+    assert got.keys() == expected.keys() and all(torch.equal(got[name], expected[name]) for name in expected)
+    with safe_open(output, "pt") as file:
+        assert file.metadata()["step"] == "12" and json.loads(file.metadata()["model"])["width"] == 9
+    assert main(["export", str(runs.root / "straight"), "--output", str(runs.root / "weights.bin")]) == 2
 
 
 def test_damage_of_a_piece_is_noticed(runs, tmp_path):

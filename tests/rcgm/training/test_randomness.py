@@ -6,6 +6,7 @@ from rcgm.training.randomness import (
     global_random_state,
     mixed_seed,
     restore_global_random_state,
+    separate_global_generators,
 )
 
 
@@ -25,18 +26,29 @@ def test_neighbouring_steps_share_no_pattern():
 
 
 def test_global_state_comes_back():
-    device, alone = torch.device("cpu"), Processes()
-    state = global_random_state(device, alone)
+    device = torch.device("cpu")
+    state = global_random_state(device, Processes())
     first = torch.rand(5)
-    restore_global_random_state(state, device, alone, fresh_seed=0)
+    restore_global_random_state(state, device, Processes(), 0)
     assert torch.equal(torch.rand(5), first)
 
 
-def test_a_process_that_was_not_there_has_numbers_of_its_own():
+def test_a_process_that_was_not_there_gets_numbers_of_its_own():
     device = torch.device("cpu")
     state = global_random_state(device, Processes())
     drawn = []
-    for rank in range(3):
-        restore_global_random_state(state, device, Processes(rank, 3), fresh_seed=7)
+    for rank, seed in ((0, 3), (1, 3), (2, 3), (1, 4), (1, 3)):
+        restore_global_random_state(state, device, Processes(rank, 3), seed)
         drawn.append(tuple(torch.rand(5).tolist()))
-    assert len(set(drawn)) == 3
+    assert len(set(drawn)) == 4 and drawn[1] == drawn[4]
+
+
+def test_processes_draw_different_numbers_after_the_initial_weights():
+    drawn = []
+    for rank in range(3):
+        torch.manual_seed(5)
+        separate_global_generators(7, Processes(rank, 3))
+        drawn.append(torch.rand(2))
+    torch.manual_seed(5)
+    assert torch.equal(drawn[0], torch.rand(2))
+    assert not torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[1], drawn[2])
