@@ -54,9 +54,15 @@ class Combination:
 
     def stacked(self, like: Tensor) -> Tensor:
         """The coefficients, ``[K, B]``; ``like`` ``[B]`` gives the number of samples, dtype and device."""
-        return like.new_empty((0, *like.shape)) if not self.terms else torch.stack(
-            [torch.as_tensor(coeff, dtype=like.dtype, device=like.device).expand(like.shape) for coeff in self.coeffs]
-        )  # fmt: skip
+        if not self.terms:
+            return like.new_empty((0, *like.shape))
+        # a number is filled in on the device: copied there, it would have the host wait
+        return torch.stack(
+            [
+                coeff.to(like).expand(like.shape) if isinstance(coeff, Tensor) else torch.full_like(like, coeff)
+                for coeff in self.coeffs
+            ]
+        )
 
     def value(self) -> Tensor:
         """The combination itself, ``[B, ...]``; a lone term with coefficient 1 is returned as it is.

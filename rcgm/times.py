@@ -141,7 +141,7 @@ class TimeSampler:
                 else torch.exp(normal).atan() * (2 / math.pi)
             )
         # X / (X + Y) with X ~ Gamma(a) and Y ~ Gamma(b): the sampler of torch that takes a generator
-        shapes = torch.tensor([[self.a], [self.b]], device=device).expand(2, batch).contiguous()
+        shapes = torch.stack([torch.full((batch,), value, device=device) for value in (self.a, self.b)])
         first, second = torch._standard_gamma(shapes, generator=generator).unbind(0)
         return first / (first + second)
 
