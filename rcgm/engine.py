@@ -2,6 +2,13 @@
 
 Queries that an objective yields together do not depend on one another. They are a wave: one forward for each network
 they ask, without autograd state.
+
+Networks that nobody trains run under inference mode, which spares the host the version counters of every tensor. What
+they answer is an inference tensor: autograd will not save it, and does not have to, since the fused loss saves nothing
+but its own gradient; an objective must not write into an answer. The student's own forwards without gradient stay under
+``no_grad``: what a network keeps from one forward to the next (gathered shards, weights cast by autocast, tables made
+when first needed) would be inference tensors too, and fail in the forward that is trained. So does forward-mode AD,
+which inference mode does not have.
 """
 
 from __future__ import annotations
@@ -11,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rcgm import conditions
@@ -118,7 +125,8 @@ class Engine:
         tangents = [query.tangent for query in queries]
         with self._format(x):
             if tangents[0] is None:
-                output = predict(name, network, x, t, r, cond)
+                with torch.inference_mode() if _is_frozen(network) else contextlib.nullcontext():
+                    output = predict(name, network, x, t, r, cond)
             else:
                 directions = (
                     _joined([query.tangent.x[query.start :] for query in queries]).to(x.dtype),
@@ -145,6 +153,16 @@ class Engine:
             return contextlib.nullcontext()
         # Without autocast's cache, which knows one format only and would hand out weights in the caller's.
         return torch.autocast(x.device.type, self.dtype, enabled=self.dtype != torch.float32, cache_enabled=False)
+
+
+def _is_frozen(network: Network) -> bool:
+    """Whether ``network`` is a module, or holds one as ``network``, with ordinary parameters that are not trained."""
+    module: Any = network
+    while not isinstance(module, nn.Module) and hasattr(module, "network"):
+        module = module.network
+    parameter = next(module.parameters(), None) if isinstance(module, nn.Module) else None
+    # only an ordinary parameter: a sharded one keeps the tensors that a forward gathers
+    return type(parameter) is nn.Parameter and not parameter.requires_grad
 
 
 def predict(name: str, network: Network, x: Tensor, t: Tensor, r: Tensor, cond: Condition) -> Tensor:

@@ -55,6 +55,7 @@ class TrainStep:
         frozen: modules of the teacher, whose gathered parameters are let go of with the target's.
         processes: that share each step. Student, average and teacher are sharded over them; what the objective learns
             is not, and its gradients are averaged here.
+        target: what runs the forwards of ``ema.target``; None for itself.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class TrainStep:
         teacher: Callable[..., Tensor] | None = None,
         frozen: Sequence[nn.Module] = (),
         processes: Processes | None = None,
+        target: Callable[..., Tensor] | None = None,
     ) -> None:
         self._student = student
         self._objective = objective
@@ -85,6 +87,7 @@ class TrainStep:
         self._teacher = teacher
         self._frozen = list(frozen)
         self._processes = Processes() if processes is None else processes
+        self._target = ema.target if target is None else target
         self._parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
         own = {id(parameter) for parameter in self._parameters}
         trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -124,7 +127,7 @@ class TrainStep:
                     self._student,
                     x[rows],
                     None if cond is None else cond[rows],
-                    target=self._ema.target,
+                    target=self._target,
                     teacher=self._teacher,
                     null_cond=self._null_cond,
                     generator=self._generator,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rcgm.captured import Captured
 from rcgm.config import TrainConfig
 from rcgm.data import BatchStream
 from rcgm.files import write_atomically
@@ -67,7 +68,7 @@ class Trainer:
         show_progress: whether to report on stderr.
 
     Raises:
-        ValueError: a tensor of ``checkpoint`` does not belong to ``student``.
+        ValueError: a tensor of ``checkpoint`` does not belong to ``student``, or CUDA graphs with several processes.
     """
 
     def __init__(
@@ -94,6 +95,9 @@ class Trainer:
         self.memory = objective.memory().to(self.device) if hasattr(objective, "memory") else nn.ModuleDict()
         self.teacher = teacher
         self.processes = Processes() if processes is None else processes
+        if config.cuda_graphs and self.processes.count > 1:
+            # sharded parameters are gathered in another place each time
+            raise ValueError(f"cuda_graphs must be false where several processes train, got {self.processes.count}")
         self._parallelize()
         self.optimizer = build_optimizer(config.optimizer, student, self.memory)
         self.step = 0
@@ -113,9 +117,10 @@ class Trainer:
             autocast=getattr(torch, config.precision),
             clip_grad_norm=config.optimizer.clip_grad_norm,
             null_cond=null_condition(self._num_classes, self.device),
-            teacher=teacher,
+            teacher=Captured(teacher) if config.cuda_graphs and teacher is not None else teacher,
             frozen=() if teacher is None else (teacher.network,),
             processes=self.processes,
+            target=Captured(self.ema.target) if config.cuda_graphs else None,
         )
         self._show_progress = show_progress and self.processes.first
         self._clock = _Clock(self.step)

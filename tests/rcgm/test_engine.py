@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from rcgm.engine import Engine, predict
-from rcgm.objectives import RCGM, EnhancedTarget, FlowMatching
-from rcgm.queries import Query
+from rcgm.objectives import RCGM, EnhancedTarget, FlowMatching, MeanFlow
+from rcgm.queries import Query, Tangent
 from rcgm.times import Times, TimeSampler
 
 BATCH, EQUAL = 7, 2
@@ -397,3 +397,59 @@ def test_network_that_returns_no_tensor(output, name):
 def test_unknown_network():
     with pytest.raises(ValueError, match="teacher must be given"):
         Engine({"target": Spy()}).run(ask([query(network="teacher")]))
+
+
+# Modes
+
+
+class Modes(nn.Module):
+    """A network that notes the mode it runs in."""
+
+    def __init__(self, trained):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.5), requires_grad=trained)
+        self.inference = []
+
+    def forward(self, x, t, r, cond):
+        self.inference.append(torch.is_inference_mode_enabled())
+        assert not torch.is_grad_enabled() or self.scale.requires_grad
+        return self.scale * x * t[:, None]
+
+
+class Wrapper:
+    def __init__(self, network):
+        self.network = network
+
+    def __call__(self, *arguments):
+        return self.network(*arguments)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("trained", [False, True])
+def test_only_networks_that_nobody_trains_run_under_inference_mode(trained, wrapped):
+    network = Modes(trained)
+    engine = Engine({"target": Wrapper(network) if wrapped else network, "student": lambda *point: network(*point)})
+    wave = [query(0), query(1, network="student"), query(2, start=EQUAL)]
+    engine.run(ask(wave))
+    assert network.inference == [not trained, False]  # what hides a network may be training it
+
+
+def test_forward_mode_runs_without_inference_mode():
+    network = Modes(trained=False)
+    asked = query(0)
+    tangent = Tangent(torch.ones_like(asked.x))
+    ((slope,),) = Engine({"target": network}).run(ask([Query(asked.x, asked.t, asked.r, tangent=tangent)]))
+    same(slope, 0.5 * (asked.t[:, None] + asked.x))
+    assert network.inference == [False]
+
+
+def test_answers_of_frozen_networks_train_the_student():
+    student, target = Modes(trained=True), Modes(trained=False)
+    x, z, times = draw()
+    for objective in (RCGM(order=3), RCGM(points="jump"), MeanFlow(), FlowMatching(guidance=EnhancedTarget(0.5))):
+        student.zero_grad()
+        cond, null = torch.zeros(BATCH), torch.zeros(1)
+        objective(student, x, cond, target=target, null_cond=null, noise=z, times=times).loss.backward()
+        assert student.scale.grad.isfinite()
+    assert any(target.inference)
+    assert not any(student.inference)

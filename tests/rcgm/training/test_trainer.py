@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from rcgm.config import ConfigError, build_dataset_from, build_model_from, fit_to_data
+from rcgm.shares import Processes
 from rcgm.training import (
     NonFiniteError,
     RunFolder,
@@ -236,3 +237,18 @@ def test_steps_on_a_gpu_do_not_wait_for_it(tmp_path, tiny_config):
         step(1, x, None)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_cuda_graphs_fall_back_on_a_cpu_and_change_no_number(tmp_path, tiny_config):
+    plain = train(tiny_config(), tmp_path / "plain", show_progress=False)
+    with pytest.warns(RuntimeWarning, match="forwards on cpu are not captured"):
+        graphed = train(tiny_config("cuda_graphs=true"), tmp_path / "graphed", show_progress=False)
+    assert graphed["final"]["loss"] == plain["final"]["loss"]
+
+
+def test_cuda_graphs_are_for_one_process(tmp_path, tiny_config):
+    config = tiny_config("cuda_graphs=true")
+    dataset = build_dataset_from(config)
+    config = fit_to_data(config, dataset.info)
+    with pytest.raises(ValueError, match="cuda_graphs must be false where several processes train, got 2"):
+        Trainer(config, build_model_from(config), None, dataset, RunFolder(tmp_path / "run"), processes=Processes(0, 2))
