@@ -183,6 +183,11 @@ def main(path: Path) -> None:
                 objective = RCGM(order=order, dt=0.1, points="jump")
                 _, counts = run(objective, processes, ParallelConfig(keep_target_gathered=kept))
                 report[f"gathers, kept {kept}, order {order}"] = [count["_allgather_base_"] for count in counts]
+        half = ParallelConfig(gather_dtype="bfloat16", reduce_dtype="float32")
+        expected, _ = run(OBJECTIVES["ucgm"](), Processes(), ParallelConfig(), dtype=torch.float32)
+        shared, _ = run(OBJECTIVES["ucgm"](), processes, half, dtype=torch.float32)
+        report["gathered in bfloat16"] = distance(expected, shared)
+        report["dtypes of bfloat16"] = sorted({str(tensor.dtype) for tensor in shared["parameters"]})
         _, counts = run(OBJECTIVES["rcgm"](), processes, ParallelConfig(), accumulate=2, steps=1)
         report["scatters of two micro-batches"] = [count["_reduce_scatter_base_"] for count in counts]
         if processes.first:

@@ -46,6 +46,12 @@ def test_gathers_grow_with_the_waves_where_it_is_not(report):
         assert report[f"gathers, kept False, order {order}"] == [expected, expected]
 
 
+def test_parameters_gathered_in_bfloat16_stay_in_float32(report):
+    distances = report["gathered in bfloat16"]
+    assert 1e-5 < distances["losses"] < 0.1 and 1e-4 < distances["gradients"] < 0.2
+    assert report["dtypes of bfloat16"] == ["torch.float32"]
+
+
 def test_gradients_are_added_up_once_in_a_step(report):
     assert report["scatters of two micro-batches"] == [GATHERED]
 
