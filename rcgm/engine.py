@@ -160,8 +160,10 @@ def _is_frozen(network: Network) -> bool:
     module: Any = network
     while not isinstance(module, nn.Module) and hasattr(module, "network"):
         module = module.network
-    parameter = next(module.parameters(), None) if isinstance(module, nn.Module) else None
-    # only an ordinary parameter: a sharded one keeps the tensors that a forward gathers
+    # a sharded module, which is what can unshard, keeps what a forward gathers
+    if not isinstance(module, nn.Module) or hasattr(module, "unshard"):
+        return False
+    parameter = next(module.parameters(), None)
     return type(parameter) is nn.Parameter and not parameter.requires_grad
 
 
