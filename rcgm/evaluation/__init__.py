@@ -2,22 +2,33 @@
 
 from rcgm.evaluation.classifier import DigitClassifier, TrainedClassifier, class_accuracy, train_digit_classifier
 from rcgm.evaluation.frechet import frechet_distance, gaussian_frechet_distance, moments
+from rcgm.evaluation.image_quality import Reference, evaluate_images, inception_score, precision_and_recall
+from rcgm.evaluation.inception import FeatureNetwork, load_inception
 from rcgm.evaluation.mmd import squared_mmd
 from rcgm.evaluation.neighbours import NeighbourReport, check_neighbours, nearest_distances
+from rcgm.evaluation.reference import read_reference, write_reference
 from rcgm.evaluation.report import evaluate_digits, evaluate_points
 
 __all__ = [
     "DigitClassifier",
+    "FeatureNetwork",
     "NeighbourReport",
+    "Reference",
     "TrainedClassifier",
     "check_neighbours",
     "class_accuracy",
     "evaluate_digits",
+    "evaluate_images",
     "evaluate_points",
     "frechet_distance",
     "gaussian_frechet_distance",
+    "inception_score",
+    "load_inception",
     "moments",
     "nearest_distances",
+    "precision_and_recall",
+    "read_reference",
     "squared_mmd",
     "train_digit_classifier",
+    "write_reference",
 ]
