@@ -29,6 +29,8 @@ TRAINING_PACKAGES = {
     "tqdm",
     "yaml",
 }
+OPTIONAL_PACKAGES = {"torch_fidelity", "wandb"}
+"""Packages of extras of their own; what needs one says what to install."""
 
 DESCRIPTION = """\
 Train generative models that sample in one, two or a few steps.
@@ -71,10 +73,13 @@ EVALUATE = """\
 Measure the samples of a run and print the numbers as JSON, by number of steps.
 
 Points: squared MMD and Frechet distance, with the floor that real points reach. Digits: accuracy of a classifier on
-the classes that were asked for, Frechet distance, distance to the nearest training image.
+the classes that were asked for, Frechet distance, distance to the nearest training image. Other images, with the
+weights of the Inception network (docs/evaluation.md): FID, Inception Score, precision and recall.
 
 example:
-  rcgm evaluate runs/digits --steps 1,2,4 --count 2000"""
+  rcgm evaluate runs/digits --steps 1,2,4 --count 2000
+  torchrun --nproc_per_node=8 -m rcgm.cli evaluate runs/imagenet --features inception.pth --reference real.npz \\
+    --steps 1,2 --count 50000"""
 
 ENCODE = """\
 Turn a folder of images, one sub-folder a class, into shards of latents and their statistics.
@@ -115,6 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.command(options)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
+        if package in OPTIONAL_PACKAGES and not options.traceback:
+            return _fail(str(error))
         if options.traceback or package not in TRAINING_PACKAGES:
             raise
         extra = "encode" if package == "diffusers" else "train"
@@ -232,27 +239,48 @@ def _evaluate(options: argparse.Namespace) -> int:
     import json
 
     from rcgm.config import build_dataset_from
+    from rcgm.evaluation import write_reference
+    from rcgm.parallel import running_processes
+    from rcgm.training.image_measure import ImageMeasure
     from rcgm.training.measures import build_measure, measure_steps
+    from rcgm.training.progress import counting
 
-    run = _load(options)
-    dataset = build_dataset_from(run.config)
-    measure = build_measure(dataset)
-    if measure is None:
-        raise ValueError(
-            f"there is no measure for the data '{run.config.data.name}': sample to an .npz and use your own"
+    with running_processes(options.device) as processes:
+        run = _load(options)
+        dataset = build_dataset_from(run.config)
+        given = {name: getattr(options, name) for name in ("features", "reference", "batch_size")}
+        settings = run.config.evaluate.model_copy(
+            update={name: value for name, value in given.items() if value is not None}
         )
-    report = measure_steps(
-        measure,
-        run.network,
-        dataset,
-        steps=options.steps,
-        count=options.count,
-        guidance=options.guidance,
-        seed=options.seed,
-        device=run.device,
-        method=_method(run, options),
-        autocast=run.autocast,
-    )
+        if options.save_reference is not None and settings.features is None:
+            raise ValueError("--save-reference needs --features")
+        measure = build_measure(dataset, settings, device=run.device, processes=processes)
+        if measure is None:
+            raise ValueError(
+                f"there is no measure for the data '{run.config.data.name}': give --features for FID, or sample to an "
+                ".npz and use your own"
+            )
+        if options.save_reference is not None and isinstance(measure, ImageMeasure):
+            reference = measure.reference()
+            if reference is not None:
+                write_reference(options.save_reference, reference)
+        with counting(options.count * len(options.steps), "samples", enabled=processes.first) as count:
+            report = measure_steps(
+                measure,
+                run.network,
+                dataset,
+                steps=options.steps,
+                count=options.count,
+                guidance=options.guidance,
+                seed=options.seed,
+                device=run.device,
+                method=_method(run, options),
+                autocast=run.autocast,
+                on_chunk=count,
+                processes=processes,
+            )
+    if not processes.first:
+        return 0
     print(json.dumps({"run": str(options.run), "checkpoint": run.step, "steps": report}, indent=2))
     return 0
 
@@ -319,6 +347,16 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = _command(commands, "evaluate", "measure the samples of a trained model", EVALUATE, _evaluate)
     _add_run(evaluate, count=2000)
+    evaluate.add_argument(
+        "--features", metavar="FILE", help="weights of the Inception network (default: those of the run's settings)"
+    )
+    evaluate.add_argument(
+        "--reference", metavar="FILE", help="statistics of real images, .npz or .safetensors (default: of the data)"
+    )
+    evaluate.add_argument(
+        "--save-reference", type=Path, metavar="FILE", help="write the statistics of the data to a .safetensors file"
+    )
+    evaluate.add_argument("--batch-size", type=_positive, metavar="N", help="images that are judged at a time")
 
     export = _command(commands, "export", "write the weights of a trained model to one file", EXPORT, _export)
     _add_checkpoint(export)

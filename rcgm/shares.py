@@ -88,3 +88,29 @@ class Processes:
         wrong = torch.tensor(int(not value), device=device)
         dist.all_reduce(wrong)
         return not bool(wrong)
+
+    def deal(self, total: int, size: int) -> list[range]:
+        """This process's batches, in turn, of ``total`` rows in batches of ``size``.
+
+        Every process has as many, as each may take part in forwards of a sharded network: for that the last batch may
+        come more than once.
+        """
+        batches = -(-total // size)
+        numbers = range(self.rank, -(-batches // self.count) * self.count, self.count)
+        starts = [min(number, batches - 1) * size for number in numbers]
+        return [range(start, min(start + size, total)) for start in starts]
+
+    def collect(self, batches: list[Tensor], total: int, size: int) -> Tensor | None:
+        """All ``total`` rows in order, of what each process made of its batches of :meth:`deal`.
+
+        ``batches`` are on the CPU, and so is what the first process gets; the others get None.
+        """
+        if self.count == 1:
+            return torch.cat(batches)
+        # Only the last batch may be smaller, so that what fills it up, and what came more than once, are at the end.
+        own = batches[0].new_zeros(len(batches), size, *batches[0].shape[1:])
+        for place, batch in zip(own, batches, strict=True):
+            place[: len(batch)] = batch
+        everywhere = [torch.empty_like(own) for _ in range(self.count)] if self.first else None
+        dist.gather(own, everywhere)
+        return torch.stack(everywhere, dim=1).flatten(0, 2)[:total] if everywhere is not None else None

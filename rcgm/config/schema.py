@@ -114,6 +114,20 @@ class EvaluateConfig(Section):
     sampler: Sampler = "auto"
     guidance: float = 1.0
     count: PositiveInt = 2000
+    features: str | None = None
+    """Weights of the Inception network, for FID, Inception Score, precision and recall of images."""
+    reference: str | None = None
+    """Statistics of real images, .npz or .safetensors; those of the data where it is left out."""
+    reference_count: PositiveInt = 50_000
+    """Images of the data to compare with, where there is no file of statistics."""
+    batch_size: PositiveInt = 64
+    """Images that a process makes and judges at a time."""
+
+    @model_validator(mode="after")
+    def _reference_needs_features(self) -> EvaluateConfig:
+        if self.reference is not None and self.features is None:
+            raise ValueError("reference needs features, the weights of the network that judges images")
+        return self
 
 
 class ParallelConfig(Section):

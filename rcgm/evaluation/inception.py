@@ -42,7 +42,8 @@ def load_inception(path: str | os.PathLike[str], device: torch.device) -> Featur
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "the Inception network needs the package torch-fidelity: pip install 'rcgm[evaluate]'", name=error.name
+            "the Inception network needs the package torch-fidelity: pip install 'rcgm[evaluate]'",
+            name="torch_fidelity",
         ) from error
     weights = _read(path)
     # The constructor reads its weights with a full unpickler, so it is given a file that has just been written here.

@@ -8,23 +8,55 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rcgm.config import EvaluateConfig
 from rcgm.data import Digits
-from rcgm.evaluation import evaluate_digits, evaluate_points, train_digit_classifier
+from rcgm.evaluation import evaluate_digits, evaluate_points, load_inception, train_digit_classifier
 from rcgm.shares import Processes
 from rcgm.training.generation import Method, Request, generate
+from rcgm.training.image_measure import Decode, ImageMeasure
 from rcgm.training.randomness import Purpose
+from rcgm.training.row_sampler import RowSampler
 
 __all__ = ["Measure", "build_measure", "measure_steps"]
 
 Measure = Callable[[Tensor, "Tensor | None"], dict[str, float]]
 
 
-def build_measure(dataset: Any) -> Measure | None:
-    """A function of samples and their classes, or None where ``rcgm.evaluation`` has nothing for such data.
+def build_measure(
+    dataset: Any,
+    settings: EvaluateConfig | None = None,
+    *,
+    device: torch.device | None = None,
+    decode: Decode | None = None,
+    processes: Processes | None = None,
+) -> Measure | ImageMeasure | None:
+    """A measure of samples and their classes, or None where ``rcgm.evaluation`` has nothing for such data.
 
     Points are compared with the first half of the data, whose distance from the second half is the floor. Digits are
-    judged by a classifier that is trained here, which takes a few seconds.
+    judged by a classifier that is trained here, which takes a few seconds. Where ``settings.features`` names the
+    weights of a network that judges images, that is used.
+
+    Args:
+        dataset: with an ``info``.
+        settings: section ``evaluate`` of a run; None for its defaults.
+        device: on which images are judged; None for the CPU.
+        decode, processes: see :class:`~rcgm.training.image_measure.ImageMeasure`.
+
+    Raises:
+        ModuleNotFoundError, FileNotFoundError, ValueError: of the files that ``settings`` name, or their network.
     """
+    if settings is not None and settings.features is not None:
+        device = torch.device("cpu") if device is None else device
+        return ImageMeasure(
+            load_inception(settings.features, device),
+            dataset,
+            device=device,
+            reference=settings.reference,
+            reference_count=settings.reference_count,
+            batch_size=settings.batch_size,
+            decode=decode,
+            processes=processes,
+        )
     if isinstance(dataset, Digits):
         classifier = train_digit_classifier()
         return lambda samples, labels: evaluate_digits(samples, labels, classifier)
@@ -37,7 +69,7 @@ def build_measure(dataset: Any) -> Measure | None:
 
 
 def measure_steps(
-    measure: Measure,
+    measure: Measure | ImageMeasure,
     network: nn.Module,
     dataset: Any,
     *,
@@ -53,8 +85,27 @@ def measure_steps(
 ) -> dict[str, dict[str, float]]:
     """Sample ``network`` in each number of steps, from the same noise, and measure: ``{"1": {...}, "2": {...}}``.
 
-    ``processes`` share the sampling, see :func:`generate`; each of them measures.
+    ``processes`` share the sampling, see :func:`generate`; each of them measures. Of an
+    :class:`~rcgm.training.image_measure.ImageMeasure` the first process has the numbers, and the others have none.
     """
+    if isinstance(measure, ImageMeasure):
+        return {
+            str(number): measure(
+                RowSampler(
+                    network,
+                    dataset.info,
+                    steps=number,
+                    seed=seed,
+                    device=device,
+                    method=method,
+                    guidance=guidance,
+                    autocast=autocast,
+                ),
+                count,
+                on_chunk,
+            )
+            for number in steps
+        }
     conditional = getattr(network, "num_classes", None) is not None
     request = Request(dataset.info, count, seed=seed, purpose=Purpose.EVALUATION, conditional=conditional)
     report = {}

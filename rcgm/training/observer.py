@@ -13,9 +13,10 @@ from rcgm import plots
 from rcgm.config import TrainConfig, build_objective_from
 from rcgm.shares import Processes
 from rcgm.training.generation import Request, generate, method_of
+from rcgm.training.image_measure import ImageMeasure
 from rcgm.training.measures import Measure, build_measure, measure_steps
 from rcgm.training.metrics import EvaluationsFile, MetricsFile, TensorBoard
-from rcgm.training.progress import Progress
+from rcgm.training.progress import Progress, counting
 from rcgm.training.randomness import Purpose
 from rcgm.training.runs import RunFolder
 
@@ -59,8 +60,12 @@ class Observer:
         self._autocast = getattr(torch, config.precision)
         self._objective = build_objective_from(config)  # for how its networks are sampled
         self._conditional = getattr(network, "num_classes", None) is not None
-        self._measure: Measure | None = None
         self._processes = processes
+        self._show_progress = show_progress
+        self._measure: Measure | ImageMeasure | None = None
+        if config.evaluate.features is not None and (config.evaluate.at_end or config.evaluate.every):
+            with _global_random_state_kept(device):
+                self._measure = self._build_measure()  # what is missing for it is said before the first step
         self.metrics = MetricsFile(folder.metrics, done=done, enabled=processes.first)
         self._evaluations = EvaluationsFile(folder.evaluations, done=done, enabled=processes.first)
         self._board = TensorBoard(folder.tensorboard, done=done, enabled=config.logging.tensorboard and processes.first)
@@ -124,25 +129,30 @@ class Observer:
         settings = self.config.evaluate
         with _global_random_state_kept(self.device):
             if self._measure is None:
-                self._measure = build_measure(self.dataset)
+                self._measure = self._build_measure()
             if self._measure is None:
                 return
-            self.evaluation = measure_steps(
-                self._measure,
-                self.network,
-                self.dataset,
-                steps=settings.steps,
-                count=settings.count,
-                guidance=settings.guidance,
-                seed=self.config.seed,
-                device=self.device,
-                method=method_of(self._objective, settings.sampler),
-                autocast=self._autocast,
-                processes=self._processes,
-            )
+            with counting(settings.count * len(settings.steps), "samples", enabled=self._show_progress) as count:
+                self.evaluation = measure_steps(
+                    self._measure,
+                    self.network,
+                    self.dataset,
+                    steps=settings.steps,
+                    count=settings.count,
+                    guidance=settings.guidance,
+                    seed=self.config.seed,
+                    device=self.device,
+                    method=method_of(self._objective, settings.sampler),
+                    autocast=self._autocast,
+                    processes=self._processes,
+                    on_chunk=count,
+                )
         self._evaluations.set(step, self.evaluation)
         for number, values in self.evaluation.items():
             self._board.scalars({"step": step, **values}, f"evaluation/steps_{number}")
+
+    def _build_measure(self) -> Measure | ImageMeasure | None:
+        return build_measure(self.dataset, self.config.evaluate, device=self.device, processes=self._processes)
 
     def close(self) -> None:
         """Close what is open."""

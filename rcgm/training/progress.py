@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from tqdm import tqdm
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "counting"]
+
+
+@contextlib.contextmanager
+def counting(total: int, unit: str, *, enabled: bool = True) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, for as long as the context lasts; gives the function to call with what has been done."""
+    hidden = not enabled or not sys.stderr.isatty()
+    with tqdm(total=total, unit=unit, dynamic_ncols=True, leave=False, disable=hidden) as bar:
+        yield bar.update
 
 
 class Progress:
