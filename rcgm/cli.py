@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rcgm.training import LoadedRun
+    from rcgm.training.decoding import Decoder
     from rcgm.training.generation import Method
 
 __all__ = ["main"]
@@ -67,7 +68,10 @@ SAMPLE = """\
 Draw samples with the network of a run, in each of the given numbers of steps from the same noise.
 
 example:
-  rcgm sample runs/digits --steps 1,2,4 --count 80 --classes 3,7 --output samples.png --npz samples.npz"""
+  rcgm sample runs/digits --steps 1,2,4 --count 80 --classes 3,7 --output samples.png --npz samples.npz
+
+The arrays of the .npz are named steps_1, steps_2, ... and labels. Latents are as the autoencoder gives them, with the
+normalisation of the data undone; where they are decoded, images_1, ... hold the images, in [-1, 1]."""
 
 EVALUATE = """\
 Measure the samples of a run and print the numbers as JSON, by number of steps.
@@ -181,10 +185,12 @@ def _train(options: argparse.Namespace) -> int:
 
 def _sample(options: argparse.Namespace) -> int:
     from rcgm import plots
+    from rcgm.training.decoding import to_stored
     from rcgm.training.generation import Request, generate
     from rcgm.training.randomness import Purpose
 
     run = _load(options)
+    decode = _decoder(run, options)
     request = Request(
         run.info,
         options.count,
@@ -206,21 +212,27 @@ def _sample(options: argparse.Namespace) -> int:
         )
         for number in options.steps
     }
+    pictures = samples if decode is None else {number: decode(tensor) for number, tensor in samples.items()}
     figure = plots.sample_panels(
-        {plots.steps_title(number): tensor for number, tensor in samples.items()},
+        {plots.steps_title(number): tensor for number, tensor in pictures.items()},
         labels=request.labels,
-        value_range=run.info.value_range,
+        value_range=run.info.value_range if decode is None else (-1.0, 1.0),
         class_names=run.info.class_names,
     )
     plots.save_figure(options.output, figure)
     print(options.output)
     if options.npz is not None:
-        _write_npz(options.npz, samples, request.labels)
+        arrays = {f"steps_{number}": to_stored(tensor, run.info) for number, tensor in samples.items()}
+        if decode is not None:
+            arrays |= {f"images_{number}": tensor for number, tensor in pictures.items()}
+        if request.labels is not None:
+            arrays["labels"] = request.labels
+        _write_npz(options.npz, arrays)
         print(options.npz)
     return 0
 
 
-def _write_npz(path: Path, samples: dict, labels: object) -> None:
+def _write_npz(path: Path, tensors: dict) -> None:
     import io
 
     import numpy as np
@@ -228,10 +240,7 @@ def _write_npz(path: Path, samples: dict, labels: object) -> None:
     from rcgm.files import write_atomically
 
     stream = io.BytesIO()
-    arrays = {f"steps_{number}": tensor.numpy() for number, tensor in samples.items()}
-    if labels is not None:
-        arrays["labels"] = labels.numpy()
-    np.savez_compressed(stream, **arrays)
+    np.savez_compressed(stream, **{name: tensor.numpy() for name, tensor in tensors.items()})
     write_atomically(path, stream.getvalue())
 
 
@@ -254,7 +263,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         )
         if options.save_reference is not None and settings.features is None:
             raise ValueError("--save-reference needs --features")
-        measure = build_measure(dataset, settings, device=run.device, processes=processes)
+        decode = _decoder(run, options)
+        measure = build_measure(dataset, settings, device=run.device, decode=decode, processes=processes)
         if measure is None:
             raise ValueError(
                 f"there is no measure for the data '{run.config.data.name}': give --features for FID, or sample to an "
@@ -297,6 +307,13 @@ def _method(run: LoadedRun, options: argparse.Namespace) -> Method:
     from rcgm.training.generation import method_of
 
     return method_of(build_objective_from(run.config), options.sampler)
+
+
+def _decoder(run: LoadedRun, options: argparse.Namespace) -> Decoder | None:
+    from rcgm.training.decoding import Decoder
+
+    path = options.decoder or run.config.sample.decoder
+    return None if path is None else Decoder(path, run.info, run.device)
 
 
 def _encode(options: argparse.Namespace) -> int:
@@ -437,6 +454,9 @@ def _add_run(parser: argparse.ArgumentParser, *, count: int) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--guidance", type=float, default=1.0, metavar="W", help="guidance scale while sampling (default: 1, none)"
+    )
+    parser.add_argument(
+        "--decoder", metavar="DIR", help="autoencoder that decodes samples of latents (default: that of the run)"
     )
     parser.add_argument("--seed", type=_seed, default=0, help="of the noise (default: %(default)s)")
 

@@ -100,7 +100,7 @@ def sample_panels(
             coordinates are drawn.
         labels: ``[N]``, int64, classes of the samples: rows of a grid, colours of points.
         reference: ``[M, D]`` real points, drawn in grey behind the generated ones and setting the axes.
-        value_range: as for :func:`image_grid`; None takes the range of the samples (latents).
+        value_range: as for :func:`image_grid`; None takes the range of the channels that are drawn (latents).
         class_names: by class, written beside the rows of a grid or in a legend.
         title: above all panels.
 
@@ -199,9 +199,10 @@ def _grid_panels(
     class_names: Sequence[str],
 ) -> Figure:
     if value_range is None:
+        shown = [tensor[:, :3] for tensor in samples.values()]
         value_range = (
-            min(float(tensor.min()) for tensor in samples.values()),
-            max(float(tensor.max()) for tensor in samples.values()) + 1e-6,
+            min(float(tensor.min()) for tensor in shown),
+            max(float(tensor.max()) for tensor in shown) + 1e-6,
         )
     first = next(iter(samples.values()))
     # Small pictures are enlarged by whole pixels here, as the scaling of matplotlib would blur them.

@@ -104,6 +104,8 @@ class SampleConfig(Section):
     """A key of rcgm.sampling.SAMPLERS; auto is the one that the objective trains for."""
     guidance: float = 1.0
     count: PositiveInt = 80
+    decoder: str | None = None
+    """Folder of the autoencoder that decodes samples of latents; without one, three channels of them are drawn."""
 
 
 class EvaluateConfig(Section):

@@ -12,6 +12,7 @@ from torch import nn
 from rcgm import plots
 from rcgm.config import TrainConfig, build_objective_from
 from rcgm.shares import Processes
+from rcgm.training.decoding import Decoder
 from rcgm.training.generation import Request, generate, method_of
 from rcgm.training.image_measure import ImageMeasure
 from rcgm.training.measures import Measure, build_measure, measure_steps
@@ -37,6 +38,9 @@ class Observer:
         done: steps of the checkpoint that the run goes on from; records of later ones are dropped.
         processes: of the run; they sample together, and the first one writes.
         show_progress: whether to report on stderr.
+
+    Raises:
+        ConfigError: ``config.sample.decoder`` does not fit the data.
     """
 
     def __init__(
@@ -62,6 +66,9 @@ class Observer:
         self._conditional = getattr(network, "num_classes", None) is not None
         self._processes = processes
         self._show_progress = show_progress
+        self._decoder: Decoder | None = None
+        if config.sample.decoder is not None:
+            self._decoder = Decoder(config.sample.decoder, dataset.info, device)
         self._measure: Measure | ImageMeasure | None = None
         if config.evaluate.features is not None and (config.evaluate.at_end or config.evaluate.every):
             with _global_random_state_kept(device):
@@ -100,6 +107,10 @@ class Observer:
             }
         if not self._processes.first:
             return
+        value_range = info.value_range
+        if self._decoder is not None:
+            samples = {name: self._decoder(latents) for name, latents in samples.items()}
+            value_range = (-1.0, 1.0)
         reference = None
         if info.kind == "points":
             reference, _ = self.dataset.take(torch.arange(min(REFERENCE_POINTS, len(self.dataset))))
@@ -107,7 +118,7 @@ class Observer:
             samples,
             labels=request.labels,
             reference=reference,
-            value_range=info.value_range,
+            value_range=value_range,
             class_names=info.class_names,
             title=f"step {step}",
         )
@@ -152,7 +163,13 @@ class Observer:
             self._board.scalars({"step": step, **values}, f"evaluation/steps_{number}")
 
     def _build_measure(self) -> Measure | ImageMeasure | None:
-        return build_measure(self.dataset, self.config.evaluate, device=self.device, processes=self._processes)
+        return build_measure(
+            self.dataset,
+            self.config.evaluate,
+            device=self.device,
+            decode=self._decoder,
+            processes=self._processes,
+        )
 
     def close(self) -> None:
         """Close what is open."""
