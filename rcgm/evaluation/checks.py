@@ -5,12 +5,17 @@ from __future__ import annotations
 import torch
 
 
+class NotFiniteError(ValueError):
+    """Samples that hold an infinity or NaN, as those of a network that diverged do."""
+
+
 def as_rows(name: str, samples: torch.Tensor, minimum: int = 1) -> torch.Tensor:
     """Return `samples` `[N, ...]` as detached float64 `[N, D]`, on its device.
 
     Raises:
         TypeError: not a floating tensor.
-        ValueError: fewer than `minimum` samples, no elements, or values that are not finite.
+        ValueError: fewer than `minimum` samples or no elements.
+        NotFiniteError: values that are not finite.
     """
     if not isinstance(samples, torch.Tensor) or not samples.is_floating_point():
         got = samples.dtype if isinstance(samples, torch.Tensor) else type(samples).__name__
@@ -19,7 +24,7 @@ def as_rows(name: str, samples: torch.Tensor, minimum: int = 1) -> torch.Tensor:
         raise ValueError(f"{name} has shape {tuple(samples.shape)}; it needs (N, ...) with N of at least {minimum}")
     bad = int((~torch.isfinite(samples)).sum())
     if bad:
-        raise ValueError(f"{name} holds {bad} values that are not finite; all of its {samples.numel()} have to be")
+        raise NotFiniteError(f"{name} holds {bad} values that are not finite; all of its {samples.numel()} have to be")
     return samples.detach().flatten(1).double()
 
 
