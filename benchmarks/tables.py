@@ -195,6 +195,41 @@ def kernels_table() -> str:
     return "\n\n".join(parts) if parts else NOT_MEASURED
 
 
+def float8_table() -> str:
+    found = read("float8_targets")
+    if found is None:
+        return NOT_MEASURED
+    rows = [
+        [
+            row["problem"],
+            row["format"],
+            f"{row['papers_step']:.2g}",
+            f"{row['best']['error']:.2g} at {row['best']['step']:.2g}",
+            *(f"{error:.2g}" for error in row["residual"].values()),
+        ]
+        for row in found["rows"]
+    ]
+    gaps = [f"residual, dt {dt}" for dt in found["rows"][0]["residual"]]
+    header = ["network", "format of the forwards", "dF/dt, step 0.005", "dF/dt, best step", *gaps]
+    return f"{table(header, rows)}\n\n{provenance(found)}."
+
+
+def profile_table() -> str:
+    found = read("profile")
+    if found is None:
+        return NOT_MEASURED
+    rows = [
+        [f"`{row['name']}`", str(row["calls"]), f"{row['ms']:.2f}", f"{row['share']:.1%}"]
+        for row in found["operations"]
+    ]
+    shape = "×".join(map(str, (found["batch"], *found["shape"])))
+    step = f"{found['side']}, DiT {found['preset']}, {shape}, {found['autocast']}: {found['step_ms']:.1f} ms a step"
+    if found["waits"] is not None:
+        step += f", of which the device works {found['device_ms']:.1f} ms; {found['launches']} launches, "
+        step += f"{found['waits']} waits of the host"
+    return f"{table(['operation', 'calls', 'ms', 'share'], rows)}\n\n{step}. {provenance(found)}."
+
+
 def backends_table() -> str:
     gpu = read("gpu_check")
     never = "compiled and checked off the device; **never run on a GPU**"
@@ -220,6 +255,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "roundings": roundings_table,
     "gaps": gaps_table,
     "target_formats": target_formats_table,
+    "float8": float8_table,
+    "profile": profile_table,
     "kernels": kernels_table,
     "backends": backends_table,
 }

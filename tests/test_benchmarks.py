@@ -8,7 +8,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import environment, every_kernel, kernels, moons, objectives, target_formats
+from benchmarks import (
+    environment,
+    every_kernel,
+    float8_targets,
+    kernels,
+    moons,
+    objectives,
+    profile_step,
+    target_formats,
+)
 from benchmarks.timing import in_turn, large_allocations
 
 CPU = torch.device("cpu")
@@ -107,3 +116,42 @@ def test_a_row_that_diverges_is_printed_as_that(monkeypatch: pytest.MonkeyPatch)
 def test_target_formats_train(method, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(target_formats, "TASK", replace(target_formats.TASK, batch=8, count=20))
     assert target_formats.run((method, "float16", 0, 2))["frechet_distance"] > 0
+
+
+def test_a_step_is_profiled(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(environment, "RESULTS", tmp_path)
+    profile_step.main(["--batch", "1", "--trace", str(tmp_path / "trace.json")])
+    found = json.loads((tmp_path / "profile.json").read_text())
+    assert found["waits"] is found["device_ms"] is None or torch.cuda.is_available()
+    assert 0 < sum(row["share"] for row in found["operations"]) <= 1.001
+    assert any("addmm" in row["name"] for row in found["operations"]) or torch.cuda.is_available()
+    assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+
+
+def test_float8_rounds_each_row_to_a_sixteenth_of_an_element():
+    x = (
+        torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
+        * torch.tensor([1e-3, 1.0, 1e4, 0.0, 1.0])[:, None]
+    )
+    rounded = float8_targets.rounded_to_float8(x)
+    assert ((rounded - x).abs() <= x.abs() / 16 + x.abs().amax(1, keepdim=True) * 2**-17).all()
+    assert not torch.equal(rounded[1], x[1])
+    assert not rounded[3].any()
+
+
+def test_layers_in_float8_are_those_that_were_asked_for():
+    network = float8_targets.random_problem("low").network
+    blocks = float8_targets.in_float8(network, float8_targets.is_of_block)
+    every = float8_targets.in_float8(network, float8_targets.everywhere)
+    kinds = [
+        sum(isinstance(module, kind) for module in made.modules())
+        for made in (network, blocks, every)
+        for kind in (torch.nn.Linear, float8_targets.RoundedLinear)
+    ]
+    assert kinds == [67, 0, 19, 48, 0, 67]
+    layer, x = network.layers[0]["qkv"], torch.randn(3, 384, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = blocks.layers[0]["qkv"](x)
+    assert rough.dtype == torch.bfloat16
+    exact = layer(x)
+    assert 0.01 < (rough.float() - exact).norm() / exact.norm() < 0.06
