@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from rcgm.autoencoders import Autoencoder
 from rcgm.data import ImageFolder
 from rcgm.data.checks import require_int
+from rcgm.data.latents.manifest import SHARD_STEM
 from rcgm.data.latents.moments import Moments
 
 Stored = Literal["moments", "samples"]
@@ -107,7 +108,7 @@ class Plan:
 
     def path(self, shard: int) -> Path:
         """The file of a shard."""
-        return self.output / f"latents_shard{shard:05d}.safetensors"
+        return self.output / f"{SHARD_STEM}{shard:05d}.safetensors"
 
     @property
     def _draws(self) -> bool:

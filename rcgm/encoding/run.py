@@ -77,7 +77,7 @@ def write_manifest(plan: Plan) -> ChannelStatistics:
     """Write the manifest and the statistics of a plan whose shards are all there, and return the statistics.
 
     Raises:
-        ValueError: a shard is missing; or a channel is constant, so that it cannot be normalised.
+        ValueError: a shard is missing; or, when all is written, a channel is constant and so cannot be normalised.
     """
     records: list[Record] = []
     statistics = ChannelStatistics.empty(plan.autoencoder.latent_channels)
@@ -87,9 +87,6 @@ def write_manifest(plan: Plan) -> ChannelStatistics:
             raise ValueError(f"{plan.path(number)} is missing: run the encode command again")
         records.append(record)
         statistics = statistics.merged(ChannelStatistics.from_plain(record.statistics))
-    constant = (statistics.std == 0).nonzero().flatten().tolist()
-    if constant:
-        raise ValueError(f"channels {constant} of the latents are the same for all images; they cannot be normalised")
     counts = collections.Counter(plan.images.labels)
     manifest = {
         **plan.settings,
@@ -103,6 +100,12 @@ def write_manifest(plan: Plan) -> ChannelStatistics:
     numbers = {"mean": statistics.mean.tolist(), "std": statistics.std.tolist(), "count": statistics.count}
     write_atomically(plan.output / f"{STATISTICS}.json", json.dumps(numbers, indent=2) + "\n")
     write_atomically(plan.output / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    constant = (statistics.std == 0).nonzero().flatten().tolist()
+    if constant:
+        raise ValueError(
+            f"channels {constant} of the latents are the same for all images and have no scale: all is written, but "
+            "training needs data.mean and data.std"
+        )
     return statistics
 
 

@@ -10,6 +10,7 @@ from typing import get_args
 from rcgm.data.latents.moments import Moments
 
 MANIFEST = "manifest.json"
+SHARD_STEM = "latents_shard"
 STATISTICS = "latents_stats"
 """Name, without its suffix, of the file with the mean and standard deviation of each channel."""
 
@@ -33,10 +34,12 @@ def read_manifest(folder: Path) -> Manifest | None:
     """The manifest of a folder, or None where there is none.
 
     Raises:
-        ValueError: it is damaged or lacks what is needed.
+        ValueError: it is damaged, lacks what is needed, or is still to be written.
     """
     path = folder / MANIFEST
     if not path.is_file():
+        if next(folder.glob(f"{SHARD_STEM}*.json"), None) is not None:
+            raise ValueError(f"{folder} has shards and no {MANIFEST} yet: run the encode command to its end")
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -85,6 +85,29 @@ def test_a_manifest_that_no_longer_fits(images, tmp_path, kl):
         Latents(tmp_path / "out")
 
 
+def test_an_unfinished_folder_is_not_read(images, tmp_path, kl):
+    plan = Plan(ImageFolder(images, 8), tmp_path / "out", load_autoencoder(kl, device=CPU), 8, shard_size=4)
+    encode_shards(plan, batch_size=4, rank=0, world_size=2)
+    with pytest.raises(ValueError, match=r"has shards and no manifest\.json yet"):
+        Latents(tmp_path / "out")
+
+
+def test_a_channel_without_scale_is_told_once_all_is_written(images, tmp_path, kl, capsys):
+    encode(images, tmp_path / "out", kl)
+    before = bytes_of(tmp_path / "out")
+    for path in (tmp_path / "out").glob("latents_shard*.json"):
+        record = json.loads(path.read_text())
+        record["statistics"]["squares"][2] = 0.0
+        record["statistics"]["mean"][2] = 1.0
+        path.write_text(json.dumps(record))
+    assert encode(images, tmp_path / "out", kl) == 2
+    assert "channels [2] of the latents are the same for all images" in capsys.readouterr().err
+    assert bytes_of(tmp_path / "out")["manifest.json"] == before["manifest.json"]
+    with pytest.raises(ValueError, match=r"latents_stats\.json: std\[2\] is 0\.0"):
+        Latents(tmp_path / "out")
+    assert len(Latents(tmp_path / "out", mean=0.0, std=1.0)) == 11
+
+
 @pytest.mark.parametrize("victim", ["shard", "record", "byte"])
 def test_goes_on_where_it_was_stopped(images, tmp_path, kl, victim, monkeypatch):
     encode(images, tmp_path / "out", kl)
