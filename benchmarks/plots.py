@@ -55,5 +55,40 @@ def plot_objectives(found: dict[str, Any], path: Path) -> None:
     temporary.replace(path)
 
 
-PLOTS: Mapping[str, Callable[[dict[str, Any], Path], None]] = {"moons": plot_moons, "objectives": plot_objectives}
+def plot_steps(found: dict[str, Any], path: Path) -> None:
+    """Step time against memory, both over flow matching, at the largest batch where every family ran."""
+    colours = {"flow matching": "#555555", "rcgm": "#1f6f8b", "difference": "#2e8b57", "jvp": "#c1442e"}
+    presets = list(dict.fromkeys(row["preset"] for row in found["rows"]))
+    size = (1 + 4.2 * len(presets), 4)
+    figure, panels = pyplot.subplots(1, len(presets), figsize=size, layout="constrained", squeeze=False)
+    for axes, preset in zip(panels[0], presets, strict=True):
+        ran = [row for row in found["rows"] if row["preset"] == preset and row["times_flow_matching"] is not None]
+        batches = sorted({row["batch"] for row in ran})
+        whole = [batch for batch in batches if {r["family"] for r in ran if r["batch"] == batch} == set(colours)]
+        batch = (whole or batches)[-1]
+        rows = [row for row in ran if row["batch"] == batch]
+        plain = min(row["peak_bytes"] for row in rows if row["family"] == "flow matching")
+        for family, colour in colours.items():
+            for compiled, marker in ((False, "o"), (True, "s")):
+                own = [r for r in rows if r["family"] == family and (r["compiler"] is not None) == compiled]
+                if own:
+                    label = f"{family}, compiled" if compiled else family
+                    places = [(row["peak_bytes"] / plain, row["times_flow_matching"]) for row in own]
+                    axes.plot(*zip(*places, strict=True), marker, color=colour, label=label, alpha=0.8)
+        axes.set(xlabel="memory / flow matching", ylabel="step time / flow matching")
+        axes.set_title(f"DiT-{preset}, batch {batch}", fontsize=10)
+        axes.grid(color="#eeeeee")
+    panels[0, 0].legend(frameon=False)
+    temporary = path.with_suffix(".tmp.png")
+    figure.savefig(temporary, dpi=130)
+    pyplot.close(figure)
+    temporary.replace(path)
+
+
+PLOTS: Mapping[str, Callable[[dict[str, Any], Path], None]] = {
+    "moons": plot_moons,
+    "objectives": plot_objectives,
+    "steps_cpu": plot_steps,
+    "steps_cuda": plot_steps,
+}
 """By the name of the result file, which is the name of the picture."""

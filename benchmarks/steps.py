@@ -148,6 +148,7 @@ def finish(
     own = seconds.get(f"{row['side']}/{row['compiler']}")
     flow = seconds.get(f"flow matching/{row['compiler']}")
     row["times_flow_matching"] = own / flow if own and flow else None
+    row["relative_time"] = own / next(iter(seconds.values())) if own else None
     row["state_bytes"] = state
     row["peak_bytes"] = state + peaks[row["side"], row["compiler"]] if own else None
     if own and device.type == "cuda":

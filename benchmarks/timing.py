@@ -72,6 +72,26 @@ def in_turn(works: Sequence[Work]) -> Work:
     return work
 
 
+def graphed(works: Sequence[Work]) -> Work:
+    """One call replays all of ``works``, captured in one CUDA graph.
+
+    Raises:
+        RuntimeError: one of them cannot be captured.
+    """
+    beside = torch.cuda.Stream()
+    beside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(beside):  # what is compiled or allocated at the first call must not be captured
+        for _ in range(2):
+            for work in works:
+                work()
+    torch.cuda.current_stream().wait_stream(beside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for work in works:
+            work()
+    return graph.replay
+
+
 def large_allocations(work: Work, at_least: int, device: torch.device) -> int:
     """How many allocations of ``at_least`` bytes or more one call of ``work`` makes."""
     work()

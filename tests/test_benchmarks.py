@@ -8,10 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+import rcgm_kernels
 from benchmarks import (
     environment,
     every_kernel,
     float8_targets,
+    kernel_cases,
     kernels,
     moons,
     objectives,
@@ -28,20 +30,63 @@ def test_every_kernel_runs(capsys: pytest.CaptureFixture):
     assert "every kernel ran" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("make", [kernels.loss_case, kernels.interpolate_case, kernels.advance_case])
-def test_sides_of_a_case_agree_and_are_timed(make, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(kernels, "CACHE_BYTES", 0)
-    row = kernels.measure(make((4, 4, 16, 16), torch.bfloat16, CPU), 1, CPU)
-    assert row["times_floor"] > 0
-    assert row["large_allocations"] == (0 if make is kernels.advance_case else 1)
+@pytest.mark.parametrize("make", [kernel_cases.loss_case, kernel_cases.interpolate_case, kernel_cases.advance_case])
+def test_sides_of_a_case_are_timed(make, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(kernel_cases, "CACHE_BYTES", 0)
+    monkeypatch.setattr(torch, "compile", lambda work, **_: work)
+    (row,) = kernels.measure(make((4, 4, 16, 16), torch.bfloat16, CPU), 1, CPU)
+    assert row["backend"] == "cpu"
+    assert row["times_floor"] * row["share_of_copy"] == pytest.approx(1)
+    assert row["large_allocations"] == (0 if make is kernel_cases.advance_case else 1)
+    assert (row["published_over_fused"] is not None) == (make is kernel_cases.loss_case)
 
 
-def test_the_eager_loss_is_the_fused_one():
+@pytest.mark.parametrize("order", [0, 1, 2, 8])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_sides_of_the_loss_agree(order, dtype):
     generator = torch.Generator().manual_seed(0)
-    pred, first, second, velocity = (torch.randn(3, 5, generator=generator) for _ in range(4))
-    times = torch.tensor([[0.9, 0.5, 0.2], [0.89, 0.49, 0.19], [0.4, 0.3, 0.1], [0.0, 0.0, 0.0]])
-    expected = kernels.rcgm_kernels.fused_loss(pred, [first, second], velocity, times)
-    torch.testing.assert_close(kernels.eager_loss(pred, [first, second], velocity, times), expected)
+    pred, velocity, *segments = (torch.randn(3, 5, generator=generator).to(dtype) for _ in range(order + 2))
+    t = torch.tensor([0.9, 0.5, 0.2])
+    start = t - 0.01 if order else torch.zeros_like(t)
+    times = torch.cat([t[None], start * torch.linspace(1, 0, order + 1)[:, None]])
+    outcomes = []
+    for loss in (rcgm_kernels.fused_loss, kernel_cases.eager_loss, kernel_cases.published_loss):
+        pred.requires_grad_().grad = None
+        value = loss(pred, segments, velocity, times)
+        value.backward()
+        outcomes.append((value.detach().double(), pred.grad.double()))
+    for other in outcomes[1:]:
+        torch.testing.assert_close(outcomes[0], other, rtol=2e-2 if dtype != torch.float32 else 1e-4, atol=1e-4)
+
+
+def test_the_published_loop_leaves_the_generator_as_it_was():
+    state = torch.get_rng_state()
+    pred = torch.randn(2, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    times = torch.tensor([[0.9, 0.5], [0.8, 0.4], [0.0, 0.0]])
+    kernel_cases.published_loss(pred, [pred.detach()], pred.detach(), times).backward()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_full_benchmark_has_every_size_order_and_format(monkeypatch: pytest.MonkeyPatch):
+    made = []
+    monkeypatch.setattr(kernels, "loss_case", lambda shape, dtype, device, order: made.append((shape, dtype, order)))
+    for name in ("interpolate_case", "advance_case", "ema_case"):
+        monkeypatch.setattr(kernels, name, lambda *_, **__: None)
+    for make in kernels.cases(torch.device("cuda"), full=True):
+        make()
+    assert {order for _, _, order in made} == set(range(9))
+    assert {dtype for _, dtype, _ in made} == {torch.bfloat16, torch.float16, torch.float32}
+    assert {(256, 2), (256, 4, 32, 32), (64, 16, 128, 128), (4, 16, 21, 60, 104)} <= {shape for shape, _, _ in made}
+    assert len(made) == len(set(made))
+
+
+def test_the_kernel_benchmark_runs_small(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(environment, "RESULTS", tmp_path)
+    monkeypatch.setattr(kernel_cases, "CACHE_BYTES", 0)
+    monkeypatch.setattr(torch, "compile", lambda work, **_: work)
+    kernels.main(["--rounds", "1", "--first", "1", "--name", "trial"])
+    (row,) = json.loads((tmp_path / "trial.json").read_text())["rows"]
+    assert row["operation"].startswith("fused_loss")
 
 
 def test_in_turn_goes_round():
