@@ -114,7 +114,7 @@ class JvpMeanFlow:
         if not self.gradient:
             prediction = student(*where, cond)
         value = PREDICTION - term(target) + (times.t - times.r) * term(slope.detach())
-        loss = self.objective.loss(prediction, Residual(value), point)
+        loss = self.objective.losses(prediction, Residual(value), point).sum()
         return ObjectiveOutput(loss, prediction.detach(), times.t, times.r, 1, 1)
 
 

@@ -31,7 +31,8 @@ Network = Callable[[Tensor, Tensor, Tensor, Condition], Tensor]
 
 
 class Engine:
-    """Evaluates waves of queries on named networks, and counts them.
+    """Evaluates waves of queries on named networks, and counts them: ``waves`` that depended on one another,
+    ``evaluations`` of whole batches, and ``rows`` that went through a network, twice where with a tangent.
 
     In float16 it also keeps, on the device, which samples have had finite answers only: ``finite`` ``[B]``, or None
     before any.
@@ -59,6 +60,7 @@ class Engine:
         self.dtype = dtype
         self.waves = 0
         self.evaluations = 0
+        self.rows = 0
         self.finite: Tensor | None = None
 
     def run(self, queries: Queries[Answer]) -> Answer:
@@ -123,6 +125,7 @@ class Engine:
             [conditions.rows_from(self.conditions[query.null], query.start) for query in queries]
         )
         tangents = [query.tangent for query in queries]
+        self.rows += x.shape[0] * (1 if tangents[0] is None else 2)
         with self._format(x):
             if tangents[0] is None:
                 with torch.inference_mode() if _is_frozen(network) else contextlib.nullcontext():

@@ -14,6 +14,7 @@ from rcgm.config.schema import (
     SampleConfig,
     TeacherConfig,
     TrainConfig,
+    WandbConfig,
 )
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "SampleConfig",
     "TeacherConfig",
     "TrainConfig",
+    "WandbConfig",
     "apply_overrides",
     "build_dataset_from",
     "build_model_from",

@@ -17,6 +17,7 @@ __all__ = [
     "SampleConfig",
     "TeacherConfig",
     "TrainConfig",
+    "WandbConfig",
 ]
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -91,9 +92,22 @@ class CheckpointConfig(Section):
     """Go on training while a checkpoint is written, at the price of a copy of it in the memory of the host."""
 
 
+class WandbConfig(Section):
+    """A run of Weights & Biases, which needs its package: pip install 'rcgm[wandb]'."""
+
+    project: str
+    name: str | None = None
+    mode: Literal["online", "offline", "disabled"] = "online"
+
+
 class LoggingConfig(Section):
     every: PositiveInt = 50
     tensorboard: bool = True
+    wandb: WandbConfig | None = None
+    time_ranges: NonNegativeInt = 5
+    """Equal ranges of t by which the loss is reported; 0 for none."""
+    peak_tflops: PositiveFloat | None = None
+    """Rate of the device, for mfu; that published for it where it is left out."""
 
 
 class SampleConfig(Section):
@@ -173,6 +187,10 @@ class TrainConfig(Section):
     accumulate: PositiveInt = 1
     """Micro-batches that one optimizer step is split into; divides batch_size."""
     workers: NonNegativeInt = 0
+    skip_nonfinite: bool = False
+    """Leave out steps whose loss or gradient is not finite, and count them, rather than end the run."""
+    skip_limit: PositiveInt = 10
+    """So many left out in a row end the run."""
     data: ComponentConfig
     model: ComponentConfig
     objective: ComponentConfig

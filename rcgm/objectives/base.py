@@ -53,6 +53,8 @@ class ObjectiveOutput:
         t, r: the times that were drawn, ``[B]``.
         waves: batched forwards without gradient that depended on one another.
         evaluations: queries answered.
+        losses: of each sample, without gradient, in the order of ``t``; ``loss`` is the sum of them over ``len(x)``.
+        rows: that were evaluated without gradient, twice where with a tangent.
     """
 
     loss: Tensor
@@ -61,6 +63,8 @@ class ObjectiveOutput:
     r: Tensor
     waves: int
     evaluations: int
+    losses: Tensor | None = None
+    rows: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,21 +180,27 @@ class Objective(ABC):
         ]  # fmt: skip
         return answer
 
-    def loss(self, prediction: Tensor, residual: Residual, point: Point) -> Tensor:
-        """The fused loss of ``residual`` at the student's prediction, a scalar with gradient."""
-        value = residual.value
-        return fused_residual_loss(
+    def losses(self, prediction: Tensor, residual: Residual, point: Point) -> Tensor:
+        """What each sample adds to the mean loss of ``residual`` at the student's prediction, ``[B]`` with gradient."""
+        value, batch = residual.value, prediction.shape[0]
+        weight = torch.ones_like(point.t) if residual.weight is None else residual.weight
+        # The mean's 1/B is part of the weight, so that the gradient that the kernel writes needs no factor any more: a
+        # sum's is 1. What is stored in float16 needs one all the same, and would be too small with it.
+        apart = prediction.dtype == torch.float16
+        losses = fused_residual_loss(
             prediction,
             value.terms,
             value.stacked(point.t),
             pred_coeff=value.pred_coeff,
             scale=residual.scale,
-            weight=residual.weight,
+            weight=weight if apart else weight / batch,
             clip=self.clip,
             metric=self.metric,
             normalize=self.normalize,
             adaptive=self.adaptive,
+            reduction="none",
         )
+        return losses / batch if apart else losses
 
     def __call__(
         self,
@@ -255,10 +265,20 @@ class Objective(ABC):
             self._overflow.record(kept, whole)
             residuals = [without(residual, kept) for residual in residuals]
         losses = [
-            part.loss(own, residual, point)
+            part.losses(own, residual, point)
             for (part, _), own, residual, point in zip(parts, prediction.split(batch), residuals, points, strict=True)
         ]
-        return ObjectiveOutput(sum(losses[1:], losses[0]), prediction.detach(), t, r, engine.waves, engine.evaluations)
+        losses = _joined(losses)
+        return ObjectiveOutput(
+            losses.sum(),
+            prediction.detach(),
+            t,
+            r,
+            engine.waves,
+            engine.evaluations,
+            batch * losses.detach(),
+            engine.rows,
+        )
 
     def _engine(
         self, student: Network, target: Network | None, teacher: Network | None, cond: Condition, null_cond: Condition

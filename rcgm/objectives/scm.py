@@ -94,9 +94,9 @@ class SCM(Objective):
         curved = warm * fall * transport.step(t, r)[1] * inverse * (slope - target_slope)
         return Residual(fall.square() * (PREDICTION - target) + curved, weight=self._prior(point.t))
 
-    def loss(self, prediction: Tensor, residual: Residual, point: Point) -> Tensor:
+    def losses(self, prediction: Tensor, residual: Residual, point: Point) -> Tensor:
         if self.learned is None:
-            return super().loss(prediction, residual, point)
+            return super().losses(prediction, residual, point)
         log_weight = self.learned(point.t)
         value = residual.value
         losses = fused_residual_loss(
@@ -105,7 +105,7 @@ class SCM(Objective):
         )  # fmt: skip
         balanced = log_weight.exp() * losses - log_weight
         # a sample without weight in this step teaches its time no weight either
-        return (balanced if residual.weight is None else residual.weight * balanced).mean()
+        return (balanced if residual.weight is None else residual.weight * balanced) / prediction.shape[0]
 
     def _prior(self, t: Tensor) -> Tensor | None:
         if self.weighting != "inverse_tangent":

@@ -125,9 +125,9 @@ class UCGM(Objective):
             (~short * unit) * change(answers, target) + limit, scale=(unit * scale).to(point.t.dtype), weight=weight
         )
 
-    def loss(self, prediction: Tensor, residual: Residual, point: Point) -> Tensor:
+    def losses(self, prediction: Tensor, residual: Residual, point: Point) -> Tensor:
         unclamped = self.consistency_ratio == 0 and self.clip is not None
-        return Objective.loss(replace(self, clip=None) if unclamped else self, prediction, residual, point)
+        return Objective.losses(replace(self, clip=None) if unclamped else self, prediction, residual, point)
 
     def _instantaneous(self, point: Point) -> Queries[Combination]:
         """The target of ratio 0. The student's estimate in it is its prediction in this step, not asked for again."""

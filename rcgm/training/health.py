@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-__all__ = ["LossWindow", "NonFiniteError", "all_finite"]
+__all__ = ["LossWindow", "NonFiniteError", "all_finite", "finite_or_none"]
 
 
 class NonFiniteError(RuntimeError):
@@ -23,10 +23,12 @@ class LossWindow:
 
     Args:
         values: losses of a window that was saved before it was reported.
+        skip: leave out losses that are not finite, where the steps are left out.
     """
 
-    def __init__(self, values: Iterable[float] = ()) -> None:
+    def __init__(self, values: Iterable[float] = (), *, skip: bool = False) -> None:
         self._values = list(values)
+        self._skip = skip
         self._waiting: list[tuple[int, Tensor]] = []
 
     def add(self, step: int, loss: Tensor) -> None:
@@ -37,14 +39,15 @@ class LossWindow:
         """All losses of the window.
 
         Raises:
-            NonFiniteError: a loss is infinite or NaN; the message names its step.
+            NonFiniteError: a loss is infinite or NaN, and is not to be left out; the message names its step.
         """
         if self._waiting:
             values = torch.stack([loss for _, loss in self._waiting]).tolist()
             for (step, _), value in zip(self._waiting, values, strict=True):
-                if not math.isfinite(value):
+                if math.isfinite(value):
+                    self._values.append(value)
+                elif not self._skip:
                     raise NonFiniteError(f"the loss of step {step} is {value}")
-            self._values += values
             self._waiting.clear()
         return list(self._values)
 
@@ -52,6 +55,11 @@ class LossWindow:
         """Begin a new window."""
         self._values.clear()
         self._waiting.clear()
+
+
+def finite_or_none(value: float) -> float | None:
+    """``value``, or None for an infinity or NaN, which JSON cannot hold."""
+    return value if math.isfinite(value) else None
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:

@@ -110,12 +110,12 @@ class TensorBoard:
 
             self._writer = SummaryWriter(str(folder), purge_step=done + 1)
 
-    def scalars(self, row: Mapping[str, float], prefix: str) -> None:
+    def scalars(self, row: Mapping[str, float | None], prefix: str) -> None:
         """The numbers in ``row`` at its "step", under names that begin with ``prefix``."""
         if self._writer is None:
             return
         for name, value in row.items():
-            if name != "step":
+            if name != "step" and value is not None:
                 self._writer.add_scalar(f"{prefix}/{name}", value, row["step"])
 
     def picture(self, name: str, pixels: np.ndarray, step: int) -> None:

@@ -20,6 +20,7 @@ from rcgm.training.metrics import EvaluationsFile, MetricsFile, TensorBoard
 from rcgm.training.progress import Progress, counting
 from rcgm.training.randomness import Purpose
 from rcgm.training.runs import RunFolder
+from rcgm.training.wandb_log import WeightsAndBiases
 
 __all__ = ["Observer"]
 
@@ -75,13 +76,19 @@ class Observer:
                 self._measure = self._build_measure()  # what is missing for it is said before the first step
         self.metrics = MetricsFile(folder.metrics, done=done, enabled=processes.first)
         self._evaluations = EvaluationsFile(folder.evaluations, done=done, enabled=processes.first)
-        self._board = TensorBoard(folder.tensorboard, done=done, enabled=config.logging.tensorboard and processes.first)
+        self._boards = [
+            TensorBoard(folder.tensorboard, done=done, enabled=config.logging.tensorboard and processes.first),
+            WeightsAndBiases(
+                config.logging.wandb if processes.first else None, folder.root, config.model_dump(mode="json")
+            ),
+        ]
         self.progress = Progress(config.steps, done, enabled=show_progress)
 
     def report(self, row: Mapping[str, Any]) -> None:
         """Record the numbers of a step; ``row`` has a "step", a "loss" and "images_per_second"."""
         self.metrics.append(row)
-        self._board.scalars(row, "train")
+        for board in self._boards:
+            board.scalars(row, "train")
         self.progress.report(row)
 
     def draw_samples(self, step: int) -> None:
@@ -123,12 +130,13 @@ class Observer:
             title=f"step {step}",
         )
         plots.save_figure(self.folder.samples / f"step_{step:08d}.png", figure)
-        self._board.picture("samples", plots.render(figure), step)
+        for board in self._boards:
+            board.picture("samples", plots.render(figure), step)
         self.draw_loss()
 
     def draw_loss(self) -> None:
         """Draw the loss so far."""
-        rows = self.metrics.rows
+        rows = [row for row in self.metrics.rows if row["loss"] is not None]
         if rows and self._processes.first:
             curve = ([row["step"] for row in rows], [row["loss"] for row in rows])
             plots.save_curves(
@@ -160,7 +168,8 @@ class Observer:
                 )
         self._evaluations.set(step, self.evaluation)
         for number, values in self.evaluation.items():
-            self._board.scalars({"step": step, **values}, f"evaluation/steps_{number}")
+            for board in self._boards:
+                board.scalars({"step": step, **values}, f"evaluation/steps_{number}")
 
     def _build_measure(self) -> Measure | ImageMeasure | None:
         return build_measure(
@@ -174,7 +183,8 @@ class Observer:
     def close(self) -> None:
         """Close what is open."""
         self.progress.close()
-        self._board.close()
+        for board in self._boards:
+            board.close()
         self.metrics.close()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from tqdm import tqdm
 
@@ -39,9 +40,10 @@ class Progress:
         if self._bar is not None:
             self._bar.update()
 
-    def report(self, row: Mapping[str, float]) -> None:
+    def report(self, row: Mapping[str, Any]) -> None:
         """Show the loss and the speed in ``row``."""
-        loss, speed = f"{row['loss']:.4g}", f"{row['images_per_second']:.0f}"
+        loss = "none" if row["loss"] is None else f"{row['loss']:.4g}"
+        speed = f"{row['images_per_second']:.0f}"
         if self._bar is not None:
             self._bar.set_postfix({"loss": loss, "images/s": speed}, refresh=False)
         else:

@@ -25,8 +25,11 @@ from rcgm.training.checkpoint import (
 
 __all__ = ["LoadedRun", "RunFolder", "choose_device", "data_info_to_plain", "load_run"]
 
-FREE_TO_CHANGE = ("steps", "device", "compile", "workers", "parallel", "checkpoint", "logging", "sample", "evaluate")
-"""What may differ when a run goes on: it does not change the numbers of a step but for rounding."""
+FREE_TO_CHANGE = (
+    *("steps", "device", "compile", "workers", "parallel", "checkpoint", "logging", "sample", "evaluate"),
+    *("skip_nonfinite", "skip_limit"),
+)
+"""What may differ when a run goes on: it does not change the numbers of a finite step but for rounding."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ from torch.distributed.tensor import DTensor
 from rcgm.parallel import gather_nothing, synchronise_gradients
 from rcgm.shares import Processes
 from rcgm.training.ema import Ema
+from rcgm.training.loss_by_time import LossByTime
 from rcgm.training.randomness import Purpose, mixed_seed
+from rcgm.training.skips import Skips
 
 __all__ = ["StepResult", "TrainStep", "autocast_to"]
 
@@ -25,6 +27,8 @@ class StepResult:
 
     loss: Tensor
     grad_norm: Tensor | None
+    rows: int = 0
+    """That went through a network here: once without gradient, three times with the student's backward."""
 
 
 def autocast_to(dtype: torch.dtype, device: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -56,6 +60,8 @@ class TrainStep:
         processes: that share each step. Student, average and teacher are sharded over them; what the objective learns
             is not, and its gradients are averaged here.
         target: what runs the forwards of ``ema.target``; None for itself.
+        by_time: takes in the losses of the samples, where the objective tells them; None for nothing.
+        skips: leaves out steps that are not finite; None makes every step.
     """
 
     def __init__(
@@ -74,6 +80,8 @@ class TrainStep:
         frozen: Sequence[nn.Module] = (),
         processes: Processes | None = None,
         target: Callable[..., Tensor] | None = None,
+        by_time: LossByTime | None = None,
+        skips: Skips | None = None,
     ) -> None:
         self._student = student
         self._objective = objective
@@ -93,6 +101,8 @@ class TrainStep:
         trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self._learned = [parameter for parameter in trained if id(parameter) not in own]
         self._generator = torch.Generator(device=self._parameters[0].device)
+        self._by_time = by_time
+        self._skips = skips
 
     def __call__(
         self, step: int, x: Tensor, cond: Tensor | None, *, total: int | None = None, want_grad_norm: bool = False
@@ -115,7 +125,7 @@ class TrainStep:
             )
         self._ema.step()
         loss = torch.zeros((), device=x.device)
-        start = 0
+        start = evaluated = 0
         for micro_step, share in enumerate(shares):
             rows = slice(start, start + share.rows)
             start += share.rows
@@ -140,14 +150,28 @@ class TrainStep:
             part = output.loss / (total / (share.rows * share.count))
             part.backward()
             loss = loss + part.detach()
+            evaluated += self._observe(output)
         loss = shares[0].add_up_(loss) / shares[0].count
         for parameter in self._learned:
             if parameter.grad is not None:
                 shares[0].add_up_(parameter.grad).div_(shares[0].count)
         norm = self._clipped(want_grad_norm)
-        self._optimizer.step()
+        if self._skips is None:
+            self._optimizer.step()
+        else:
+            learned = [parameter.grad for parameter in self._learned if parameter.grad is not None]
+            self._skips.step(self._optimizer, loss, norm, *([nn.utils.get_total_norm(learned)] if learned else []))
         self._optimizer.zero_grad(set_to_none=True)
-        return StepResult(loss, norm)
+        return StepResult(loss, norm, evaluated)
+
+    def _observe(self, output: Any) -> int:
+        """Note the losses by time, and give the rows that went through a network."""
+        losses = getattr(output, "losses", None)
+        if losses is None:
+            return 0
+        if self._by_time is not None:
+            self._by_time.add(output.t, losses)
+        return 3 * len(losses) + output.rows
 
     def _release(self) -> None:
         self._ema.release()
@@ -155,7 +179,7 @@ class TrainStep:
             gather_nothing(network)
 
     def _clipped(self, want_grad_norm: bool) -> Tensor | None:
-        if not want_grad_norm and self._clip_grad_norm is None:
+        if not want_grad_norm and self._clip_grad_norm is None and self._skips is None:
             return None
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         norm = nn.utils.get_total_norm(gradients)

@@ -21,7 +21,7 @@ from rcgm.training.checkpoint import Checkpoint, latest_checkpoint
 from rcgm.training.checkpoint_writer import CheckpointWriter
 from rcgm.training.ema import Ema
 from rcgm.training.generation import null_condition
-from rcgm.training.health import LossWindow, NonFiniteError, all_finite
+from rcgm.training.health import NonFiniteError, all_finite, finite_or_none
 from rcgm.training.interrupts import StopRequest, TrainingInterrupted
 from rcgm.training.observer import Observer
 from rcgm.training.optimizers import (
@@ -41,6 +41,7 @@ from rcgm.training.runs import RunFolder, data_info_to_plain
 from rcgm.training.step import TrainStep
 from rcgm.training.teacher import Teacher
 from rcgm.training.versions import library_versions
+from rcgm.training.vitals import Vitals
 
 __all__ = ["Trainer"]
 
@@ -101,7 +102,7 @@ class Trainer:
         self._parallelize()
         self.optimizer = build_optimizer(config.optimizer, student, self.memory)
         self.step = 0
-        self._losses = LossWindow()
+        self._vitals = Vitals(config, dataset.info, self.device, self.processes)
         self._seconds_before = 0.0
         separate_global_generators(config.seed, self.processes)
         if checkpoint is not None:
@@ -121,6 +122,8 @@ class Trainer:
             frozen=() if teacher is None else (teacher.network,),
             processes=self.processes,
             target=Captured(self.ema.target) if config.cuda_graphs else None,
+            by_time=self._vitals.by_time,
+            skips=self._vitals.skips,
         )
         self._show_progress = show_progress and self.processes.first
         self._clock = _Clock(self.step)
@@ -217,12 +220,12 @@ class Trainer:
             want_grad_norm=report,
         )
         self.step = number
-        self._losses.add(number, result.loss)
+        self._vitals.add(number, result)
         observer.progress.advance()
         if report:
             self._report(result.grad_norm, observer)
         elif self.device.type == "cpu":
-            self._losses.read()  # nothing to wait for, so a divergence is noticed at once
+            self._vitals.check()  # nothing to wait for, so a divergence is noticed at once
         with self._clock.paused():
             if _due(config.sample.every, number):
                 observer.draw_samples(number)
@@ -233,14 +236,12 @@ class Trainer:
                 self._save(observer, writer)
 
     def _report(self, grad_norm: Tensor | None, observer: Observer) -> None:
-        losses = self._losses.read()
-        self._losses.clear()
         steps, seconds = self._clock.lap(self.step)
         observer.report(
             {
                 "step": self.step,
-                "loss": sum(losses) / len(losses),
-                "grad_norm": None if grad_norm is None else float(grad_norm),
+                **self._vitals.report(steps, seconds),
+                "grad_norm": None if grad_norm is None else finite_or_none(float(grad_norm)),
                 "lr": self.optimizer.param_groups[0]["lr"],
                 "ema_decay": self.ema.current_decay,
                 "images_per_second": steps * self.config.batch_size / seconds,
@@ -257,7 +258,7 @@ class Trainer:
         return {f"objective/{name}": number for name, number in zip(values, numbers, strict=True)}
 
     def _save(self, observer: Observer, writer: CheckpointWriter) -> None:
-        losses = self._losses.read()
+        vitals = self._vitals.state()
         finite = all_finite([*self.student.parameters(), *self.memory.parameters()])
         if not self.processes.all_agree(finite, self.device):
             raise NonFiniteError(f"the parameters after step {self.step} are not finite")
@@ -276,7 +277,7 @@ class Trainer:
                 "data": data_info_to_plain(self.dataset.info),
                 "ema_decay": self.ema.current_decay,
                 "teacher_step": None if self.teacher is None else self.teacher.step,
-                "unreported_losses": losses,
+                **vitals,
                 "seconds": self._elapsed(),
                 "processes": self.processes.count,
                 "versions": library_versions(),
@@ -295,7 +296,7 @@ class Trainer:
         restore_global_random_state(
             checkpoint.read("random"), self.device, self.processes, self.config.seed + checkpoint.step
         )
-        self._losses = LossWindow(checkpoint.state["unreported_losses"])
+        self._vitals.restore(checkpoint.state)
         self._seconds_before = checkpoint.state["seconds"]
         self.step = checkpoint.step
 

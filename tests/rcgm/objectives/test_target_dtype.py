@@ -150,8 +150,8 @@ def test_a_sample_that_overflows_is_left_out_of_the_step(make):
     assert objective.memory()["overflow"].samples == 2
 
     class Masked(type(objective)):
-        def loss(self, prediction, residual, point):
-            return super().loss(prediction, without(residual, ~torch.isin(LABELS, bad)), point)
+        def losses(self, prediction, residual, point):
+            return super().losses(prediction, without(residual, ~torch.isin(LABELS, bad)), point)
 
     values = {field.name: getattr(objective, field.name) for field in dataclasses.fields(objective) if field.init}
     expected, plain = gradients(Overflowing(), Masked(**values), **options)

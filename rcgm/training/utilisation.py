@@ -1,0 +1,104 @@
+"""How much of a device's arithmetic a run uses."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from rcgm.config import TrainConfig, build_model_from
+from rcgm.data import DataInfo
+
+__all__ = ["PEAK_TFLOPS", "Utilisation", "forward_flops", "peak_flops"]
+
+PEAK_TFLOPS: dict[str, float] = {
+    "GB200": 2500.0,
+    "B200": 2250.0,
+    "H200": 989.4,
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.5,
+    "H100": 989.4,
+    "H800": 989.4,
+    "H20": 148.0,
+    "GH200": 989.4,
+    "A100": 312.0,
+    "A800": 312.0,
+    "A40": 149.7,
+    "A30": 165.0,
+    "A10G": 70.0,
+    "A10": 125.0,
+    "L40S": 362.05,
+    "L40": 181.05,
+    "L4": 121.0,
+    "MI325X": 1307.4,
+    "MI300X": 1307.4,
+    "MI250X": 383.0,
+    "RTX 6000 Ada": 364.2,
+    "RTX 4090": 165.2,
+    "RTX 3090": 71.0,
+}
+"""Published dense bfloat16 rates, in 1e12 operations a second, by what the name of the device has in it."""
+
+
+def peak_flops(device: torch.device, override: float | None = None) -> float | None:
+    """Floating-point operations a second that ``device`` can make at most; None where that is not known.
+
+    Args:
+        device: whose name is looked up in :data:`PEAK_TFLOPS`, if it is a GPU.
+        override: in 1e12 a second, which wins.
+    """
+    if override is not None:
+        return override * 1e12
+    return None if device.type != "cuda" else published_peak(torch.cuda.get_device_name(device))
+
+
+def published_peak(name: str) -> float | None:
+    """The rate of the device called ``name``: that of the longest entry that it has in it as words."""
+    words = name.replace("-", " ").split()
+    entries = [entry for entry in PEAK_TFLOPS if _has(words, entry.split())]
+    return PEAK_TFLOPS[max(entries, key=len)] * 1e12 if entries else None
+
+
+def _has(words: list[str], entry: list[str]) -> bool:
+    # NVIDIA writes "H100 80GB HBM3" and "H100 PCIe" alike
+    return all(word in words for word in entry)
+
+
+def forward_flops(config: TrainConfig, info: DataInfo) -> int:
+    """Operations of one forward of the network of ``config``, fitted to its data, for one sample.
+
+    Counted by torch on the meta device, so that sharding and compilation do not matter. Matrix products, convolutions
+    and attention count, a multiplication and an addition as two; norms and the like do not.
+    """
+    with torch.device("meta"):
+        network = build_model_from(config).eval()
+        times = torch.empty(1)
+        labels: Tensor | None = None
+        if getattr(network, "num_classes", None) is not None:
+            labels = torch.empty(1, dtype=torch.int64)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            network(torch.empty(1, *info.shape), times, times, labels)
+    return counter.get_total_flops()
+
+
+class Utilisation:
+    """Model FLOPs utilisation: operations that the formulas need, over those that the device could have made.
+
+    A forward without gradient counts once, one with tangent twice, the student's with its backward three times. What
+    is computed again to save memory does not count.
+
+    Args:
+        config: of the run, fitted to its data.
+        info: of the data.
+        device: of this process.
+    """
+
+    def __init__(self, config: TrainConfig, info: DataInfo, device: torch.device) -> None:
+        self._peak = peak_flops(device, config.logging.peak_tflops)
+        self._per_row = 0 if self._peak is None else forward_flops(config, info)
+
+    def share(self, rows: int, steps: int, seconds: float) -> dict[str, float]:
+        """``mfu``, from 0 to 1, of ``steps`` that each put ``rows`` through a network; nothing without a peak."""
+        if self._peak is None or rows == 0:
+            return {}
+        return {"mfu": self._per_row * rows * steps / (seconds * self._peak)}
