@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-RESULTS = Path(__file__).parent / "results"
+FOLDER_VARIABLE = "RCGM_BENCHMARK_RESULTS"
+RESULTS = Path(os.environ.get(FOLDER_VARIABLE) or Path(__file__).parent / "results")
 
 
 def describe(device: torch.device) -> dict[str, Any]:
@@ -29,19 +30,19 @@ def describe(device: torch.device) -> dict[str, Any]:
     }
 
 
-def write(name: str, result: dict[str, Any]) -> Path:
-    """Write a result file atomically."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+def write(name: str, result: dict[str, Any], folder: Path | None = None) -> Path:
+    """Write a result file atomically, to ``folder`` or the usual one."""
+    path = (folder or RESULTS) / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(result, indent=1) + "\n")
     temporary.replace(path)
     return path
 
 
-def read(name: str) -> dict[str, Any] | None:
+def read(name: str, folder: Path | None = None) -> dict[str, Any] | None:
     """A result file, or None where there is none."""
-    path = RESULTS / f"{name}.json"
+    path = (folder or RESULTS) / f"{name}.json"
     return json.loads(path.read_text()) if path.exists() else None
 
 
@@ -56,7 +57,9 @@ def _processor() -> str:
 def _commit() -> str:
     try:
         head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+        # new results do not make the code that they come from another
+        status = ["git", "status", "--porcelain", "-uno", "--", ":/", ":(top,exclude)benchmarks/results"]
+        changed = subprocess.run(status, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "")

@@ -1,99 +1,178 @@
 """Everything that needs a GPU, in one command of under ten minutes, from a bare clone.
 
-    python -m benchmarks.gpu_check            build, test, sanitize, measure; writes results/gpu_check.json and
-    kernels_cuda.json python -m benchmarks.gpu_check --dry-run  the same steps on a machine without a GPU, written to
-    the file gpu_check_dry_run
+    python -m benchmarks.gpu_check            build, check, measure; writes results/gpu_check.json beside the results of
+                                              each step
+    python -m benchmarks.gpu_check --resume   only the steps that have not succeeded at this commit
+    python -m benchmarks.gpu_check --dry-run  the same steps, small, on a machine without a GPU; results go to
+                                              build/gpu_check_dry_run
 
-The build is not isolated, so that it works without a network: setuptools and pybind11 must be there.
+Every step has a limit, and all of them together ``--seconds``: what is late is stopped, with all its processes, and the
+next begins. The file is written after each step, so that a run that is cut short leaves what it had. The build is not
+isolated, so that it works without a network: setuptools and pybind11 must be there, and pytest and hypothesis for the
+tests.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from benchmarks import environment
+
 ROOT = Path(__file__).parent.parent
 TAIL = 3000
-KERNEL_TESTS = "tests/rcgm_kernels"
+DRY_RUN_FOLDER = ROOT / "build" / "gpu_check_dry_run"
+VERDICTS = {True: "ok", False: "FAILED", None: "not possible here"}
 
 
-def main() -> None:
+@dataclass(frozen=True)
+class Step:
+    """A command, the seconds it may take, and why it cannot run here, if so."""
+
+    name: str
+    command: list[str]
+    limit: float
+    variables: dict[str, str] = field(default_factory=dict)
+    impossible: str | None = None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dry-run", action="store_true", help="go through the steps without a GPU")
-    parser.add_argument("--rounds", type=int, default=40, help="rounds of the benchmark (40)")
-    arguments = parser.parse_args()
-    steps = [build(arguments.dry_run)]
-    if steps[0]["ok"]:
-        steps += [tests(), *sanitizers(), kernels(arguments.rounds, arguments.dry_run)]
-    import torch
-
-    from benchmarks import environment
-
-    if not torch.cuda.is_available() and not arguments.dry_run:
+    parser.add_argument("--resume", action="store_true", help="leave out what has succeeded at this commit")
+    parser.add_argument("--only", nargs="+", default=None, help="names of steps")
+    parser.add_argument("--seconds", type=float, default=580.0, help="for all steps together (580)")
+    given = parser.parse_args(arguments)
+    if not torch.cuda.is_available() and not given.dry_run:
         raise SystemExit("no GPU that torch can use was found; --dry-run goes through the steps without one")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    passed = device.type == "cuda" and all(step["ok"] is not False for step in steps)
-    result = {"environment": environment.describe(device), "passed": passed, "steps": steps}
-    path = environment.write("gpu_check_dry_run" if arguments.dry_run else "gpu_check", result)
-    for step in steps:
-        verdict = {True: "ok", False: "FAILED", None: "not possible here"}[step["ok"]]
-        print(f"{step['name']:<24} {verdict:<18} {step['seconds']:6.1f} s")
-    print(f"written to {path}")
-    sys.exit(any(step["ok"] is False for step in steps))
+    known = steps(given.dry_run)
+    if given.only is not None and (unknown := set(given.only) - {step.name for step in known}):
+        parser.error(f"--only must name some of {', '.join(step.name for step in known)}, got {', '.join(unknown)}")
+    wanted = [step for step in known if given.only is None or step.name in given.only]
+    sys.exit(run_all(wanted, given.dry_run, given.resume, given.seconds))
 
 
-def build(dry_run: bool) -> dict[str, Any]:
-    """Compile the extensions in place, CUDA included."""
-    command = [sys.executable, "setup.py", "build_ext", "--inplace"]
-    return step("build", command, 240, {"RCGM_CUDA": "auto" if dry_run else "1"})
+def steps(dry_run: bool) -> list[Step]:
+    """What is done, the most telling first."""
+
+    def module(name: str, *options: str) -> list[str]:
+        return [sys.executable, "-m", f"benchmarks.{name}", *options]
+
+    def sanitizer(tool: str) -> Step:
+        missing = None if shutil.which("compute-sanitizer") else "compute-sanitizer was not found"
+        command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", *module("every_kernel")]
+        return Step(tool, command, 60, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}, missing)
+
+    build = [sys.executable, "setup.py", "build_ext", "--inplace"]
+    pytest = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "tests/rcgm_kernels"]
+    if dry_run:
+        return [
+            Step("build", build, 240, {"RCGM_CUDA": "0"}),
+            Step("accuracy", module("accuracy", "--largest", "10000"), 120),
+            Step("kernels", module("kernels", "--rounds", "2", "--first", "1"), 120),
+            Step("steps", module("steps", "--preset", "nano/2", "--batches", "2", "--rounds", "2"), 120),
+            sanitizer("memcheck"),
+            sanitizer("racecheck"),
+            Step("tests", [*pytest, "-k", "test_coefficients"], 120),
+        ]
+    return [
+        Step("build", build, 180, {"RCGM_CUDA": "1", "RCGM_CUDA_ARCHS": _architecture()}),
+        Step("accuracy", module("accuracy"), 90),
+        Step("kernels", module("kernels", "--rounds", "20"), 150),
+        Step("steps", module("steps", "--preset", "XL/2", "--batches", "4", "32", "--rounds", "4", "--seconds", "40",
+                             "--compiler", "none", "--name", "steps_short_cuda"), 75),
+        sanitizer("memcheck"),
+        sanitizer("racecheck"),
+        Step("tests", [*pytest, "-k", "cuda or triton"], 150),
+    ]  # fmt: skip
 
 
-def tests() -> dict[str, Any]:
-    """The kernels against float64, on every backend that this machine has."""
-    return step(
-        "tests", [sys.executable, "-m", "pytest", "-q", "--no-header", KERNEL_TESTS, "-k", "cuda or triton"], 300
-    )
+def run_all(wanted: list[Step], dry_run: bool, resume: bool, seconds: float) -> int:
+    """Run the steps, write what is known after each, and return the exit code."""
+    end = time.perf_counter() + seconds
+    before = _succeeded(dry_run) if resume else {}
+    done: list[dict[str, Any]] = []
+    for step in wanted:
+        entry = before.get(step.name) or run(step, min(step.limit, end - time.perf_counter()), dry_run)
+        done.append(entry)
+        write(done, dry_run)
+        print(f"{step.name:<12} {VERDICTS[entry['ok']]:<18} {entry['seconds']:6.1f} s", flush=True)
+        if step.name == "build" and not entry["ok"]:
+            break
+    path = write(done, dry_run)
+    print(f"{sum(entry['seconds'] for entry in done):.0f} s in all; written to {path}")
+    return int(any(entry["ok"] is False for entry in done))
 
 
-def sanitizers() -> list[dict[str, Any]]:
-    """The memory and race checkers over one call of every CUDA kernel."""
-    program = [sys.executable, "-m", "benchmarks.every_kernel"]
-    results = []
-    for tool in ("memcheck", "racecheck"):
-        if shutil.which("compute-sanitizer") is None:
-            results.append({"name": tool, "ok": None, "seconds": 0.0, "output": "compute-sanitizer was not found"})
-        else:
-            command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", *program]
-            results.append(step(tool, command, 120, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}))
-    return results
+def write(done: list[dict[str, Any]], dry_run: bool) -> Path:
+    """What is known so far. ``passed`` needs a GPU, and every step of the list that was possible."""
+    gpu = torch.cuda.is_available()
+    ran = {entry["name"]: entry["ok"] for entry in done}
+    passed = gpu and not dry_run and all(ran.get(step.name, False) is not False for step in steps(dry_run))
+    result = {"environment": environment.describe(_device()), "passed": passed, "steps": done}
+    return environment.write("gpu_check", result, _folder(dry_run))
 
 
-def kernels(rounds: int, dry_run: bool) -> dict[str, Any]:
-    """The kernel benchmark."""
-    command = [sys.executable, "-m", "benchmarks.kernels", "--rounds", str(3 if dry_run else rounds)]
-    return step("kernels", command + (["--name", "kernels_dry_run"] if dry_run else []), 240)
-
-
-def step(name: str, command: list[str], limit: float, variables: dict[str, str] | None = None) -> dict[str, Any]:
-    """Run one step; what it printed last is kept."""
-    print(f"{name}: {' '.join(command)}", flush=True)
+def run(step: Step, limit: float, dry_run: bool) -> dict[str, Any]:
+    """Run one step; what it printed last is kept, also when it is stopped at its limit."""
+    if step.impossible is not None:
+        return {"name": step.name, "ok": None, "seconds": 0.0, "output": step.impossible}
+    if limit <= 0:
+        return {"name": step.name, "ok": False, "seconds": 0.0, "output": "no time was left"}
     begin = time.perf_counter()
+    # a session of its own, so that compilers and workers end with it
+    variables = {**os.environ, environment.FOLDER_VARIABLE: str(_folder(dry_run)), **step.variables}
+    process = subprocess.Popen(
+        step.command, cwd=ROOT, env=variables, start_new_session=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
     try:
-        done = subprocess.run(
-            command, cwd=ROOT, env={**os.environ, **(variables or {})}, capture_output=True, text=True, timeout=limit
-        )
-        ok, output = done.returncode == 0, done.stdout + done.stderr
-    except subprocess.TimeoutExpired as late:
-        ok, output = False, f"stopped after {limit} s\n{late.stdout or ''}{late.stderr or ''}"
+        output, _ = process.communicate(timeout=limit)
+        ok = process.returncode == 0
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        ok, output = False, f"{output}\nstopped after {limit:.0f} s"
     if not ok:
         print(output[-TAIL:], flush=True)
-    return {"name": name, "ok": ok, "seconds": time.perf_counter() - begin, "output": output[-TAIL:]}
+    return {"name": step.name, "ok": ok, "seconds": time.perf_counter() - begin, "output": output[-TAIL:]}
+
+
+def _succeeded(dry_run: bool) -> dict[str, dict[str, Any]]:
+    """The steps that have succeeded at this very commit, by name."""
+    found, here = environment.read("gpu_check", _folder(dry_run)), environment.describe(_device())
+    if found is None or any(found["environment"][key] != here[key] for key in ("device", "torch", "commit")):
+        return {}
+    return {entry["name"]: entry for entry in found["steps"] if entry["ok"]}
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _folder(dry_run: bool) -> Path:
+    return DRY_RUN_FOLDER if dry_run else environment.RESULTS
+
+
+def _architecture() -> str:
+    """The compute capability of the GPU, such as 90; that of Hopper to look at the steps without one."""
+    if not torch.cuda.is_available():
+        return "90"
+    major, minor = torch.cuda.get_device_capability()
+    return f"{major}{minor}"
 
 
 if __name__ == "__main__":
