@@ -4,7 +4,7 @@
     python -m benchmarks.pages --check    fail if a page is not what the result files say
 
 A table stands wherever a page has ``<!-- begin NAME -->`` and ``<!-- end NAME -->``, with a NAME of
-``TABLES`` of :mod:`benchmarks.tables` or :mod:`benchmarks.step_tables`.
+``TABLES`` of :mod:`benchmarks.tables`, :mod:`benchmarks.step_tables` or :mod:`benchmarks.costs`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import re
 import sys
 from pathlib import Path
 
-from benchmarks import step_tables, tables
+from benchmarks import costs, step_tables, tables
 from benchmarks.environment import RESULTS, read
 
-TABLES = {**tables.TABLES, **step_tables.TABLES}
+TABLES = {**tables.TABLES, **step_tables.TABLES, **costs.TABLES}
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"<!-- begin (?P<name>\S+) -->.*?<!-- end (?P=name) -->", re.DOTALL)
 
