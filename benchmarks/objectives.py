@@ -67,8 +67,8 @@ def entries(task: str) -> list[Entry]:
     every gradient the same length however near the target is, fine with a falling rate, here worse than a clamp
     (47 to 26); a target network of EMA 0.995 lags 200 steps behind, a fifth of the run (Shortcut: 50, and 5 by the
     student itself). With r = 0 alone sCM gets worse as it trains, as continuous-time consistency models are known to
-    (taught: 10 after 20 s, 55 after 100 s); half of the samples at r = t, as MeanFlow has them, hold it (3 after 20 s), and
-    so does a difference step of 0.05 (4).
+    (taught: 10 after 20 s, 55 after 100 s); half of the samples at r = t, as MeanFlow has them, hold it (3 after 20 s),
+    and so does a difference step of 0.05 (4).
     """
     digits = task == "digits"
     dt, share = (0.1, {"times": {"equal": 0.25}}) if digits else (0.01, {})
