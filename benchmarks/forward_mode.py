@@ -21,7 +21,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rcgm.combination import PREDICTION, term
 from rcgm.models import DiT
-from rcgm.models.attention import SelfAttention
 from rcgm.objectives import MeanFlow, ObjectiveOutput
 from rcgm.objectives.base import Residual
 from rcgm.objectives.point import Point
@@ -118,35 +117,27 @@ class JvpMeanFlow:
         return ObjectiveOutput(loss, prediction.detach(), times.t, times.r, 1, 1)
 
 
-class FlashJvpAttention(SelfAttention):
-    """Self attention by the kernel of ``jvp-flash-attention`` where there are tangents, and by torch's where not.
+def flash_jvp_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of ``[B, T, H, D]`` by ``jvp-flash-attention`` where there are tangents, by torch's where not.
 
     Heads whose size the kernel does not take (72 in XL) are filled up with zeros to the next one that it takes, which
     changes no result.
     """
+    q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+    if fw.unpack_dual(q).tangent is None:
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+    from jvp_flash_attention.jvp_attention import JVPAttn
 
-    def forward(self, x: Tensor) -> Tensor:
-        """As that of :class:`SelfAttention`."""
-        batch, tokens, width = x.shape
-        size = width // self.num_heads
-        qkv = self.qkv(x.to(self.qkv.weight.dtype)).view(batch, tokens, 3, self.num_heads, size)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
-        if fw.unpack_dual(q).tangent is None:
-            heads = F.scaled_dot_product_attention(q, k, v)
-        else:
-            from jvp_flash_attention.jvp_attention import JVPAttn
-
-            filled = next(known for known in FLASH_HEAD_SIZES if known >= size)
-            q, k, v = (F.pad(part, (0, filled - size)) for part in (q, k, v))
-            heads = JVPAttn.fwd_dual(q, k, v, sm_scale=size**-0.5)[..., :size]
-        return self.proj(heads.transpose(1, 2).reshape(batch, tokens, width))
+    size = q.shape[3]
+    filled = next(known for known in FLASH_HEAD_SIZES if known >= size)
+    q, k, v = (F.pad(part, (0, filled - size)) for part in (q, k, v))
+    return JVPAttn.fwd_dual(q, k, v, sm_scale=size**-0.5)[..., :size].transpose(1, 2)
 
 
 def use_flash_jvp(network: DiT) -> None:
     """Give the blocks of ``network`` the attention above, with the weights that they have."""
     for block in network.blocks:
-        block.attn.__class__ = FlashJvpAttention
+        block.attn.attend = flash_jvp_attention
 
 
 def flash_jvp_missing() -> str | None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import environment, forward_mode, limits, steps
-from benchmarks.forward_mode import FlashJvpAttention, JvpMeanFlow, by_block, by_dual_numbers, by_transform
+from benchmarks.forward_mode import JvpMeanFlow, by_block, by_dual_numbers, by_transform, flash_jvp_attention
 from benchmarks.memory import held, high_water
 from benchmarks.step_sides import SIDES, TIMES, Bench
 from rcgm.derivatives import ForwardMode
@@ -107,7 +107,7 @@ def test_attention_with_the_flash_kernel_fills_up_heads(bench, monkeypatch: pyte
     objective = JvpMeanFlow(MeanFlow(times=TIMES), by_transform, True)
     expected = loss_and_gradient(objective, network)
     forward_mode.use_flash_jvp(network)
-    assert isinstance(network.blocks[0].attn, FlashJvpAttention)
+    assert network.blocks[0].attn.attend is flash_jvp_attention
     torch.testing.assert_close(loss_and_gradient(objective, network), expected, rtol=1e-4, atol=1e-6)
     assert set(seen) == {16}
 

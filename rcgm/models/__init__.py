@@ -8,8 +8,10 @@ from typing import Any
 from torch import nn
 
 from rcgm.models.adapters import CallSignature, ReversedTime, TimeAndInterval, TimeOnly
-from rcgm.models.dit import PRESETS, DiT
+from rcgm.models.attention_backends import attention_backends
+from rcgm.models.dit import DiT
 from rcgm.models.mlp import MLP
+from rcgm.models.presets import PRESETS
 
 __all__ = [
     "MLP",
@@ -20,6 +22,7 @@ __all__ = [
     "ReversedTime",
     "TimeAndInterval",
     "TimeOnly",
+    "attention_backends",
     "build_model",
 ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -29,6 +31,14 @@ def boolean(name: str, value: bool) -> bool:
     """``value``, if it is a bool; otherwise TypeError naming ``name``."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {value!r} of type {type(value).__name__}")
+    return value
+
+
+def one_of(name: str, value: str, known: Iterable[str]) -> str:
+    """``value``, if it is among ``known``; otherwise ValueError naming ``name``."""
+    known = list(known)
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
     return value
 
 

@@ -2,95 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rcgm.models._checks import check_labels, check_points, check_times, positive_float, positive_int
-from rcgm.models.attention import SelfAttention
-from rcgm.models.embeddings import LabelEmbedder, TimeEmbedder, sincos_positions_2d
-from rcgm.models.precision import FullPrecisionLinear, full_precision
+from rcgm.models._checks import check_labels, check_points, check_times, one_of, positive_float, positive_int
+from rcgm.models.blocks import DiTBlock, FinalLayer, PatchEmbedder
+from rcgm.models.embeddings import LabelEmbedder, TimeEmbedder
+from rcgm.models.feed_forward import FEED_FORWARDS
+from rcgm.models.norms import NORMS
+from rcgm.models.positions import POSITIONS, rotations_2d, sincos_positions_2d
+from rcgm.models.precision import full_precision
+from rcgm.models.presets import PRESETS
 
-__all__ = ["PRESETS", "DiT", "DiTBlock"]
-
+__all__ = ["DiT"]
 
 EMBEDDER_INITS = ("published", "wide")
-
-
-def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
-
-
-class FeedForward(nn.Module):
-    """Two linear layers with a tanh-approximated GELU between them."""
-
-    def __init__(self, size: int, hidden_size: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(size, hidden_size)
-        self.act = nn.GELU(approximate="tanh")
-        self.fc2 = nn.Linear(hidden_size, size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[..., size]``, any floating dtype, to the same shape in the weights' dtype or autocast's."""
-        return self.fc2(self.act(self.fc1(x.to(self.fc1.weight.dtype))))
-
-
-class DiTBlock(nn.Module):
-    """Attention and feed-forward, each normalised, modulated and gated by the condition (adaLN-Zero).
-
-    Args are those of :class:`DiT`.
-
-    Source: DiT, section 3.2, "adaLN-Zero block".
-    """
-
-    def __init__(self, hidden_size: int, num_heads: int, *, mlp_ratio: float = 4.0, qk_norm: bool = False) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
-        self.attn = SelfAttention(hidden_size, num_heads, qk_norm=qk_norm)
-        self.norm2 = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
-        self.mlp = FeedForward(hidden_size, int(hidden_size * mlp_ratio))
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), FullPrecisionLinear(hidden_size, 6 * hidden_size))
-
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """Tokens ``[B, T, hidden_size]`` and condition ``[B, hidden_size]``, both in full precision, to tokens."""
-        shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(c).chunk(6, dim=1)
-        x = x + gate_attn.unsqueeze(1) * self.attn(_modulate(self.norm1(x), shift_attn, scale_attn))
-        return x + gate_mlp.unsqueeze(1) * self.mlp(_modulate(self.norm2(x), shift_mlp, scale_mlp))
-
-
-class FinalLayer(nn.Module):
-    """Normalise, modulate, and map each token to the pixels of its patch."""
-
-    def __init__(self, hidden_size: int, out_features: int) -> None:
-        super().__init__()
-        self.norm_final = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
-        self.linear = nn.Linear(hidden_size, out_features)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), FullPrecisionLinear(hidden_size, 2 * hidden_size))
-
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """Tokens ``[B, T, hidden_size]`` and condition ``[B, hidden_size]`` to ``[B, T, out_features]``."""
-        shift, scale = self.adaLN_modulation(c).chunk(2, dim=1)
-        return self.linear(_modulate(self.norm_final(x), shift, scale).to(self.linear.weight.dtype))
-
-
-class PatchEmbedder(nn.Module):
-    """Patches to tokens, row by row, by one linear map of the pixels in the order (channel, row, column)."""
-
-    def __init__(self, in_channels: int, patch_size: int, hidden_size: int) -> None:
-        super().__init__()
-        self.patch_size = patch_size
-        # A matrix product rather than a convolution: by default torch lets convolutions, but not products, round
-        # their float32 inputs to TF32. The weight is that of the convolution, flattened.
-        self.proj = nn.Linear(in_channels * patch_size**2, hidden_size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W]`` to ``[B, H W / patch_size^2, hidden_size]`` in the weights' dtype or autocast's."""
-        batch, channels, height, width = x.shape
-        size = self.patch_size
-        patches = x.reshape(batch, channels, height // size, size, width // size, size).permute(0, 2, 4, 1, 3, 5)
-        return self.proj(patches.flatten(3).flatten(1, 2).to(self.proj.weight.dtype))
 
 
 class DiT(nn.Module):
@@ -105,8 +35,9 @@ class DiT(nn.Module):
     the weights are: a finite difference along t amplifies their rounding. For the same reason the times are refused in
     half precision; parameter sharding that casts a module's inputs has to leave those of this module alone.
 
-    ``blocks`` is the one ModuleList; each block is called as ``block(tokens, condition)``. Names of submodules and
-    parameters are those of the published DiT and SiT, to which ``interval_embedder`` is added.
+    ``blocks`` is the one ModuleList; each block is called as ``block(tokens, condition)``, with rotary positions or
+    interval-aware attention as ``block(tokens, condition, rotation, interval)``. Names of submodules and parameters are
+    those of the published DiT, SiT and LightningDiT, to which ``interval_embedder`` is added.
 
     Args:
         input_size: height and width of ``x``; one int for a square.
@@ -125,13 +56,23 @@ class DiT(nn.Module):
         embedder_init: initial embeddings of times and classes. ``"published"``: N(0, 0.02^2), as in DiT, right for
             widths near 1000. ``"wide"``: time embedders Xavier-uniform, classes N(0, 0.5^2): a narrow network's
             condition would else start so small that on digits it took over a thousand steps to notice the class at all.
+        norm: of the tokens, a key of :data:`~rcgm.models.norms.NORMS`.
+        feed_forward: a key of :data:`~rcgm.models.feed_forward.FEED_FORWARDS`.
+        positions: one of :data:`~rcgm.models.positions.POSITIONS`; rotations need heads of a multiple of 4 features.
+        interval_aware: let each block's queries, keys and values depend on the interval, as TiM does; see
+            :class:`~rcgm.models.attention.SelfAttention`.
+        attention: a key of :data:`~rcgm.models.attention_backends.BACKENDS`.
         generator: of the initial weights; None for torch's own.
 
     Raises:
         TypeError: an argument has the wrong type.
         ValueError: an argument is out of its range.
 
-    Source: Peebles & Xie 2023; Ma et al. 2024 (SiT); for the two embeddings, TiM ("Model Architecture") and MeanFlow.
+    Attributes:
+        arguments: those of the constructor, from which the same network is built again, in values that JSON can hold.
+
+    Source: Peebles & Xie 2023; Ma et al. 2024 (SiT); Yao et al. 2025 (LightningDiT); for the two embeddings, TiM
+    ("Model Architecture") and MeanFlow.
 
     Example:
         >>> network = DiT.from_preset("nano/2", input_size=8, in_channels=1, num_classes=10)
@@ -155,6 +96,11 @@ class DiT(nn.Module):
         qk_norm: bool = False,
         frequency_size: int = 256,
         embedder_init: str = "published",
+        norm: str = "layer",
+        feed_forward: str = "gelu",
+        positions: str = "sincos",
+        interval_aware: bool = False,
+        attention: str = "sdpa",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -171,21 +117,48 @@ class DiT(nn.Module):
         if int(hidden_size * mlp_ratio) < 1:
             raise ValueError(f"mlp_ratio must leave the feed-forward layers a width of at least 1, got {mlp_ratio}")
         positive_float("time_scale", time_scale)
-        if embedder_init not in EMBEDDER_INITS:
-            raise ValueError(f"embedder_init must be one of {', '.join(EMBEDDER_INITS)}, got {embedder_init!r}")
-        self.embedder_init = embedder_init
+        self.embedder_init = one_of("embedder_init", embedder_init, EMBEDDER_INITS)
+        one_of("norm", norm, NORMS)
+        one_of("feed_forward", feed_forward, FEED_FORWARDS)
+        one_of("positions", positions, POSITIONS)
         self.num_classes = None if num_classes is None else positive_int("num_classes", num_classes)
 
         self.x_embedder = PatchEmbedder(in_channels, patch_size, hidden_size)
         self.t_embedder = TimeEmbedder(hidden_size, scale=time_scale, frequency_size=frequency_size)
         self.interval_embedder = TimeEmbedder(hidden_size, scale=time_scale, frequency_size=frequency_size)
         self.y_embedder = None if num_classes is None else LabelEmbedder(num_classes, hidden_size)
+        style = {"qk_norm": qk_norm, "norm": norm, "feed_forward": feed_forward, "interval_aware": interval_aware}
         self.blocks = nn.ModuleList(
-            [DiTBlock(hidden_size, num_heads, mlp_ratio=mlp_ratio, qk_norm=qk_norm) for _ in range(depth)]
+            [DiTBlock(hidden_size, num_heads, mlp_ratio=mlp_ratio, attention=attention, **style) for _ in range(depth)]
         )
-        self.final_layer = FinalLayer(hidden_size, patch_size**2 * in_channels)
+        self.final_layer = FinalLayer(hidden_size, patch_size**2 * in_channels, norm=norm)
         rows, columns = self._grid()
-        self.register_buffer("pos_embed", torch.empty(1, rows * columns, hidden_size), persistent=False)
+        head_size = hidden_size // num_heads
+        if "rope" in positions and head_size % 4:
+            raise ValueError(f"hidden_size / num_heads must be a multiple of 4 for rotary positions, got {head_size}")
+        shapes = {
+            "pos_embed": (1, rows * columns, hidden_size) if "sincos" in positions else None,
+            "rope_cos": (rows * columns, head_size) if "rope" in positions else None,
+            "rope_sin": (rows * columns, head_size) if "rope" in positions else None,
+        }
+        for name, shape in shapes.items():
+            self.register_buffer(name, None if shape is None else torch.empty(shape), persistent=False)
+        self.arguments: dict[str, Any] = {
+            "input_size": list(self.input_size),
+            "in_channels": in_channels,
+            "patch_size": patch_size,
+            "hidden_size": hidden_size,
+            "depth": depth,
+            "num_heads": num_heads,
+            "mlp_ratio": mlp_ratio,
+            "num_classes": num_classes,
+            "time_scale": time_scale,
+            "frequency_size": frequency_size,
+            "embedder_init": embedder_init,
+            "positions": positions,
+            "attention": attention,
+            **style,
+        }
         self.reset_parameters(generator)
 
     @classmethod
@@ -200,7 +173,8 @@ class DiT(nn.Module):
             TypeError, ValueError: unknown name, or as the constructor.
         """
         if preset not in PRESETS:
-            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+            nearest = "".join(f" (did you mean {name!r}?)" for name in get_close_matches(str(preset), PRESETS, n=1))
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}{nearest}")
         return cls(**{**PRESETS[preset], **arguments})
 
     @torch.no_grad()
@@ -213,8 +187,9 @@ class DiT(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight, generator=generator)
-                nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.RMSNorm):
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.RMSNorm) and module.weight is not None:
                 nn.init.ones_(module.weight)
         if self.embedder_init == "published":
             for embedder in (self.t_embedder, self.interval_embedder):
@@ -226,7 +201,12 @@ class DiT(nn.Module):
         for layer in (*self.blocks, self.final_layer):
             nn.init.zeros_(layer.adaLN_modulation[1].weight)
         nn.init.zeros_(self.final_layer.linear.weight)
-        self.pos_embed.copy_(sincos_positions_2d(self.pos_embed.shape[2], self._grid()).unsqueeze(0))
+        if self.pos_embed is not None:
+            self.pos_embed.copy_(sincos_positions_2d(self.pos_embed.shape[2], self._grid()).unsqueeze(0))
+        if self.rope_cos is not None:
+            cosines, sines = rotations_2d(self.rope_cos.shape[1], self._grid())
+            self.rope_cos.copy_(cosines)
+            self.rope_sin.copy_(sines)
 
     def forward(self, x: Tensor, t: Tensor, r: Tensor, cond: Tensor | None = None) -> Tensor:
         """The average velocity over [r, t] at ``x``.
@@ -250,13 +230,22 @@ class DiT(nn.Module):
         check_labels(x.shape[0], self.num_classes, cond)
 
         dtype = full_precision(self.x_embedder.proj.weight.dtype)
-        tokens = self.x_embedder(x).to(dtype) + self.pos_embed.to(dtype)
-        condition = self.t_embedder(t) + self.interval_embedder(t - r)
+        tokens = self.x_embedder(x).to(dtype)
+        if self.pos_embed is not None:
+            tokens = tokens + self.pos_embed.to(dtype)
+        interval = self.interval_embedder(t - r)
+        condition = self.t_embedder(t) + interval
         if self.y_embedder is not None:
             condition = condition + self.y_embedder(cond)
+        further = self._further(interval)
         for block in self.blocks:
-            tokens = block(tokens, condition)
+            tokens = block(tokens, condition, *further)
         return self._unpatchify(self.final_layer(tokens, condition))
+
+    def _further(self, interval: Tensor) -> tuple[Any, ...]:
+        if self.rope_cos is None and not self.arguments["interval_aware"]:
+            return ()
+        return (None if self.rope_cos is None else (self.rope_cos, self.rope_sin)), interval
 
     def _grid(self) -> tuple[int, int]:
         height, width = self.input_size
@@ -278,27 +267,3 @@ def _height_and_width(input_size: int | Sequence[int]) -> tuple[int, int]:
     else:
         height = width = input_size
     return positive_int("input_size", height), positive_int("input_size", width)
-
-
-_SIZES = {
-    # Peebles & Xie 2023, table 1.
-    "S": {"hidden_size": 384, "depth": 12, "num_heads": 6},
-    "B": {"hidden_size": 768, "depth": 12, "num_heads": 12},
-    "L": {"hidden_size": 1024, "depth": 24, "num_heads": 16},
-    "XL": {"hidden_size": 1152, "depth": 28, "num_heads": 16},
-}
-
-_SMALL_SIZES = {
-    # For images of about 8x8 on a CPU: some 7 thousand, 250 thousand and 1 million parameters.
-    "nano": {"hidden_size": 16, "depth": 1, "num_heads": 2, "frequency_size": 32},
-    "micro": {"hidden_size": 64, "depth": 3, "num_heads": 4, "frequency_size": 128},
-    "tiny": {"hidden_size": 128, "depth": 3, "num_heads": 4, "frequency_size": 256},
-}
-
-PRESETS: Mapping[str, Mapping[str, int]] = {
-    f"{name}/{patch_size}": {**size, "patch_size": patch_size}
-    for sizes, patch_sizes in ((_SIZES, (2, 4, 8)), (_SMALL_SIZES, (1, 2, 4)))
-    for name, size in sizes.items()
-    for patch_size in patch_sizes
-}
-"""Arguments of :class:`DiT` by name: S, B, L, XL with patches of 2, 4, 8; nano, micro, tiny with patches of 1, 2, 4."""

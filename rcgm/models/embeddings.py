@@ -1,4 +1,4 @@
-"""Embeddings of times, positions and classes."""
+"""Embeddings of times and classes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from rcgm.models._checks import positive_float, positive_int
 from rcgm.models.precision import FullPrecisionLinear, full_precision
 
-__all__ = ["LabelEmbedder", "TimeEmbedder", "sincos_positions_2d", "sinusoidal_embedding"]
+__all__ = ["LabelEmbedder", "TimeEmbedder", "sinusoidal_embedding"]
 
 
 def sinusoidal_embedding(
@@ -55,39 +55,6 @@ def sinusoidal_embedding(
     exponents = torch.arange(half, device=time.device, dtype=dtype) / half
     phases = (scale * time.to(dtype))[:, None] * torch.exp(-math.log(max_period) * exponents)
     return torch.cat([phases.cos(), phases.sin()], dim=1)
-
-
-def sincos_positions_2d(size: int, grid: tuple[int, int]) -> Tensor:
-    """Fixed sine-cosine positions of a grid of ``(rows, columns)`` cells, which need not be square.
-
-    A cell's first ``size / 2`` features tell its column and the rest its row: sines, then cosines, at ``size / 4``
-    frequencies, geometric from 1 to about 1/10,000. Cells come row by row.
-
-    Args:
-        size: number of features, a positive multiple of 4.
-        grid: rows and columns, both positive.
-
-    Returns:
-        ``[rows * columns, size]``, float64, on the CPU.
-
-    Raises:
-        TypeError: a size is no int.
-        ValueError: a size is out of its range.
-
-    Source: DiT, section 3.2 (ViT's frequency-based version); columns first, as its published weights have it.
-    """
-    positive_int("size", size)
-    if size % 4:
-        raise ValueError(f"size must be a multiple of 4 (sine and cosine of row and column), got {size}")
-    rows, columns = (positive_int(f"grid[{axis}]", cells) for axis, cells in enumerate(grid))
-    quarter = size // 4
-    # Made on the CPU whatever the ambient device, so that a model built on the meta device can still fill it in later.
-    axis = {"dtype": torch.float64, "device": "cpu"}
-    frequencies = torch.exp(-math.log(10_000.0) * torch.arange(quarter, **axis) / quarter)
-    column_phases = torch.arange(columns, **axis)[None, :, None] * frequencies
-    row_phases = torch.arange(rows, **axis)[:, None, None] * frequencies
-    parts = [column_phases.sin(), column_phases.cos(), row_phases.sin(), row_phases.cos()]
-    return torch.cat([part.expand(rows, columns, quarter) for part in parts], dim=2).reshape(rows * columns, size)
 
 
 class TimeEmbedder(nn.Module):

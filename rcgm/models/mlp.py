@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
@@ -35,6 +37,9 @@ class MLP(nn.Module):
         TypeError: an argument has the wrong type.
         ValueError: an argument is out of its range.
 
+    Attributes:
+        arguments: those of the constructor, from which the same network is built again, in values that JSON can hold.
+
     Example:
         >>> network = MLP(dim=2)
         >>> network(torch.randn(3, 2), torch.ones(3), torch.zeros(3)).shape
@@ -65,6 +70,14 @@ class MLP(nn.Module):
         self.modulation = FullPrecisionLinear(width, depth * width)
         self.hidden = nn.ModuleList([nn.Linear(dim if layer == 0 else width, width) for layer in range(depth)])
         self.output = nn.Linear(width, dim)
+        self.arguments: dict[str, Any] = {
+            "dim": dim,
+            "width": width,
+            "depth": depth,
+            "num_classes": num_classes,
+            "time_scale": time_scale,
+            "frequency_size": frequency_size,
+        }
         self.reset_parameters(generator)
 
     @torch.no_grad()

@@ -40,7 +40,11 @@ def test_without_preset():
     [
         ({"name": "unet"}, ValueError, "name must be one of dit, mlp, got 'unet'"),
         ({"name": "mlp", "preset": "S/2", "dim": 2}, ValueError, "preset must be left out: 'mlp' has none, got 'S/2'"),
-        ({"name": "dit", "preset": "S/3", "input_size": 8, "in_channels": 1}, ValueError, "preset must be one of S/2"),
+        (
+            {"name": "dit", "preset": "S/3", "input_size": 8, "in_channels": 1},
+            ValueError,
+            "preset must be one of S/1, S/2",
+        ),
         ({"name": "dit", "preset": "S/2", "input_size": 8}, TypeError, "in_channels"),
         ({"name": "mlp", "dim": 2, "widht": 8}, TypeError, "widht"),
     ],

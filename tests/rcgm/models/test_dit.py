@@ -7,7 +7,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rcgm.models import PRESETS, DiT
-from rcgm.models.embeddings import sincos_positions_2d, sinusoidal_embedding
+from rcgm.models.embeddings import sinusoidal_embedding
+from rcgm.models.positions import sincos_positions_2d
 
 SMALL = {
     "input_size": (4, 6),
@@ -318,7 +319,9 @@ def test_parameter_counts_of_the_published_sizes(preset, published_millions, exa
 
 def test_presets():
     assert set(PRESETS) == {
-        *(f"{size}/{patch}" for size in ("S", "B", "L", "XL") for patch in (2, 4, 8)),
+        *(f"{size}/{patch}" for size in ("S", "B", "L", "XL", "H", "1p0B", "1p6B") for patch in (1, 2, 4, 8)),
+        *(f"{name}-{size}/{patch}" for name in ("DiT", "SiT") for size in ("S", "B", "L", "XL") for patch in (2, 4, 8)),
+        *(f"LightningDiT-{size}/{patch}" for size in ("B", "L", "XL", "1p0B", "1p6B") for patch in (1, 2)),
         *(f"{size}/{patch}" for size in ("nano", "micro", "tiny") for patch in (1, 2, 4)),
     }
     limits = {"nano": (3e3, 1e4), "micro": (2e5, 3e5), "tiny": (9e5, 1.1e6)}
@@ -378,7 +381,7 @@ def test_constructor_refuses(arguments, error, message):
 
 
 def test_unknown_preset():
-    with pytest.raises(ValueError, match=r"preset must be one of S/2, .*tiny/4, got 'H/14'"):
+    with pytest.raises(ValueError, match=r"preset must be one of S/1, .*, got 'H/14' \(did you mean 'H/4'\?\)"):
         DiT.from_preset("H/14", input_size=8, in_channels=1)
 
 

@@ -4,7 +4,8 @@ import re
 import pytest
 import torch
 
-from rcgm.models.embeddings import LabelEmbedder, TimeEmbedder, sincos_positions_2d, sinusoidal_embedding
+from rcgm.models.embeddings import LabelEmbedder, TimeEmbedder, sinusoidal_embedding
+from rcgm.models.positions import sincos_positions_2d
 
 TIMES = torch.tensor([0.0, 1e-4, 0.37, 1.0], dtype=torch.float64)
 

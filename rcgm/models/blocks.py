@@ -1,0 +1,95 @@
+"""The parts of a diffusion transformer between its embeddings and its output."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from rcgm.models.attention import SelfAttention
+from rcgm.models.feed_forward import FEED_FORWARDS
+from rcgm.models.norms import NORMS
+from rcgm.models.precision import FullPrecisionLinear
+
+__all__ = ["DiTBlock", "FinalLayer", "PatchEmbedder"]
+
+
+def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
+
+
+class DiTBlock(nn.Module):
+    """Attention and feed-forward, each normalised, modulated and gated by the condition (adaLN-Zero).
+
+    Args are those of :class:`~rcgm.models.dit.DiT`.
+
+    Source: DiT, section 3.2, "adaLN-Zero block".
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        *,
+        mlp_ratio: float = 4.0,
+        qk_norm: bool = False,
+        norm: str = "layer",
+        feed_forward: str = "gelu",
+        attention: str = "sdpa",
+        interval_aware: bool = False,
+    ) -> None:
+        super().__init__()
+        self.norm1 = NORMS[norm](hidden_size)
+        self.attn = SelfAttention(
+            hidden_size, num_heads, qk_norm=qk_norm, attention=attention, interval_aware=interval_aware
+        )
+        self.norm2 = NORMS[norm](hidden_size)
+        self.mlp = FEED_FORWARDS[feed_forward](hidden_size, int(hidden_size * mlp_ratio))
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), FullPrecisionLinear(hidden_size, 6 * hidden_size))
+
+    def forward(
+        self,
+        x: Tensor,
+        c: Tensor,
+        rotation: tuple[Tensor, Tensor] | None = None,
+        interval: Tensor | None = None,
+    ) -> Tensor:
+        """Tokens ``[B, T, hidden_size]`` and condition ``[B, hidden_size]``, both in full precision, to tokens.
+
+        ``rotation`` and ``interval`` are those of :class:`~rcgm.models.attention.SelfAttention`.
+        """
+        shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(c).chunk(6, dim=1)
+        attended = self.attn(_modulate(self.norm1(x), shift_attn, scale_attn), rotation, interval)
+        x = x + gate_attn.unsqueeze(1) * attended
+        return x + gate_mlp.unsqueeze(1) * self.mlp(_modulate(self.norm2(x), shift_mlp, scale_mlp))
+
+
+class FinalLayer(nn.Module):
+    """Normalise, modulate, and map each token to the pixels of its patch."""
+
+    def __init__(self, hidden_size: int, out_features: int, *, norm: str = "layer") -> None:
+        super().__init__()
+        self.norm_final = NORMS[norm](hidden_size)
+        self.linear = nn.Linear(hidden_size, out_features)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), FullPrecisionLinear(hidden_size, 2 * hidden_size))
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """Tokens ``[B, T, hidden_size]`` and condition ``[B, hidden_size]`` to ``[B, T, out_features]``."""
+        shift, scale = self.adaLN_modulation(c).chunk(2, dim=1)
+        return self.linear(_modulate(self.norm_final(x), shift, scale).to(self.linear.weight.dtype))
+
+
+class PatchEmbedder(nn.Module):
+    """Patches to tokens, row by row, by one linear map of the pixels in the order (channel, row, column)."""
+
+    def __init__(self, in_channels: int, patch_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        # A matrix product rather than a convolution: by default torch lets convolutions, but not products, round
+        # their float32 inputs to TF32. The weight is that of the convolution, flattened.
+        self.proj = nn.Linear(in_channels * patch_size**2, hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W]`` to ``[B, H W / patch_size^2, hidden_size]`` in the weights' dtype or autocast's."""
+        batch, channels, height, width = x.shape
+        size = self.patch_size
+        patches = x.reshape(batch, channels, height // size, size, width // size, size).permute(0, 2, 4, 1, 3, 5)
+        return self.proj(patches.flatten(3).flatten(1, 2).to(self.proj.weight.dtype))
