@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rcgm.models._checks import one_of
@@ -32,7 +33,7 @@ class AttentionBackend:
     Args:
         load: gives the kernel, of three tensors ``[B, T, H, D]``; raises ImportError or AttributeError where what it
             needs is not installed.
-        get: what to install.
+        get: what to install; empty for what torch has.
         gpu: whether it runs on a GPU alone.
         dtypes: that it takes; empty for all.
     """
@@ -74,6 +75,9 @@ class AttentionBackend:
                     f"attention {name!r} needs float16 or bfloat16 and got {q.dtype}: use autocast "
                     "(precision: bfloat16) or another attention"
                 )
+            if self.get and any(unpack_dual(part).tangent is not None for part in (q, k, v)):
+                # without a rule, operators of packages give zero derivatives and no error
+                raise NotImplementedError(f"attention {name!r} is not known to have a rule for forward-mode AD (jvp).")
             output = kernel(q, k, v)
             # Some versions of FlashAttention 3 and 4 return the logarithms of the softmax's sums too.
             return output[0] if isinstance(output, tuple) else output

@@ -4,10 +4,11 @@ import types
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from rcgm.models import DiT, attention_backends
 from rcgm.models.attention import SelfAttention
-from rcgm.models.attention_backends import BACKENDS, attention_kernel
+from rcgm.models.attention_backends import BACKENDS, AttentionBackend, attention_kernel
 
 SHAPE = (2, 5, 3, 8)  # batch, tokens, heads, features: all different, so that no layout passes for another
 
@@ -158,3 +159,28 @@ def test_a_forced_kernel_runs_and_compiles_in_one_graph(name):
         block(tokens, condition)
     ran = {event.name for event in profile.events()}
     assert ("aten::_scaled_dot_product_attention_math" in ran) == (name == "sdpa_math")
+
+
+def test_a_package_without_a_rule_gives_no_wrong_derivative():
+    @torch.library.custom_op("rcgm_tests::attention", mutates_args=())
+    def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return by_definition(q, k, v)
+
+    attend = AttentionBackend(lambda: attention, get="pip install it").kernel("packaged")
+    q, k, v = drawn()
+    torch.testing.assert_close(attend(q, k, v), by_definition(q, k, v))
+    for derivative in (torch.func.jvp, by_dual_numbers):
+        with pytest.raises(NotImplementedError, match=r"attention 'packaged' is not known .* forward-mode AD \(jvp\)"):
+            derivative(attend, (q, k, v), (k, v, q))
+
+
+def by_dual_numbers(function, point, tangents):
+    with forward_ad.dual_level():
+        return function(*map(forward_ad.make_dual, point, tangents))
+
+
+def test_the_check_for_derivatives_compiles_in_one_graph():
+    attend = AttentionBackend(lambda: by_definition, get="pip install it").kernel("packaged")
+    compiled = torch.compile(attend, backend="aot_eager", fullgraph=True)
+    q, k, v = drawn()
+    torch.testing.assert_close(compiled(q, k, v), by_definition(q, k, v))
