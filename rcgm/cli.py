@@ -40,7 +40,7 @@ Train generative models that sample in one, two or a few steps.
   rcgm sample runs/digits --steps 1,2,4   draw samples with the trained network
   rcgm evaluate runs/digits               measure how good the samples are
   rcgm encode images latents ...          turn a folder of images into latents to train on
-  rcgm export runs/digits                 the weights as one safetensors file
+  rcgm export runs/digits                 the network as one safetensors file, or as a folder
   rcgm info                               what is installed, and which kernels will run
 
 'rcgm COMMAND --help' explains a command and gives an example."""
@@ -100,10 +100,12 @@ Then train on it: data={name: latents, path: latents}"""
 
 EXPORT = """\
 Write the weights of a run to one safetensors file, under the names of the network's own state_dict, whether one
-process trained it or many.
+process trained it or many; or, where the name does not end in .safetensors, to a folder of config.json and
+model.safetensors, which rcgm.models.load_pretrained reads.
 
 example:
-  rcgm export runs/digits --output digits.safetensors"""
+  rcgm export runs/digits --output digits.safetensors
+  rcgm export runs/digits --output digits"""
 
 INFO = """\
 Show what is installed here and which kernels will run. Paste it into bug reports.
@@ -296,9 +298,9 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from rcgm.training.export import export_weights
+    from rcgm.training.export import export_run
 
-    print(export_weights(_load(options), options.output))
+    print(export_run(_load(options), options.output))
     return 0
 
 
@@ -375,14 +377,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--batch-size", type=_positive, metavar="N", help="images that are judged at a time")
 
-    export = _command(commands, "export", "write the weights of a trained model to one file", EXPORT, _export)
+    export = _command(commands, "export", "write a trained model to one file or a folder", EXPORT, _export)
     _add_checkpoint(export)
     export.add_argument(
         "--output",
         type=Path,
         default=Path("model.safetensors"),
-        metavar="SAFETENSORS",
-        help="file to write (default: %(default)s)",
+        metavar="PATH",
+        help="file .safetensors, or new folder, to write (default: %(default)s)",
     )
 
     _command(commands, "info", "show what is installed and which kernels will run", INFO, _info)

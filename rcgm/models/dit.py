@@ -201,6 +201,11 @@ class DiT(nn.Module):
         for layer in (*self.blocks, self.final_layer):
             nn.init.zeros_(layer.adaLN_modulation[1].weight)
         nn.init.zeros_(self.final_layer.linear.weight)
+        self.reset_buffers()
+
+    @torch.no_grad()
+    def reset_buffers(self) -> None:
+        """Compute the positions anew, in place, also after ``to_empty`` from the meta device."""
         if self.pos_embed is not None:
             self.pos_embed.copy_(sincos_positions_2d(self.pos_embed.shape[2], self._grid()).unsqueeze(0))
         if self.rope_cos is not None:

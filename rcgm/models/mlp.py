@@ -97,6 +97,9 @@ class MLP(nn.Module):
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
+    def reset_buffers(self) -> None:
+        """As that of :class:`~rcgm.models.dit.DiT`; there are none here."""
+
     def forward(self, x: Tensor, t: Tensor, r: Tensor, cond: Tensor | None = None) -> Tensor:
         """The average velocity over [r, t] at ``x``.
 

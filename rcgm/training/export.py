@@ -1,4 +1,4 @@
-"""The weights of a run as one file."""
+"""The network of a run as one file, or as a folder in the layout of model hubs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,28 @@ from pathlib import Path
 from safetensors.torch import save
 
 from rcgm.files import write_atomically
-from rcgm.training.runs import LoadedRun
+from rcgm.models import save_pretrained
+from rcgm.training.runs import LoadedRun, data_info_to_plain
 
-__all__ = ["export_weights"]
+__all__ = ["export_run", "export_weights"]
+
+
+def export_run(run: LoadedRun, path: str | os.PathLike[str]) -> Path:
+    """Write the network of ``run``: to one file if ``path`` ends in ``.safetensors``, and else to a new folder.
+
+    The folder is one of :func:`~rcgm.models.save_pretrained`; of its training it keeps step, objective and data.
+
+    Raises:
+        FileExistsError: the folder holds something.
+    """
+    if Path(path).suffix == ".safetensors":
+        return export_weights(run, path)
+    training = {
+        "step": run.step,
+        "objective": run.config.objective.model_dump(mode="json"),
+        "data": data_info_to_plain(run.info),
+    }
+    return save_pretrained(run.network, path, training=training)
 
 
 def export_weights(run: LoadedRun, path: str | os.PathLike[str]) -> Path:
