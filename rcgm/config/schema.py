@@ -11,6 +11,7 @@ __all__ = [
     "ComponentConfig",
     "EmaConfig",
     "EvaluateConfig",
+    "InitFromConfig",
     "LoggingConfig",
     "OptimizerConfig",
     "ParallelConfig",
@@ -55,6 +56,14 @@ class OptimizerConfig(Section):
     """Steps over which the learning rate grows linearly from lr/warmup_steps to lr."""
     schedule: Literal["constant"] = "constant"
     clip_grad_norm: PositiveFloat | None = None
+    fused: Literal["apex", "torch"] | None = None
+    """Whose AdamW runs on a GPU: NVIDIA apex's or torch's; apex's where it is installed and nothing is sharded."""
+
+    @model_validator(mode="after")
+    def _fused_is_adamw(self) -> OptimizerConfig:
+        if self.fused is not None and self.name != "adamw":
+            raise ValueError(f"fused needs name: adamw, got {self.fused} with {self.name}")
+        return self
 
 
 class EmaConfig(Section):
@@ -83,6 +92,17 @@ class TeacherConfig(Section):
     """What it knows: an instantaneous teacher, such as one of flow matching, is only ever asked at r = t."""
     initialise_student: bool = False
     """Begin from its weights, where names and shapes agree."""
+
+
+class InitFromConfig(Section):
+    """Weights to begin from, other than those of a teacher; a run that goes on reads its checkpoint instead."""
+
+    path: str
+    """A file of weights; for the layout rcgm a folder or a file that rcgm export wrote."""
+    layout: Literal["rcgm", "dit", "sit", "lightningdit"]
+    """Whose names and conventions they have; the others are those of rcgm.models.published."""
+    weights: Literal["ema", "student"] = "ema"
+    """Which of a checkpoint that holds both."""
 
 
 class CheckpointConfig(Section):
@@ -197,11 +217,18 @@ class TrainConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     ema: EmaConfig = EmaConfig()
     teacher: TeacherConfig | None = None
+    init_from: InitFromConfig | None = None
     parallel: ParallelConfig = ParallelConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
     sample: SampleConfig = SampleConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _begins_in_one_way(self) -> TrainConfig:
+        if self.init_from is not None and self.teacher is not None and self.teacher.initialise_student:
+            raise ValueError("init_from and teacher.initialise_student exclude one another: leave out one of them")
+        return self
 
     @model_validator(mode="after")
     def _micro_batches_are_equal(self) -> TrainConfig:

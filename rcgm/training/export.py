@@ -14,6 +14,8 @@ from rcgm.training.runs import LoadedRun, data_info_to_plain
 
 __all__ = ["export_run", "export_weights"]
 
+OTHER_FILES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
+
 
 def export_run(run: LoadedRun, path: str | os.PathLike[str]) -> Path:
     """Write the network of ``run``: to one file if ``path`` ends in ``.safetensors``, and else to a new folder.
@@ -22,8 +24,9 @@ def export_run(run: LoadedRun, path: str | os.PathLike[str]) -> Path:
 
     Raises:
         FileExistsError: the folder holds something.
+        ValueError: ``path`` has the ending of a file of another format.
     """
-    if Path(path).suffix == ".safetensors":
+    if Path(path).suffix in (".safetensors", *OTHER_FILES):
         return export_weights(run, path)
     training = {
         "step": run.step,

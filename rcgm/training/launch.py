@@ -20,6 +20,7 @@ from rcgm.config import (
 )
 from rcgm.parallel import running_processes
 from rcgm.shares import Processes
+from rcgm.training.initial_weights import begin_from
 from rcgm.training.randomness import Purpose, mixed_seed
 from rcgm.training.runs import RunFolder, choose_device
 from rcgm.training.teacher import Teacher, initialise_from, load_teacher
@@ -84,6 +85,8 @@ def _train(
     student = build_model_from(config).to(device)
     if teacher is not None and config.teacher.initialise_student and checkpoint is None:
         _initialise(student, teacher, show_progress)
+    if config.init_from is not None and checkpoint is None:
+        begin_from(config.init_from, student, objective.transport)
     trainer = Trainer(
         config,
         student,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rcgm.config import OptimizerConfig
+from rcgm.training import apex
 
 __all__ = [
     "build_optimizer",
@@ -26,6 +27,9 @@ def build_optimizer(
 
     Weight decay applies to tensors of two and more dimensions of ``network``: shrinking a bias or a gain regularises
     nothing, and what an objective has learned (``memory``) is no part of the model.
+
+    Raises:
+        ValueError: ``config.fused`` is apex, and that cannot be used here.
     """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     learned = [] if memory is None else [parameter for parameter in memory.parameters() if parameter.requires_grad]
@@ -37,7 +41,13 @@ def build_optimizer(
     groups = [group for group in groups if group["params"]]
     if config.name == "radam":
         return torch.optim.RAdam(groups, lr=config.lr, betas=config.betas, eps=config.eps, decoupled_weight_decay=True)
-    fused = all(parameter.device.type == "cuda" for parameter in (*parameters, *learned))
+    trained = [*parameters, *learned]
+    obstacle = apex.obstacle(trained)
+    if config.fused == "apex" and obstacle is not None:
+        raise ValueError(f"optimizer.fused cannot be apex: {obstacle}")
+    if obstacle is None and config.fused != "torch":
+        return apex.fused_adam()(groups, lr=config.lr, betas=config.betas, eps=config.eps, adam_w_mode=True)
+    fused = all(parameter.device.type == "cuda" for parameter in trained)
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused or None)
 
 
@@ -60,11 +70,16 @@ def export_optimizer(
 
     Those of ``memory`` have names that begin with ``objective/``.
     """
-    return {
-        f"{name}/{key}": value if isinstance(value, Tensor) else torch.tensor(value)
-        for name, parameter in _named_parameters(network, memory)
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
+    # apex counts the steps of a group, torch those of a parameter: they are saved as torch has them.
+    counted = {p: group["step"] for group in optimizer.param_groups if "step" in group for p in group["params"]}
+    tensors = {}
+    for name, parameter in _named_parameters(network, memory):
+        state = dict(optimizer.state.get(parameter, {}))
+        if state and parameter in counted:
+            state["step"] = float(counted[parameter])
+        for key, value in state.items():
+            tensors[f"{name}/{key}"] = value if isinstance(value, Tensor) else torch.tensor(value)
+    return tensors
 
 
 def empty_optimizer_state(
@@ -102,6 +117,7 @@ def import_optimizer(
     unknown = sorted(set(by_name) - set(order))
     if unknown:
         raise ValueError(f"optimizer state of '{unknown[0]}', which is no trained parameter of the network")
+    counts = [by_name[name].pop("step") for name in by_name if apex.counts_by_group(optimizer)]
     # load_state_dict puts each tensor on the device that this optimizer wants it on, which differs by implementation.
     optimizer.load_state_dict(
         {
@@ -109,6 +125,9 @@ def import_optimizer(
             "param_groups": optimizer.state_dict()["param_groups"],
         }
     )
+    if counts:
+        for group in optimizer.param_groups:
+            group["step"] = int(max(counts))
 
 
 def _named_parameters(network: nn.Module, memory: nn.Module | None) -> Iterator[tuple[str, nn.Parameter]]:

@@ -161,7 +161,7 @@ class TrainStep:
         else:
             learned = [parameter.grad for parameter in self._learned if parameter.grad is not None]
             self._skips.step(self._optimizer, loss, norm, *([nn.utils.get_total_norm(learned)] if learned else []))
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad()
         return StepResult(loss, norm, evaluated)
 
     def _observe(self, output: Any) -> int:
