@@ -183,7 +183,8 @@ class Objective(ABC):
     def losses(self, prediction: Tensor, residual: Residual, point: Point) -> Tensor:
         """What each sample adds to the mean loss of ``residual`` at the student's prediction, ``[B]`` with gradient."""
         value, batch = residual.value, prediction.shape[0]
-        weight = torch.ones_like(point.t) if residual.weight is None else residual.weight
+        # float64: processes of unequal numbers of rows divide by different B, whose rounding would show in their sum
+        weight = torch.ones_like(point.t, dtype=torch.float64) if residual.weight is None else residual.weight.double()
         # The mean's 1/B is part of the weight, so that the gradient that the kernel writes needs no factor any more: a
         # sum's is 1. What is stored in float16 needs one all the same, and would be too small with it.
         apart = prediction.dtype == torch.float16
