@@ -189,7 +189,7 @@ class DiT(nn.Module):
                 nn.init.xavier_uniform_(module.weight, generator=generator)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.RMSNorm) and module.weight is not None:
+            elif getattr(module, "weight", None) is not None and module.weight.ndim == 1:  # the gain of a norm
                 nn.init.ones_(module.weight)
         if self.embedder_init == "published":
             for embedder in (self.t_embedder, self.interval_embedder):

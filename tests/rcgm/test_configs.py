@@ -80,4 +80,5 @@ def test_networks_have_the_published_size(name, shape, tokens):
         network = build_model_from(config)
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     assert millions == pytest.approx(131 if name.endswith("b4") else 675, rel=0.02)
-    assert network.pos_embed.shape[1] == tokens
+    height, width = network.input_size
+    assert (height // network.patch_size) * (width // network.patch_size) == tokens

@@ -1,6 +1,8 @@
 """The options that LightningDiT, UCGM and TiM add to the transformer of DiT."""
 
 import re
+import sys
+import types
 
 import pytest
 import torch
@@ -136,6 +138,47 @@ def test_norms_by_definition(norm, gain):
     torch.testing.assert_close(module(x), expected)
 
 
+class ApexNorm(torch.nn.Module):
+    """With the arguments and the parameter of apex's."""
+
+    def __init__(self, normalized_shape, eps=1e-5, elementwise_affine=True, memory_efficient=False):
+        super().__init__()
+        self.shape, self.eps = (normalized_shape,), eps
+        self.register_parameter("weight", None)
+        if elementwise_affine:
+            self.weight = torch.nn.Parameter(torch.empty(normalized_shape))
+
+
+class FusedLayerNorm(ApexNorm):
+    def forward(self, x):
+        return torch.nn.functional.layer_norm(x, self.shape, self.weight, None, self.eps)
+
+
+class FusedRMSNorm(ApexNorm):
+    def forward(self, x):
+        return torch.nn.functional.rms_norm(x, self.shape, self.weight, self.eps)
+
+
+@pytest.mark.parametrize("norm", ["layer", "rms", "rms_gain"])
+def test_norms_of_apex_take_the_weights_of_torch(norm, monkeypatch):
+    module = types.ModuleType("apex.normalization")
+    module.FusedLayerNorm, module.FusedRMSNorm = FusedLayerNorm, FusedRMSNorm
+    monkeypatch.setitem(sys.modules, "apex", types.ModuleType("apex"))
+    monkeypatch.setitem(sys.modules, "apex.normalization", module)
+    network, expected = DiT(**SMALL, norm=f"apex_{norm}"), drawn(norm=norm)
+    assert isinstance(network.blocks[0].norm1, ApexNorm) and isinstance(network.final_layer.norm_final, ApexNorm)
+    if norm == "rms_gain":
+        assert torch.equal(network.blocks[1].norm2.weight, torch.ones(16))
+    network.load_state_dict(expected.state_dict())
+    torch.testing.assert_close(network(*inputs()), expected(*inputs()))
+
+
+def test_norms_of_apex_where_it_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "apex.normalization", None)
+    with pytest.raises(ValueError, match=r"norm needs NVIDIA apex, which is not installed .*github.com/NVIDIA/apex"):
+        DiT(**SMALL, norm="apex_rms")
+
+
 def test_interval_aware_attention_by_definition():
     attention = drawn(torch.float64, interval_aware=True).blocks[0].attn
     x = torch.randn(2, 6, 16, dtype=torch.float64)
@@ -218,7 +261,10 @@ def test_presets_hold_arguments_of_the_constructor():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"norm": "batch"}, "norm must be one of layer, rms, rms_gain, got 'batch'"),
+        (
+            {"norm": "batch"},
+            "norm must be one of layer, rms, rms_gain, apex_layer, apex_rms, apex_rms_gain, got 'batch'",
+        ),
         ({"feed_forward": "relu"}, "feed_forward must be one of gelu, swiglu, got 'relu'"),
         ({"positions": "learned"}, "positions must be one of sincos, rope, sincos_rope, got 'learned'"),
         ({"positions": "rope", "num_heads": 8}, "hidden_size / num_heads must be a multiple of 4 for rotary positions"),
