@@ -1,0 +1,79 @@
+"""Arguments that commands share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+__all__ = ["add_checkpoint", "add_device", "add_sampling", "classes", "from_zero", "positive"]
+
+SAMPLERS = ("auto", "any_step", "consistency", "euler", "heun", "mix", "ucgm", "ucgm_multi")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Which network to use: a run, a step of it, and its weights."""
+    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="folder of a run, such as runs/digits")
+    parser.add_argument("--checkpoint", type=int, metavar="STEP", help="step of the checkpoint (default: the newest)")
+    parser.add_argument(
+        "--weights", choices=("ema", "student"), default="ema", help="averaged weights or the last ones (default: ema)"
+    )
+    add_device(parser)
+
+
+def add_sampling(parser: argparse.ArgumentParser, *, count: int) -> None:
+    """Which network, and how to draw samples with it."""
+    add_checkpoint(parser)
+    parser.add_argument(
+        "--steps", type=_step_counts, default=(1, 2, 4), metavar="1,2,4", help="numbers of steps (default: 1,2,4)"
+    )
+    parser.add_argument(
+        "--count", type=positive, default=count, metavar="N", help="samples for each (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--sampler", choices=SAMPLERS, default="auto",
+        help="how to sample (default: auto, the sampler that the objective of the run trains for)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--guidance", type=float, default=1.0, metavar="W", help="guidance scale while sampling (default: 1, none)"
+    )
+    parser.add_argument(
+        "--decoder", metavar="DIR", help="autoencoder that decodes samples of latents (default: that of the run)"
+    )
+    parser.add_argument("--seed", type=from_zero, default=0, help="of the noise (default: %(default)s)")
+
+
+def _integers(text: str, lowest: int) -> tuple[int, ...]:
+    try:
+        values = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or min(values) < lowest:
+        raise argparse.ArgumentTypeError(f"needs whole numbers of at least {lowest}, separated by commas, got {text!r}")
+    return values
+
+
+def _step_counts(text: str) -> tuple[int, ...]:
+    return _integers(text, 1)
+
+
+def classes(text: str) -> tuple[int, ...]:
+    return _integers(text, 0)
+
+
+def _single(text: str, lowest: int) -> int:
+    values = _integers(text, lowest)
+    if len(values) != 1:
+        raise argparse.ArgumentTypeError(f"needs one whole number, got {text!r}")
+    return values[0]
+
+
+def positive(text: str) -> int:
+    return _single(text, 1)
+
+
+def from_zero(text: str) -> int:
+    return _single(text, 0)

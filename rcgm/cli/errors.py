@@ -1,0 +1,41 @@
+"""Errors as a user reads them: one line, and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+__all__ = ["fail", "missing_package"]
+
+TRAINING_PACKAGES = {
+    "PIL",
+    "diffusers",
+    "matplotlib",
+    "pydantic",
+    "safetensors",
+    "sklearn",
+    "tensorboard",
+    "tqdm",
+    "yaml",
+}
+OPTIONAL_PACKAGES = {"torch_fidelity", "wandb"}
+"""Packages of extras of their own; what needs one says what to install."""
+
+
+def fail(message: str, code: int = 2) -> int:
+    """Print an error, with the rank where there are several; returns the exit code."""
+    rank = os.environ.get("RANK")
+    where = "" if rank is None else f" in process {rank}"
+    print(f"rcgm: error{where}: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def missing_package(error: ModuleNotFoundError) -> str | None:
+    """What to install, or None where what is missing is no package of an extra."""
+    package = (error.name or "").partition(".")[0]
+    if package in OPTIONAL_PACKAGES:
+        return str(error)
+    if package not in TRAINING_PACKAGES:
+        return None
+    extra = "encode" if package == "diffusers" else "train"
+    return f"this command needs the package '{package}': pip install 'rcgm[{extra}]'"

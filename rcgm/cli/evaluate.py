@@ -1,0 +1,88 @@
+"""`rcgm evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rcgm.cli.arguments import add_sampling, positive
+from rcgm.cli.runs import decoder_of, load, sampling_of
+
+SHORT = "measure the samples of a trained model"
+
+TEXT = """\
+Measure the samples of a run and print the numbers as JSON, by number of steps.
+
+Points: squared MMD and Frechet distance, with the floor that real points reach. Digits: accuracy of a classifier on
+the classes that were asked for, Frechet distance, distance to the nearest training image. Other images, with the
+weights of the Inception network (docs/evaluation.md): FID, Inception Score, precision and recall.
+
+example:
+  rcgm evaluate runs/digits --steps 1,2,4 --count 2000
+  torchrun --nproc_per_node=8 -m rcgm.cli evaluate runs/imagenet --features inception.pth --reference real.npz \\
+    --steps 1,2 --count 50000"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_sampling(parser, count=2000)
+    parser.add_argument(
+        "--features", metavar="FILE", help="weights of the Inception network (default: those of the run's settings)"
+    )
+    parser.add_argument(
+        "--reference", metavar="FILE", help="statistics of real images, .npz or .safetensors (default: of the data)"
+    )
+    parser.add_argument(
+        "--save-reference", type=Path, metavar="FILE", help="write the statistics of the data to a .safetensors file"
+    )
+    parser.add_argument("--batch-size", type=positive, metavar="N", help="images that are judged at a time")
+
+
+def run(options: argparse.Namespace) -> int:
+    import json
+
+    from rcgm.config import build_dataset_from
+    from rcgm.evaluation import write_reference
+    from rcgm.parallel import running_processes
+    from rcgm.training.image_measure import ImageMeasure
+    from rcgm.training.measures import build_measure, measure_steps
+    from rcgm.training.progress import counting
+
+    with running_processes(options.device) as processes:
+        run = load(options)
+        dataset = build_dataset_from(run.config)
+        given = {name: getattr(options, name) for name in ("features", "reference", "batch_size")}
+        settings = run.config.evaluate.model_copy(
+            update={name: value for name, value in given.items() if value is not None}
+        )
+        if options.save_reference is not None and settings.features is None:
+            raise ValueError("--save-reference needs --features")
+        decode = decoder_of(run, options)
+        measure = build_measure(dataset, settings, device=run.device, decode=decode, processes=processes)
+        if measure is None:
+            raise ValueError(
+                f"there is no measure for the data '{run.config.data.name}': give --features for FID, or sample to an "
+                ".npz and use your own"
+            )
+        if options.save_reference is not None and isinstance(measure, ImageMeasure):
+            reference = measure.reference()
+            if reference is not None:
+                write_reference(options.save_reference, reference)
+        with counting(options.count * len(options.steps), "samples", enabled=processes.first) as count:
+            report = measure_steps(
+                measure,
+                run.network,
+                dataset,
+                steps=options.steps,
+                count=options.count,
+                guidance=options.guidance,
+                seed=options.seed,
+                device=run.device,
+                method=sampling_of(run, options),
+                autocast=run.autocast,
+                on_chunk=count,
+                processes=processes,
+            )
+    if not processes.first:
+        return 0
+    print(json.dumps({"run": str(options.run), "checkpoint": run.step, "steps": report}, indent=2))
+    return 0

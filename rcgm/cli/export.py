@@ -1,0 +1,38 @@
+"""`rcgm export`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rcgm.cli.arguments import add_checkpoint
+from rcgm.cli.runs import load
+
+SHORT = "write a trained model to one file or a folder"
+
+TEXT = """\
+Write the weights of a run to one safetensors file, under the names of the network's own state_dict, whether one
+process trained it or many; or, where the name does not end in .safetensors, to a folder of config.json and
+model.safetensors, which rcgm.models.load_pretrained reads.
+
+example:
+  rcgm export runs/digits --output digits.safetensors
+  rcgm export runs/digits --output digits"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_checkpoint(parser)
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("model.safetensors"),
+        metavar="PATH",
+        help="file .safetensors, or new folder, to write (default: %(default)s)",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    from rcgm.training.export import export_run
+
+    print(export_run(load(options), options.output))
+    return 0

@@ -1,0 +1,98 @@
+"""`rcgm sample`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rcgm.cli.arguments import add_sampling, classes
+from rcgm.cli.runs import decoder_of, load, sampling_of
+
+if TYPE_CHECKING:
+    import torch
+
+SHORT = "draw samples with a trained model"
+
+TEXT = """\
+Draw samples with the network of a run, in each of the given numbers of steps from the same noise.
+
+example:
+  rcgm sample runs/digits --steps 1,2,4 --count 80 --classes 3,7 --output samples.png --npz samples.npz
+
+The arrays of the .npz are named steps_1, steps_2, ... and labels. Latents are as the autoencoder gives them, with the
+normalisation of the data undone; where they are decoded, images_1, ... hold the images, in [-1, 1]."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_sampling(parser, count=80)
+    parser.add_argument("--classes", type=classes, metavar="0,1,..", help="classes to draw, in turn (default: all)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("samples.png"),
+        metavar="PNG",
+        help="picture to write (default: %(default)s)",
+    )
+    parser.add_argument("--npz", type=Path, metavar="NPZ", help="also write the samples as numpy arrays")
+
+
+def run(options: argparse.Namespace) -> int:
+    from rcgm import plots
+    from rcgm.training.decoding import to_stored
+    from rcgm.training.generation import Request, generate
+    from rcgm.training.randomness import Purpose
+
+    run = load(options)
+    decode = decoder_of(run, options)
+    request = Request(
+        run.info,
+        options.count,
+        seed=options.seed,
+        purpose=Purpose.SAMPLING,
+        conditional=run.conditional,
+        classes=options.classes,
+    )
+    samples = {
+        number: generate(
+            run.network,
+            request,
+            steps=number,
+            device=run.device,
+            method=sampling_of(run, options),
+            seed=options.seed,
+            guidance=options.guidance,
+            autocast=run.autocast,
+        )
+        for number in options.steps
+    }
+    pictures = samples if decode is None else {number: decode(tensor) for number, tensor in samples.items()}
+    figure = plots.sample_panels(
+        {plots.steps_title(number): tensor for number, tensor in pictures.items()},
+        labels=request.labels,
+        value_range=run.info.value_range if decode is None else (-1.0, 1.0),
+        class_names=run.info.class_names,
+    )
+    plots.save_figure(options.output, figure)
+    print(options.output)
+    if options.npz is not None:
+        arrays = {f"steps_{number}": to_stored(tensor, run.info) for number, tensor in samples.items()}
+        if decode is not None:
+            arrays |= {f"images_{number}": tensor for number, tensor in pictures.items()}
+        if request.labels is not None:
+            arrays["labels"] = request.labels
+        _write_npz(options.npz, arrays)
+        print(options.npz)
+    return 0
+
+
+def _write_npz(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    import io
+
+    import numpy as np
+
+    from rcgm.files import write_atomically
+
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **{name: tensor.numpy() for name, tensor in tensors.items()})
+    write_atomically(path, stream.getvalue())
