@@ -191,7 +191,7 @@ def _forward_mode_explained(name: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # NotImplementedError is one
-        if not any(sign in str(error) for sign in ("forward AD", "forward-mode", "functorch", "jvp")):
+        if not any(sign in str(error) for sign in ("forward AD", "forward-mode", "functorch", "jvp", "TensorWrapper")):
             raise
         reason = str(error).partition("\n")[0]
         raise ValueError(

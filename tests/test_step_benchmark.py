@@ -132,7 +132,8 @@ def test_what_forward_mode_cannot_do_is_told():
     outcomes = {item["combination"]: item["outcome"] for item in limits.attempts(CPU, EAGER)}
     assert "does not support it" in outcomes["FlashAttention (SDPBackend.FLASH_ATTENTION)"]
     assert outcomes["compiled jvp"] == limits.WORKS
-    assert outcomes["activation checkpointing of the blocks, with gradient"].startswith("CheckpointError")
+    recomputing = outcomes["activation checkpointing of the blocks, with gradient"]
+    assert recomputing.startswith(("CheckpointError", "NotImplementedError"))  # torch 2.13, torch 2.11
     assert len(outcomes) == len(limits.ATTEMPTS)
 
 

@@ -261,7 +261,8 @@ class DiT(nn.Module):
         size, channels = self.patch_size, self.in_channels
         batch = tokens.shape[0]
         patches = tokens.reshape(batch, rows, columns, size, size, channels).permute(0, 5, 1, 3, 2, 4)
-        return patches.reshape(batch, channels, rows * size, columns * size)
+        # a copy at any patch size: FSDP warns of outputs that are views, and losses want dense samples
+        return patches.reshape(batch, channels, rows * size, columns * size).contiguous()
 
 
 def _height_and_width(input_size: int | Sequence[int]) -> tuple[int, int]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
+import torch
+
 from rcgm import __version__
 
 __all__ = ["library_versions"]
 
-LIBRARIES = ("torch", "triton", "numpy", "safetensors", "scikit-learn")
+LIBRARIES = ("triton", "numpy", "safetensors", "scikit-learn")
 
 
 def library_versions() -> dict[str, str]:
     """Versions of Python and of the libraries that are installed, by name."""
-    found = {"rcgm": __version__, "python": platform.python_version()}
+    found = {"rcgm": __version__, "python": platform.python_version(), "torch": torch.__version__}
     for name in LIBRARIES:
         try:
             found[name] = version(name)

@@ -495,7 +495,8 @@ def test_unneeded_segments_and_prediction_are_not_read(place: Place, size: int) 
     assert not gradient.isnan().any()
 
 
-def test_unordered_knots_give_nan_in_their_sample(place: Place) -> None:
+def test_unordered_knots_give_nan_in_their_sample(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference.checks, "ordered_times", lambda times: None)  # the reference gives NaN too, unasked
     case = Case(4, 40, (F32,) * 4, times=True, reduction="none")
     inputs = case.inputs()
     inputs[2][2, 1] = 2.0

@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import torch
 from launching import run_ranks
 from shared_steps import DEPTH, OBJECTIVES, OTHERS, VARIANTS, main
+from torch.torch_version import TorchVersion
 
 GATHERED = DEPTH + 1  # what is gathered in a forward: each block, and the rest
 CASES = [f"{name}, {variant}" for name in OBJECTIVES for variant in VARIANTS] + list(OTHERS)
@@ -57,5 +59,11 @@ def test_gradients_are_added_up_once_in_a_step(report):
 
 
 def test_forward_mode_goes_through_sharded_parameters(report):
-    """What torch 2.13 does: FSDP2 steps aside for ``torch.func.jvp``, and the tangents are those of one process."""
-    assert report["jvp"]["gradients"] < 1e-10
+    """What torch 2.13 does: FSDP2 steps aside for ``torch.func.jvp``, and the tangents are those of one process.
+
+    What torch 2.11 does: FSDP2 fails to allocate what it gathers, and the error says what to choose instead.
+    """
+    if torch.__version__ >= TorchVersion("2.13"):
+        assert max(report["jvp"].values()) < 1e-6 and report["jvp"]["gradients"] < 1e-10
+    elif isinstance(report["jvp"], str):
+        assert "Use derivative central or auto" in report["jvp"]

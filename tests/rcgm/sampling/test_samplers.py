@@ -8,7 +8,7 @@ import pytest
 import torch
 from gaussian import problem
 
-from rcgm import cli
+from rcgm.cli import arguments
 from rcgm.config.schema import Sampler
 from rcgm.sampling import (
     SAMPLERS,
@@ -250,4 +250,4 @@ def test_bad_arguments(call, error, message):
 
 
 def test_names_are_those_of_the_command_line_and_the_configuration():
-    assert set(cli.SAMPLERS) == {"auto", *SAMPLERS} == set(typing.get_args(Sampler))
+    assert set(arguments.SAMPLERS) == {"auto", *SAMPLERS} == set(typing.get_args(Sampler))
