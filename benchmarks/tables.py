@@ -48,6 +48,38 @@ def digits_table() -> str:
     return f"{table(header, rows)}\n\n{settings}; {trained}. {provenance(found)}."
 
 
+def digit_processes_table() -> str:
+    found = read("digit_processes")
+    if found is None:
+        return NOT_MEASURED
+    numbers = list(found["rows"][0]["metrics"])
+    header = ["seed", "processes", "final loss", *(f"class accuracy, steps {n}" for n in numbers)]
+    header += [f"Fréchet distance, steps {n}" for n in numbers]
+    rows = [
+        [
+            str(row["seed"]),
+            str(row["processes"]),
+            f"{row['final_loss']:.4f}",
+            *(f"{row['metrics'][n]['class_accuracy']:.3f}" for n in numbers),
+            *(f"{row['metrics'][n]['frechet_distance']:.2f}" for n in numbers),
+        ]
+        for row in found["rows"]
+    ]
+    return f"{table(header, rows)}\n\n{provenance(found)}."
+
+
+def digit_latents_table() -> str:
+    found = read("digit_latents")
+    if found is None:
+        return NOT_MEASURED
+    header = ["sampling steps", "class accuracy", "Fréchet distance"]
+    rows = [
+        [what, f"{measured['class_accuracy']:.3f}", f"{measured['frechet_distance']:.2f}"]
+        for what, measured in found["metrics"].items()
+    ]
+    return f"{table(header, rows)}\n\n{provenance(found)}."
+
+
 def moons_table() -> str:
     found = read("moons")
     if found is None:
@@ -252,6 +284,8 @@ def backends_table() -> str:
 
 TABLES: Mapping[str, Callable[[], str]] = {
     "digits": digits_table,
+    "digit_processes": digit_processes_table,
+    "digit_latents": digit_latents_table,
     "moons": moons_table,
     "objectives": objectives_table,
     "fidelity": fidelity_table,

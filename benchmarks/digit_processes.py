@@ -1,0 +1,43 @@
+"""Whether several processes train the digits to the quality of one: runs of configs/digits.yaml side by side.
+
+rcgm train configs/digits.yaml device=cpu seed=1 --output runs/one
+torchrun --nproc_per_node=2 -m rcgm.cli train configs/digits.yaml device=cpu seed=1 --output runs/two
+python -m benchmarks.digit_processes runs/one runs/two ...
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import environment
+
+
+def row(run: Path) -> dict[str, Any]:
+    """What a finished run tells of itself."""
+    summary = json.loads((run / "summary.json").read_text())
+    return {
+        "seed": summary["config"]["seed"],
+        "processes": summary["processes"],
+        "metrics": summary["evaluation"],
+        "final_loss": summary["final"]["loss"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="finished runs of the digits")
+    rows = [row(run) for run in parser.parse_args().runs]
+    result = {
+        "environment": environment.describe(torch.device("cpu")),
+        "rows": sorted(rows, key=lambda one: (one["seed"], one["processes"])),
+    }
+    print(f"written to {environment.write('digit_processes', result)}")
+
+
+if __name__ == "__main__":
+    main()
