@@ -10,8 +10,8 @@ from rcgm.parallel.processes import lost_process
 from rcgm.shares import Processes
 
 
-def build() -> DiT:
-    network = DiT.from_preset("micro/2", input_size=4, in_channels=1, num_classes=3)
+def build(**style) -> DiT:
+    network = DiT.from_preset("micro/2", input_size=4, in_channels=1, num_classes=3, **style)
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(parameter.numel()))
     return network
@@ -41,6 +41,16 @@ def test_recomputation_computes_again_and_gives_the_same_gradients(kind):
     parallelize(network, ParallelConfig(activation_checkpointing=kind), None, keep_gathered=False)
     assert all(torch.equal(a, b) for a, b in zip(expected, gradients(network), strict=True))
     assert len(count) == 2 * len(network.blocks)
+
+
+@pytest.mark.parametrize("kind", ["none", "selective", "full"])
+def test_blocks_that_are_given_rotations_and_the_interval(kind):
+    style = {"norm": "rms_gain", "feed_forward": "swiglu", "positions": "rope", "interval_aware": True}
+    expected = gradients(build(**style))
+    network = build(**style)
+    parallelize(network, ParallelConfig(activation_checkpointing=kind), None, compile="aot_eager", keep_gathered=False)
+    for got, wanted in zip(gradients(network), expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
 
 
 class Products(TorchDispatchMode):
