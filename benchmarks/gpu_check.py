@@ -8,14 +8,16 @@
 
 Every step has a limit, and all of them together ``--seconds``: what is late is stopped, with all its processes, and the
 next begins. The file is written after each step, so that a run that is cut short leaves what it had. The build is not
-isolated, so that it works without a network: setuptools and pybind11 must be there, and pytest and hypothesis for the
-tests.
+isolated, so that it works without a network: setuptools and pybind11 must be there, pytest and hypothesis for the
+tests, and for the training steps what `pip install '.[train]'` brings. What is missing may also lie in a folder that
+``PYTHONPATH`` names (wheels unpacked by `python -m zipfile -e WHEEL FOLDER`).
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import os
 import shutil
 import signal
@@ -23,7 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,8 @@ from benchmarks import environment
 ROOT = Path(__file__).parent.parent
 TAIL = 3000
 DRY_RUN_FOLDER = ROOT / "build" / "gpu_check_dry_run"
+TEST_PACKAGES = ("pytest", "hypothesis")
+TRAIN_PACKAGES = ("matplotlib", "PIL", "pydantic", "safetensors", "sklearn", "tensorboard", "tqdm", "yaml")
 VERDICTS = {True: "ok", False: "FAILED", None: "not possible here"}
 
 
@@ -75,28 +79,39 @@ def steps(dry_run: bool) -> list[Step]:
         command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", *module("every_kernel")]
         return Step(tool, command, 60, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}, missing)
 
+    def needing(step: Step, *packages: str) -> Step:
+        missing = [package for package in packages if importlib.util.find_spec(package) is None]
+        return replace(step, impossible=f"not installed: {', '.join(missing)}") if missing else step
+
     build = [sys.executable, "setup.py", "build_ext", "--inplace"]
     pytest = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "tests/rcgm_kernels"]
     if dry_run:
+        train = module("steps", "--preset", "nano/2", "--batches", "2", "--rounds", "2")
         return [
             Step("build", build, 240, {"RCGM_CUDA": "0"}),
             Step("accuracy", module("accuracy", "--largest", "10000"), 120),
             Step("kernels", module("kernels", "--rounds", "2", "--first", "1"), 120),
-            Step("steps", module("steps", "--preset", "nano/2", "--batches", "2", "--rounds", "2"), 120),
+            needing(Step("steps", train, 120), *TRAIN_PACKAGES),
             sanitizer("memcheck"),
             sanitizer("racecheck"),
-            Step("tests", [*pytest, "-k", "test_coefficients"], 120),
+            needing(Step("cuda_tests", [*pytest, "-k", "test_coefficients"], 120), *TEST_PACKAGES),
+            needing(Step("triton_tests", [*pytest, "-k", "test_triton and upstream"], 120), *TEST_PACKAGES),
         ]
+    train = module(
+        "steps", "--preset", "XL/2", "--batches", "4", "32", "--rounds", "4", "--seconds", "40", "--compiler", "none",
+        "--name", "steps_short_cuda",
+    )  # fmt: skip
     return [
         Step("build", build, 180, {"RCGM_CUDA": "1", "RCGM_CUDA_ARCHS": _architecture()}),
         Step("accuracy", module("accuracy"), 90),
         Step("kernels", module("kernels", "--rounds", "20"), 150),
-        Step("steps", module("steps", "--preset", "XL/2", "--batches", "4", "32", "--rounds", "4", "--seconds", "40",
-                             "--compiler", "none", "--name", "steps_short_cuda"), 75),
+        needing(Step("steps", train, 75), *TRAIN_PACKAGES),
         sanitizer("memcheck"),
         sanitizer("racecheck"),
-        Step("tests", [*pytest, "-k", "cuda or triton"], 150),
-    ]  # fmt: skip
+        # not those of the emulated device, nor what compiles for other architectures: both need no GPU
+        needing(Step("cuda_tests", [*pytest, "-k", "gpu"], 90), *TEST_PACKAGES),
+        needing(Step("triton_tests", [*pytest, "-k", "test_triton and not compiles"], 120), *TEST_PACKAGES),
+    ]
 
 
 def run_all(wanted: list[Step], dry_run: bool, resume: bool, seconds: float) -> int:
@@ -108,7 +123,8 @@ def run_all(wanted: list[Step], dry_run: bool, resume: bool, seconds: float) -> 
         entry = before.get(step.name) or run(step, min(step.limit, end - time.perf_counter()), dry_run)
         done.append(entry)
         write(done, dry_run)
-        print(f"{step.name:<12} {VERDICTS[entry['ok']]:<18} {entry['seconds']:6.1f} s", flush=True)
+        reason = "" if step.impossible is None else f"  ({step.impossible})"
+        print(f"{step.name:<12} {VERDICTS[entry['ok']]:<18} {entry['seconds']:6.1f} s{reason}", flush=True)
         if step.name == "build" and not entry["ok"]:
             break
     path = write(done, dry_run)
