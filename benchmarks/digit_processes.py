@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,27 @@ import torch
 
 from benchmarks import environment
 
+STEPS = (50, 300)
+"""Of training, whose losses are kept beside the last: at first runs differ by rounding alone."""
+
 
 def row(run: Path) -> dict[str, Any]:
     """What a finished run tells of itself."""
     summary = json.loads((run / "summary.json").read_text())
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = {record["step"]: record["loss"] for record in records if "loss" in record}
     return {
         "seed": summary["config"]["seed"],
         "processes": summary["processes"],
         "metrics": summary["evaluation"],
-        "final_loss": summary["final"]["loss"],
+        "losses": {str(step): loss for step, loss in losses.items() if step in STEPS or step == summary["steps"]},
     }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="finished runs of the digits")
-    rows = [row(run) for run in parser.parse_args().runs]
+    rows = [row(run) for run in parser.parse_args(arguments).runs]
     result = {
         "environment": environment.describe(torch.device("cpu")),
         "rows": sorted(rows, key=lambda one: (one["seed"], one["processes"])),

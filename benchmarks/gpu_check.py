@@ -25,19 +25,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import environment
+from rcgm.cli.errors import PACKAGES
 
 ROOT = Path(__file__).parent.parent
 TAIL = 3000
 DRY_RUN_FOLDER = ROOT / "build" / "gpu_check_dry_run"
 TEST_PACKAGES = ("pytest", "hypothesis")
-TRAIN_PACKAGES = ("matplotlib", "PIL", "pydantic", "safetensors", "sklearn", "tensorboard", "tqdm", "yaml")
 VERDICTS = {True: "ok", False: "FAILED", None: "not possible here"}
 
 
@@ -79,10 +79,11 @@ def steps(dry_run: bool) -> list[Step]:
         command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", *module("every_kernel")]
         return Step(tool, command, 60, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}, missing)
 
-    def needing(step: Step, *packages: str) -> Step:
+    def lacking(packages: Sequence[str]) -> str | None:
         missing = [package for package in packages if importlib.util.find_spec(package) is None]
-        return replace(step, impossible=f"not installed: {', '.join(missing)}") if missing else step
+        return f"not installed: {', '.join(missing)}" if missing else None
 
+    no_training, no_tests = lacking(PACKAGES["train"]), lacking(TEST_PACKAGES)
     build = [sys.executable, "setup.py", "build_ext", "--inplace"]
     pytest = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "tests/rcgm_kernels"]
     if dry_run:
@@ -91,11 +92,11 @@ def steps(dry_run: bool) -> list[Step]:
             Step("build", build, 240, {"RCGM_CUDA": "0"}),
             Step("accuracy", module("accuracy", "--largest", "10000"), 120),
             Step("kernels", module("kernels", "--rounds", "2", "--first", "1"), 120),
-            needing(Step("steps", train, 120), *TRAIN_PACKAGES),
+            Step("steps", train, 120, impossible=no_training),
             sanitizer("memcheck"),
             sanitizer("racecheck"),
-            needing(Step("cuda_tests", [*pytest, "-k", "test_coefficients"], 120), *TEST_PACKAGES),
-            needing(Step("triton_tests", [*pytest, "-k", "test_triton and upstream"], 120), *TEST_PACKAGES),
+            Step("cuda_tests", [*pytest, "-k", "test_coefficients"], 120, impossible=no_tests),
+            Step("triton_tests", [*pytest, "-k", "test_triton and upstream"], 120, impossible=no_tests),
         ]
     train = module(
         "steps", "--preset", "XL/2", "--batches", "4", "32", "--rounds", "4", "--seconds", "40", "--compiler", "none",
@@ -105,12 +106,12 @@ def steps(dry_run: bool) -> list[Step]:
         Step("build", build, 180, {"RCGM_CUDA": "1", "RCGM_CUDA_ARCHS": _architecture()}),
         Step("accuracy", module("accuracy"), 90),
         Step("kernels", module("kernels", "--rounds", "20"), 150),
-        needing(Step("steps", train, 75), *TRAIN_PACKAGES),
+        Step("steps", train, 75, impossible=no_training),
         sanitizer("memcheck"),
         sanitizer("racecheck"),
         # not those of the emulated device, nor what compiles for other architectures: both need no GPU
-        needing(Step("cuda_tests", [*pytest, "-k", "gpu"], 90), *TEST_PACKAGES),
-        needing(Step("triton_tests", [*pytest, "-k", "test_triton and not compiles"], 120), *TEST_PACKAGES),
+        Step("cuda_tests", [*pytest, "-k", "gpu"], 90, impossible=no_tests),
+        Step("triton_tests", [*pytest, "-k", "test_triton and not compiles"], 120, impossible=no_tests),
     ]
 
 
@@ -123,7 +124,7 @@ def run_all(wanted: list[Step], dry_run: bool, resume: bool, seconds: float) -> 
         entry = before.get(step.name) or run(step, min(step.limit, end - time.perf_counter()), dry_run)
         done.append(entry)
         write(done, dry_run)
-        reason = "" if step.impossible is None else f"  ({step.impossible})"
+        reason = f"  ({entry['output']})" if entry["ok"] is None else ""
         print(f"{step.name:<12} {VERDICTS[entry['ok']]:<18} {entry['seconds']:6.1f} s{reason}", flush=True)
         if step.name == "build" and not entry["ok"]:
             break

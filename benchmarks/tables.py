@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from benchmarks.environment import read
+from rcgm.plots import steps_title
 
 DECAYS = (0.0, 0.9, 0.99, 0.999)
 QUALITY = {"digits": "Fréchet distance", "two_moons": "squared MMD"}
+QUALITY_OF_DIGITS = ("class accuracy", "Fréchet distance")
 OTHER_SIDES = ("compile_over_fused", "published_over_fused")
 NOT_MEASURED = "Not measured."
 
@@ -25,20 +27,20 @@ def provenance(found: dict[str, Any]) -> str:
     )
 
 
+def judged(measured: dict[str, float]) -> list[str]:
+    """The cells of QUALITY_OF_DIGITS."""
+    return [f"{measured['class_accuracy']:.3f}", f"{measured['frechet_distance']:.2f}"]
+
+
 def digits_table() -> str:
     found = read("digits")
     if found is None:
         return NOT_MEASURED
     rows = [
-        [
-            steps,
-            f"{measured['class_accuracy']:.3f}",
-            f"{measured['frechet_distance']:.2f}",
-            f"{measured['nearest_median_ratio']:.2f}",
-        ]
+        [steps, *judged(measured), f"{measured['nearest_median_ratio']:.2f}"]
         for steps, measured in found["metrics"].items()
     ]
-    header = ["sampling steps", "class accuracy", "Fréchet distance", "distance to nearest training image, over real"]
+    header = ["sampling steps", *QUALITY_OF_DIGITS, "distance to nearest training image, over real"]
     config = found["config"]
     settings = (
         f"order {config['objective']['order']}, EMA {config['ema']['decay']:g}, {found['parameters']:,} parameters"
@@ -52,16 +54,16 @@ def digit_processes_table() -> str:
     found = read("digit_processes")
     if found is None:
         return NOT_MEASURED
-    numbers = list(found["rows"][0]["metrics"])
-    header = ["seed", "processes", "final loss", *(f"class accuracy, steps {n}" for n in numbers)]
-    header += [f"Fréchet distance, steps {n}" for n in numbers]
+    first = found["rows"][0]
+    header = ["seed", "processes"]
+    header += [f"{what}, {steps_title(int(steps))}" for steps in first["metrics"] for what in QUALITY_OF_DIGITS]
+    header += [f"loss after {step} training steps" for step in first["losses"]]
     rows = [
         [
             str(row["seed"]),
             str(row["processes"]),
-            f"{row['final_loss']:.4f}",
-            *(f"{row['metrics'][n]['class_accuracy']:.3f}" for n in numbers),
-            *(f"{row['metrics'][n]['frechet_distance']:.2f}" for n in numbers),
+            *(cell for measured in row["metrics"].values() for cell in judged(measured)),
+            *(f"{loss:.7g}" for loss in row["losses"].values()),
         ]
         for row in found["rows"]
     ]
@@ -72,11 +74,8 @@ def digit_latents_table() -> str:
     found = read("digit_latents")
     if found is None:
         return NOT_MEASURED
-    header = ["sampling steps", "class accuracy", "Fréchet distance"]
-    rows = [
-        [what, f"{measured['class_accuracy']:.3f}", f"{measured['frechet_distance']:.2f}"]
-        for what, measured in found["metrics"].items()
-    ]
+    header = ["sampling steps", *QUALITY_OF_DIGITS]
+    rows = [[what, *judged(measured)] for what, measured in found["metrics"].items()]
     return f"{table(header, rows)}\n\n{provenance(found)}."
 
 

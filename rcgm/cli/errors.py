@@ -5,19 +5,13 @@ from __future__ import annotations
 import os
 import sys
 
-__all__ = ["fail", "missing_package"]
+__all__ = ["PACKAGES", "fail", "missing_package"]
 
-TRAINING_PACKAGES = {
-    "PIL",
-    "diffusers",
-    "matplotlib",
-    "pydantic",
-    "safetensors",
-    "sklearn",
-    "tensorboard",
-    "tqdm",
-    "yaml",
+PACKAGES = {
+    "train": ("PIL", "matplotlib", "pydantic", "safetensors", "sklearn", "tensorboard", "tqdm", "yaml"),
+    "encode": ("diffusers",),
 }
+"""What an extra brings, as it is imported."""
 OPTIONAL_PACKAGES = {"torch_fidelity", "wandb"}
 """Packages of extras of their own; what needs one says what to install."""
 
@@ -35,7 +29,5 @@ def missing_package(error: ModuleNotFoundError) -> str | None:
     package = (error.name or "").partition(".")[0]
     if package in OPTIONAL_PACKAGES:
         return str(error)
-    if package not in TRAINING_PACKAGES:
-        return None
-    extra = "encode" if package == "diffusers" else "train"
-    return f"this command needs the package '{package}': pip install 'rcgm[{extra}]'"
+    extra = next((extra for extra, brought in PACKAGES.items() if package in brought), None)
+    return None if extra is None else f"this command needs the package '{package}': pip install 'rcgm[{extra}]'"

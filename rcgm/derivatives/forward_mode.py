@@ -14,7 +14,7 @@ class ForwardMode(Estimator):
     """``torch.func.jvp``: exact to rounding, at about the cost and memory of two forwards.
 
     It needs attention with a forward-mode rule (torch's math attention, which the engine selects) and does not go
-    through FlashAttention. Through sharded parameters (FSDP2) it goes with torch 2.13. A network that it does not go
+    through FlashAttention. Through sharded parameters (FSDP2) it goes from torch 2.13 on. A network that it does not go
     through is an error that says what to choose instead.
     """
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,16 @@ def distance(one: dict[str, list[Tensor]], other: dict[str, list[Tensor]]) -> di
     return far
 
 
+def compared(
+    build: Callable[[], Any], processes: Processes, parallel: dict[str, Any], options: dict[str, Any]
+) -> dict[str, float]:
+    """How far the steps of all processes are from those of one, in the first process; nothing in the others."""
+    alone = {**options, "compile": False}
+    expected = run(build(), Processes(), ParallelConfig(), **alone)[0] if processes.first else {}
+    shared, _ = run(build(), processes, ParallelConfig(**parallel), **options)
+    return distance(expected, shared)
+
+
 OBJECTIVES = {
     "rcgm": lambda: RCGM(order=2, dt=0.1, label_dropout=0.3),
     "mean_flow": lambda: MeanFlow(times=TimeSampler("logit_normal", -0.4, 1.0, interval="sorted", equal=0.5)),
@@ -173,10 +184,7 @@ def main(path: Path) -> None:
             for variant, (parallel, options) in VARIANTS.items()
         } | OTHERS
         for name, (build, parallel, options) in cases.items():
-            alone = {**options, "compile": False}
-            expected = run(build(), Processes(), ParallelConfig(), **alone)[0] if processes.first else {}
-            shared, _ = run(build(), processes, ParallelConfig(**parallel), **options)
-            report[name] = distance(expected, shared)
+            report[name] = compared(build, processes, parallel, options)
         for kept in (True, False):
             for order in (1, 2, 4):
                 objective = RCGM(order=order, dt=0.1, points="jump")
@@ -189,10 +197,8 @@ def main(path: Path) -> None:
         report["dtypes of bfloat16"] = sorted({str(tensor.dtype) for tensor in shared["parameters"]})
         _, counts = run(OBJECTIVES["rcgm"](), processes, ParallelConfig(), accumulate=2, steps=1)
         report["scatters of two micro-batches"] = [count["_reduce_scatter_base_"] for count in counts]
-        expected, _ = run(MeanFlow(derivative=ForwardMode()), Processes(), ParallelConfig())
         try:
-            shared, _ = run(MeanFlow(derivative=ForwardMode()), processes, ParallelConfig())
-            report["jvp"] = distance(expected, shared)
+            report["jvp"] = compared(lambda: MeanFlow(derivative=ForwardMode()), processes, {}, {})
         except ValueError as error:
             report["jvp"] = str(error)
         if processes.first:

@@ -21,6 +21,12 @@ def report(tmp_path_factory):
     return json.loads(path.read_text())
 
 
+def assert_rounding_alone(distances: dict[str, float]) -> None:
+    # Losses are summed, and what an objective keeps is stored, in float32.
+    assert max(distances[name] for name in ("gradients", "parameters", "average")) < 1e-10
+    assert max(distances.values()) < 1e-6
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_give_the_numbers_of_one(report, case):
     distances = report[case]
@@ -30,9 +36,7 @@ def test_two_processes_give_the_numbers_of_one(report, case):
         assert max(distances[name] for name in ("losses", "norms", "gradients")) < 1e-5
         assert distances["parameters"] < 1e-3 and distances["average"] < 1e-3
     else:
-        # Losses are summed, and what an objective keeps is stored, in float32.
-        assert max(distances[name] for name in ("gradients", "parameters", "average")) < 1e-10
-        assert max(distances.values()) < 1e-6
+        assert_rounding_alone(distances)
 
 
 def test_gathers_do_not_grow_with_the_order_where_the_target_is_kept(report):
@@ -63,7 +67,8 @@ def test_forward_mode_goes_through_sharded_parameters(report):
 
     What torch 2.11 does: FSDP2 fails to allocate what it gathers, and the error says what to choose instead.
     """
-    if torch.__version__ >= TorchVersion("2.13"):
-        assert max(report["jvp"].values()) < 1e-6 and report["jvp"]["gradients"] < 1e-10
-    elif isinstance(report["jvp"], str):
-        assert "Use derivative central or auto" in report["jvp"]
+    outcome = report["jvp"]
+    if torch.__version__ < TorchVersion("2.13") and isinstance(outcome, str):
+        assert "Use derivative central or auto" in outcome
+    else:
+        assert_rounding_alone(outcome)
