@@ -1,13 +1,8 @@
-"""This folder on the path, for ``gaussian.py``, and tables at the end of the output."""
+"""Tables at the end of the output."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves it off
 
 LINES = pytest.StashKey[list[str]]()
 

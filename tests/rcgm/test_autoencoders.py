@@ -1,8 +1,8 @@
 import pytest
 import torch
-from autoencoder_files import change_config, save_dc, save_kl
 
 from rcgm.autoencoders import load_autoencoder
+from tests.support.autoencoder_files import change_config, save_dc, save_kl
 
 CPU = torch.device("cpu")
 IMAGES = torch.rand(2, 3, 8, 12, generator=torch.Generator().manual_seed(0)) * 2 - 1

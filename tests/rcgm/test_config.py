@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from latent_files import write_shards
 
 from rcgm.config import (
     ConfigError,
@@ -21,6 +20,7 @@ from rcgm.config.yaml_text import parse_yaml
 from rcgm.derivatives import Central, OneSided
 from rcgm.objectives import RCGM, FlowMatching
 from rcgm.transports import Linear
+from tests.support.latent_files import write_shards
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

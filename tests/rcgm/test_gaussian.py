@@ -11,7 +11,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from gaussian import Gaussian, problem, states
 
 from rcgm.combination import PREDICTION, term
 from rcgm.objectives import RCGM, EnhancedTarget, FlowMatching, Objective, Residual
@@ -19,6 +18,7 @@ from rcgm.queries import Query
 from rcgm.sampling import sample_any_step
 from rcgm.times import Times
 from rcgm_kernels import advance
+from tests.support.gaussian import Gaussian, problem, states
 
 BATCH = 512
 STEPS = (1e-2, 1e-3, 1e-4)

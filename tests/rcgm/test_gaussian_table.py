@@ -12,7 +12,6 @@ from itertools import product
 
 import pytest
 import torch
-from gaussian import Gaussian, problem, states
 
 from rcgm.derivatives import Central, Estimator, ForwardMode, OneSided
 from rcgm.objectives import OBJECTIVES, RCGM, Objective
@@ -20,6 +19,7 @@ from rcgm.objectives.decm import ConsistencyPart, NoiseToNoisyPart
 from rcgm.times import Times
 from rcgm.transports import TRANSPORTS, Linear, Transport
 from rcgm_kernels import Metric
+from tests.support.gaussian import Gaussian, problem, states
 
 COARSE, FINE = 4e-3, 1e-3
 PLAIN = {"clip": None, "metric": Metric(), "adaptive": None}

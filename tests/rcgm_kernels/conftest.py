@@ -1,15 +1,11 @@
-"""One thread for small tensors, and the folder of ``cases.py`` on the path: importlib mode leaves it off."""
+"""One thread for small tensors."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(autouse=True, scope="session")

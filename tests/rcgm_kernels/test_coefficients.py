@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import KNOTS, every, knots
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rcgm_kernels import recursive_coefficients
+from tests.support.cases import KNOTS, every, knots
 
 
 @given(

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch.distributed as dist
-from cases import HALVES, cpu_implementations, every, running, threads
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from rcgm_kernels import ema_update_
 from rcgm_kernels.layout import STORAGE_DTYPES
+from tests.support.cases import HALVES, cpu_implementations, every, running, threads
 
 SHAPES = ((), (1,), (0,), (3,), (511,), (512,), (513,), (4, 1025), (2, 0, 3), (40_000,))
 MASTERS = (torch.float32, torch.float64)

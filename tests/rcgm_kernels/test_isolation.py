@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import HALVES, LossCall, LossCase, cpu_implementations, every, loss_cases, running
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from rcgm_kernels import Metric, fused_loss, fused_residual_loss
+from tests.support.cases import HALVES, LossCall, LossCase, cpu_implementations, every, loss_cases, running
 
 BAD = (math.nan, math.inf, -math.inf)
 

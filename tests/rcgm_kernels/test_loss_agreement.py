@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import (
+from hypothesis import given
+
+from rcgm_kernels import Metric, fused_loss, fused_residual_loss
+from rcgm_kernels.layout import STORAGE_DTYPES
+from tests.support.cases import (
     HALVES,
     LossCall,
     LossCase,
@@ -17,10 +21,6 @@ from cases import (
     running,
     threads,
 )
-from hypothesis import given
-
-from rcgm_kernels import Metric, fused_loss, fused_residual_loss
-from rcgm_kernels.layout import STORAGE_DTYPES
 
 FLOATS_32 = (torch.float32, *HALVES)
 

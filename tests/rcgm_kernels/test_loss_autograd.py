@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from cases import HALVES, assert_gradient_close, cpu_implementations, running
 from torch import Tensor, nn
 
 from rcgm_kernels import Metric, fused_loss, fused_residual_loss
 from rcgm_kernels.layout import STORAGE_DTYPES
+from tests.support.cases import HALVES, assert_gradient_close, cpu_implementations, running
 
 BATCH, SIZE = 5, 700
 

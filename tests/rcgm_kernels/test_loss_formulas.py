@@ -6,13 +6,13 @@ import math
 
 import pytest
 import torch
-from cases import METRICS, LossCall, every, knots, loss_cases
 from hypothesis import assume, given
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, mse_loss
 
 from rcgm_kernels import AdaptiveWeight, Metric, fused_loss, fused_residual_loss
 from rcgm_kernels.layout import batched
+from tests.support.cases import METRICS, LossCall, every, knots, loss_cases
 
 BACKENDS = ("cpu", "reference")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import HALVES, laid_out
 
 from rcgm_kernels import Metric, advance, ema_update_, fused_loss, fused_residual_loss, interpolate
+from tests.support.cases import HALVES, laid_out
 
 BATCH, SIZE = 4, 20_000
 

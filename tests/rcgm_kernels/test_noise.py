@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import SAMPLE_SHAPES, cpu_implementations, every, running, threads
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -21,6 +20,7 @@ from torch import Tensor
 from rcgm_kernels import Noise, interpolate, standard_normal
 from rcgm_kernels.backends import philox
 from rcgm_kernels.layout import STORAGE_DTYPES
+from tests.support.cases import SAMPLE_SHAPES, cpu_implementations, every, running, threads
 
 COMMON = Path(__file__).resolve().parents[2] / "csrc" / "common"
 # Random123, kat_vectors: counter, key, words of philox4x32 with 10 rounds.

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from cases import (
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rcgm_kernels import advance, interpolate
+from rcgm_kernels.layout import STORAGE_DTYPES, batched
+from tests.support.cases import (
     HALVES,
     LAYOUTS,
     SAMPLE_SHAPES,
@@ -19,12 +25,6 @@ from cases import (
     spacing,
     threads,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-from torch import Tensor
-
-from rcgm_kernels import advance, interpolate
-from rcgm_kernels.layout import STORAGE_DTYPES, batched
 
 DTYPES = st.sampled_from(STORAGE_DTYPES)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import HALVES, cpu_implementations, running
 from torch import Tensor
 
 from rcgm_kernels import advance, ema_update_, interpolate
+from tests.support.cases import HALVES, cpu_implementations, running
 
 ZERO = torch.zeros(1)
 

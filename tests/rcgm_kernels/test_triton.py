@@ -14,15 +14,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import (
-    LossCase,
-    assert_gradient_close,
-    assert_loss_close,
-    environment,
-    every,
-    loss_cases,
-    poisoned_memory,
-)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,6 +22,15 @@ from rcgm_kernels import Metric, fused_loss, fused_residual_loss
 from rcgm_kernels.backends import ENVIRONMENT, choose
 from rcgm_kernels.backends import triton as backend
 from rcgm_kernels.layout import STORAGE_DTYPES
+from tests.support.cases import (
+    LossCase,
+    assert_gradient_close,
+    assert_loss_close,
+    environment,
+    every,
+    loss_cases,
+    poisoned_memory,
+)
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 runs = pytest.mark.skipif(

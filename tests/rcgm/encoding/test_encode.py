@@ -5,13 +5,13 @@ import sys
 
 import pytest
 import torch
-from autoencoder_files import CLASSES, save_dc, save_kl, write_images
 from safetensors.torch import load_file
 
 from rcgm.autoencoders import load_autoencoder
 from rcgm.cli import main
 from rcgm.data import ImageFolder, Latents
 from rcgm.encoding import ChannelStatistics, Plan, encode_shards, write_manifest
+from tests.support.autoencoder_files import CLASSES, save_dc, save_kl, write_images
 
 CPU = torch.device("cpu")
 

@@ -2,13 +2,13 @@ import re
 
 import pytest
 import torch
-from published_networks import Published
 from safetensors.torch import save_file
 
 from rcgm.models import MLP, DiT
 from rcgm.models.published import initialise, read_weights
 from rcgm.models.published.layouts import LAYOUTS
 from rcgm.transports import TRANSPORTS
+from tests.support.published_networks import Published
 
 SIZES = {"side": 8, "patch": 2, "channels": 3, "size": 32, "depth": 2, "heads": 4, "classes": 5}
 LIGHTNING = {"norm": "rms_gain", "feed_forward": "swiglu", "positions": "sincos_rope", "time_scale": 1.0}

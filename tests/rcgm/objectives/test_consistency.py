@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from plain import Smooth, assert_same, batch
 
 from rcgm.objectives import Consistency
 from rcgm.times import Times
 from rcgm_kernels import Metric
+from tests.support.plain import Smooth, assert_same, batch
 
 T = torch.tensor([1.0, 0.9, 0.5, 0.3, 0.1, 0.05, 0.72, 0.013], dtype=torch.float64)
 

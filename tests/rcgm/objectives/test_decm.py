@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from gaussian import Gaussian, problem
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
@@ -21,6 +20,7 @@ from rcgm.objectives import DECM, EnhancedTarget, NormalizedTarget, Point
 from rcgm.times import Times, TimeSampler
 from rcgm.transports import TrigFlow
 from rcgm_kernels import AdaptiveWeight, Metric
+from tests.support.gaussian import Gaussian, problem
 
 NULL, BATCH, STEP = 4, 8, 0.005
 # Our times: of the first two parts, and t and r of the third, their ends included.

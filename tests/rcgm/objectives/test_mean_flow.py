@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from plain import BATCH, Smooth, assert_same, batch
 
 from rcgm.derivatives import Central, ForwardMode
 from rcgm.objectives import MeanFlow, MixedTarget
 from rcgm.times import Times
 from rcgm_kernels import AdaptiveWeight
+from tests.support.plain import BATCH, Smooth, assert_same, batch
 
 T = torch.tensor([0.9, 0.4, 1.0, 0.8, 0.3, 0.62, 0.55, 0.99], dtype=torch.float64)
 R = torch.tensor([0.9, 0.4, 0.0, 0.1, 0.0, 0.6, 0.2, 0.5], dtype=torch.float64)

@@ -6,12 +6,12 @@ import math
 
 import pytest
 import torch
-from plain import Smooth, assert_same, batch
 
 from rcgm.derivatives import ForwardMode
 from rcgm.objectives import SCM
 from rcgm.times import Times
 from rcgm.transports import Linear
+from tests.support.plain import Smooth, assert_same, batch
 
 T = torch.tensor([0.95, 0.9, 0.5, 0.3, 0.1, 0.05, 0.72, 1.0], dtype=torch.float64)
 TIMES = Times(T, torch.zeros_like(T))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from plain import Smooth, assert_same, batch
 
 from rcgm.objectives import Shortcut
 from rcgm.times import Times
 from rcgm.transports import TrigFlow
+from tests.support.plain import Smooth, assert_same, batch
 
 T = torch.tensor([0.9, 0.4, 1.0, 0.75, 0.5, 0.25, 0.625, 1.0], dtype=torch.float64)
 D = torch.tensor([0.0, 0.0, 1.0, 0.25, 0.5, 0.125, 0.125, 0.5], dtype=torch.float64)

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from synchronisation import NothingWaits, WouldWaitError
 
 from rcgm.derivatives import Auto, Central, ForwardMode, OneSided
 from rcgm.models import MLP
@@ -29,6 +24,7 @@ from rcgm.times import TimeSampler
 from rcgm.training.ema import Ema
 from rcgm.training.step import TrainStep
 from rcgm_kernels import AdaptiveWeight, Metric
+from tests.support.synchronisation import NothingWaits, WouldWaitError
 
 CLASSES = 3
 CASES = {

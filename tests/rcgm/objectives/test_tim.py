@@ -14,7 +14,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from gaussian import problem, states
 from torch import Tensor
 
 from rcgm.derivatives import Central, ForwardMode, OneSided
@@ -22,6 +21,7 @@ from rcgm.objectives import FlowMatching, IntervalWeight, MixedTarget, TiM
 from rcgm.times import Times
 from rcgm.transports import Linear, Transport, TrigFlow, TrigLinear
 from rcgm_kernels import AdaptiveWeight, Metric
+from tests.support.gaussian import problem, states
 
 NULL = 4
 PI = math.pi

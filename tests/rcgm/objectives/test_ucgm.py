@@ -12,7 +12,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from gaussian import problem, states
 from torch import Tensor
 
 from rcgm.derivatives import Auto, Central, ForwardMode, OneSided
@@ -20,6 +19,7 @@ from rcgm.objectives import UCGM, FlowMatching, SelfEnhancedTarget, TeacherEnhan
 from rcgm.times import Times, TimeSampler
 from rcgm.transports import EDM, VE, VP, Linear, ReversedLinear, Transport, TrigFlow, TrigLinear
 from rcgm_kernels import Metric
+from tests.support.gaussian import problem, states
 
 NULL = 4
 TIMES = [1.0, 0.998, 0.9, 0.76, 0.75, 0.62, 0.5, 0.33, 0.3, 0.1, 0.01, 0.003]

@@ -3,8 +3,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from launching import run_ranks
-from measured import COUNT, CPU, INFO, dataset, judge, measure, measure_together, network, sampler
 
 from rcgm.config import ConfigError
 from rcgm.data import DataInfo
@@ -12,6 +10,8 @@ from rcgm.data.in_memory import InMemoryDataset
 from rcgm.evaluation import Reference, evaluate_images, read_reference, write_reference
 from rcgm.shares import Processes
 from rcgm.training.image_measure import ImageMeasure, as_pixels
+from tests.support.launching import run_ranks
+from tests.support.measured import COUNT, CPU, INFO, dataset, judge, measure, measure_together, network, sampler
 
 
 @pytest.fixture

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from launching import finish, run_ranks, start_ranks
-from runs import train_and_die, train_in_turn, train_until_told_to_stop
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from rcgm.cli import main
 from rcgm.config.yaml_text import dump_yaml
 from rcgm.training.checkpoint import CheckpointError, latest_checkpoint, read_checkpoint
+from tests.support.launching import finish, run_ranks, start_ranks
+from tests.support.runs import train_and_die, train_in_turn, train_until_told_to_stop
 
 TINY = {
     "steps": 12,

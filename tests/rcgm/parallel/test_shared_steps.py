@@ -4,9 +4,10 @@ import json
 
 import pytest
 import torch
-from launching import run_ranks
-from shared_steps import DEPTH, OBJECTIVES, OTHERS, VARIANTS, main
 from torch.torch_version import TorchVersion
+
+from tests.support.launching import run_ranks
+from tests.support.shared_steps import DEPTH, OBJECTIVES, OTHERS, VARIANTS, main
 
 GATHERED = DEPTH + 1  # what is gathered in a forward: each block, and the rest
 CASES = [f"{name}, {variant}" for name in OBJECTIVES for variant in VARIANTS] + list(OTHERS)

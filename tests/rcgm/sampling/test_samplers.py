@@ -6,7 +6,6 @@ import typing
 
 import pytest
 import torch
-from gaussian import problem
 
 from rcgm.cli import arguments
 from rcgm.config.schema import Sampler
@@ -20,6 +19,7 @@ from rcgm.sampling import (
     sample_ucgm,
 )
 from rcgm.transports import TRANSPORTS
+from tests.support.gaussian import problem
 
 each_transport = pytest.mark.parametrize("name", TRANSPORTS)
 

@@ -4,13 +4,13 @@ import re
 
 import pytest
 import torch
-from published_networks import Published
 
 from rcgm.cli import main
 from rcgm.config import ConfigError, parse_config
 from rcgm.models import load_pretrained
 from rcgm.models.published import initialise
 from rcgm.training import load_run, read_checkpoint, train
+from tests.support.published_networks import Published
 
 CPU = torch.device("cpu")
 DIT = {"name": "dit", "patch_size": 2, "hidden_size": 16, "depth": 1, "num_heads": 2, "time_scale": 1.0}

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from autoencoder_files import save_dc, save_kl, write_images
 from PIL import Image
 
 from rcgm.autoencoders import load_autoencoder
@@ -14,6 +13,7 @@ from rcgm.config import ConfigError
 from rcgm.data import DataInfo, Latents, Normalisation
 from rcgm.training import load_run, measures
 from rcgm.training.decoding import Decoder
+from tests.support.autoencoder_files import save_dc, save_kl, write_images
 
 CPU = torch.device("cpu")
 

@@ -8,10 +8,21 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from latent_files import CHANNELS, COUNTS, HEIGHT, TOTAL, WIDTH, WRITERS, label, sample, stack, write_shards
 from safetensors.torch import save_file
 
 from rcgm.data import BatchStream, Latents, build_dataset
+from tests.support.latent_files import (
+    CHANNELS,
+    COUNTS,
+    HEIGHT,
+    TOTAL,
+    WIDTH,
+    WRITERS,
+    label,
+    sample,
+    stack,
+    write_shards,
+)
 
 
 @pytest.fixture(params=WRITERS)

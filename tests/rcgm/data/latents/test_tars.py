@@ -4,11 +4,11 @@ import tarfile
 
 import pytest
 import torch
-from latent_files import TOTAL, npy, sample, write_tar, write_tars
 from safetensors.torch import save
 
 from rcgm.data import Latents
 from rcgm.data.latents import tar_index
+from tests.support.latent_files import TOTAL, npy, sample, write_tar, write_tars
 
 
 def sample_members(key="0", **changes):

@@ -1,0 +1,1 @@
+"""What several tests share: cases, small networks, files, processes."""
