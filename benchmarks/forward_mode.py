@@ -22,8 +22,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from rcgm.combination import PREDICTION, term
 from rcgm.models import DiT
 from rcgm.objectives import MeanFlow, ObjectiveOutput
-from rcgm.objectives.base import Residual
 from rcgm.objectives.point import Point
+from rcgm.objectives.residual import Residual
 
 Network = Callable[..., Tensor]
 Triple = tuple[Tensor, Tensor, Tensor]

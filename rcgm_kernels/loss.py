@@ -27,6 +27,7 @@ def fused_loss(
     base: Tensor | None = None,
     clip: float | None = 1.0,
     metric: Metric | str = "l2",
+    normalize: float | None = None,
     weight: Tensor | None = None,
     adaptive: AdaptiveWeight | float | None = None,
     reduction: str = "mean",
@@ -55,6 +56,7 @@ def fused_loss(
         base: ``F(x_t, t, r)`` inside ``zeta``; None takes ``pred`` without gradient.
         clip: bound of the clamp, ``> 0``; None for no clamp.
         metric: ``"l2"``, ``"pseudo_huber"``, ``"barron"`` or a :class:`Metric`.
+        normalize: as in :func:`fused_residual_loss`.
         weight: per-sample weight ``[B]``, without gradient.
         adaptive: an :class:`AdaptiveWeight`, or its power.
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` (``[B]``).
@@ -74,7 +76,20 @@ def fused_loss(
     times = checks.scalars("times", times, (len(segments) + 2, pred.shape[0]), pred)
     terms = [*([] if base is None else [base]), *segments, velocity]
     return _loss(
-        pred, terms, times, None, None, weight, clip, metric, None, adaptive, reduction, backend, True, base is None
+        pred,
+        terms,
+        times,
+        None,
+        None,
+        weight,
+        clip,
+        metric,
+        normalize,
+        adaptive,
+        reduction,
+        backend,
+        True,
+        base is None,
     )
 
 

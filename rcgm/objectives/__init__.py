@@ -3,7 +3,7 @@
 A new one is a subclass of ``Objective`` with a ``residual``, and a line in ``OBJECTIVES``.
 """
 
-from rcgm.objectives.base import Objective, ObjectiveOutput, Residual
+from rcgm.objectives.base import Objective, ObjectiveOutput
 from rcgm.objectives.consistency import Consistency
 from rcgm.objectives.decm import DECM
 from rcgm.objectives.flow_matching import FlowMatching
@@ -19,6 +19,7 @@ from rcgm.objectives.guidance import (
 from rcgm.objectives.mean_flow import MeanFlow
 from rcgm.objectives.point import Point
 from rcgm.objectives.rcgm import RCGM
+from rcgm.objectives.residual import RecursiveResidual, Residual
 from rcgm.objectives.scm import SCM
 from rcgm.objectives.shortcut import Shortcut
 from rcgm.objectives.tim import IntervalWeight, TiM
@@ -54,6 +55,7 @@ __all__ = [
     "Objective",
     "ObjectiveOutput",
     "Point",
+    "RecursiveResidual",
     "Residual",
     "SelfEnhancedTarget",
     "Shortcut",

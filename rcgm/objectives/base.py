@@ -24,23 +24,15 @@ from rcgm.engine import Engine, Network, predict
 from rcgm.objectives.guidance import Guidance
 from rcgm.objectives.overflow import Overflow, finite_samples, without
 from rcgm.objectives.point import Point
+from rcgm.objectives.residual import AnyResidual
 from rcgm.queries import STUDENT, TARGET, TEACHER, Derivative, Queries, Query, Tangent, together
 from rcgm.shares import Share
 from rcgm.times import Times, TimeSampler
 from rcgm.transports import Linear, Transport
-from rcgm_kernels import AdaptiveWeight, Metric, fused_residual_loss
+from rcgm_kernels import AdaptiveWeight, Metric
 
 SUPERVISIONS = ("data", "teacher")
 DTYPES = ("float32", "float16", "bfloat16")
-
-
-@dataclass(frozen=True)
-class Residual:
-    """``R = scale * clamp(value)``, with a weight for each sample; see ``fused_residual_loss``."""
-
-    value: Combination
-    scale: Tensor | None = None
-    weight: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +110,7 @@ class Objective(ABC):
             raise ValueError(f"label_dropout must be a probability from 0 to 1, got {self.label_dropout!r}")
 
     @abstractmethod
-    def residual(self, point: Point) -> Queries[Residual]:
+    def residual(self, point: Point) -> Queries[AnyResidual]:
         """The objective's formulas: yields waves of queries, returns the residual."""
 
     def parts(self, batch: int, step: int, generator: torch.Generator | None, device: torch.device) -> Sequence[Part]:
@@ -180,28 +172,20 @@ class Objective(ABC):
         ]  # fmt: skip
         return answer
 
-    def losses(self, prediction: Tensor, residual: Residual, point: Point) -> Tensor:
+    def losses(self, prediction: Tensor, residual: AnyResidual, point: Point) -> Tensor:
         """What each sample adds to the mean loss of ``residual`` at the student's prediction, ``[B]`` with gradient."""
-        value, batch = residual.value, prediction.shape[0]
+        batch = prediction.shape[0]
         # float64: processes of unequal numbers of rows divide by different B, whose rounding would show in their sum
         weight = torch.ones_like(point.t, dtype=torch.float64) if residual.weight is None else residual.weight.double()
         # The mean's 1/B is part of the weight, so that the gradient that the kernel writes needs no factor any more: a
         # sum's is 1. What is stored in float16 needs one all the same, and would be too small with it.
         apart = prediction.dtype == torch.float16
-        losses = fused_residual_loss(
-            prediction,
-            value.terms,
-            value.stacked(point.t),
-            pred_coeff=value.pred_coeff,
-            scale=residual.scale,
-            weight=weight if apart else weight / batch,
-            clip=self.clip,
-            metric=self.metric,
-            normalize=self.normalize,
-            adaptive=self.adaptive,
-            reduction="none",
-        )
+        losses = residual.losses(prediction, point.t, weight if apart else weight / batch, **self.loss_options())
         return losses / batch if apart else losses
+
+    def loss_options(self) -> dict[str, Any]:
+        """What the fused loss is told besides tensors."""
+        return {"clip": self.clip, "metric": self.metric, "normalize": self.normalize, "adaptive": self.adaptive}
 
     def __call__(
         self,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from rcgm.objectives.base import Residual
 from rcgm.objectives.point import Point
 from rcgm.objectives.rcgm import RCGM, SMALLEST_DT
+from rcgm.objectives.residual import AnyResidual
 from rcgm.queries import STUDENT, Queries
 from rcgm.times import TimeSampler
 
@@ -72,7 +72,7 @@ class Consistency(RCGM):
         done = min(step * (doublings + 1) // self.curriculum_steps, doublings)
         return 1 / min(first * 2**done, last)
 
-    def residual(self, point: Point) -> Queries[Residual]:
+    def residual(self, point: Point) -> Queries[AnyResidual]:
         return (yield from RCGM.residual(replace(self, dt=self.gap(point.step), segments=None), point))
 
 

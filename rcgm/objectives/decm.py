@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 import torch
 
 from rcgm.combination import PREDICTION, Combination, term
-from rcgm.objectives.base import Objective, Part, Residual
+from rcgm.objectives.base import Objective, Part
 from rcgm.objectives.flow_matching import FlowMatching
 from rcgm.objectives.point import Point
+from rcgm.objectives.residual import Residual
 from rcgm.queries import STUDENT, TARGET, Derivative, Queries, Query, Tangent, together
 from rcgm.times import Times, TimeSampler
 from rcgm.transports import Linear

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from rcgm.combination import PREDICTION
-from rcgm.objectives.base import Objective, Residual
+from rcgm.objectives.base import Objective
 from rcgm.objectives.point import Point
+from rcgm.objectives.residual import Residual
 from rcgm.queries import Queries
 from rcgm.times import TimeSampler
 

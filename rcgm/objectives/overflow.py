@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from rcgm.combination import Combination
+from rcgm.objectives.residual import AnyResidual, RecursiveResidual, Residual
 from rcgm.shares import Share
-
-if TYPE_CHECKING:
-    from rcgm.objectives.base import Residual
 
 
 class Overflow(nn.Module):
@@ -41,7 +38,7 @@ def finite_samples(values: Tensor) -> Tensor:
     return values.isfinite().flatten(1).all(1)
 
 
-def without(residual: Residual, kept: Tensor) -> Residual:
+def without(residual: AnyResidual, kept: Tensor) -> Residual:
     """``residual`` where ``kept`` ``[B]`` is true, and 0, with weight 0 and nothing read, where it is false."""
 
     def masked(scalar: Tensor | float) -> Tensor:
@@ -49,6 +46,8 @@ def without(residual: Residual, kept: Tensor) -> Residual:
             scalar = torch.full(kept.shape, scalar, dtype=torch.float32, device=kept.device)
         return torch.where(kept, scalar, 0)
 
+    if isinstance(residual, RecursiveResidual):
+        residual = residual.as_combination()
     value = residual.value
     absent = not isinstance(value.pred_coeff, Tensor) and value.pred_coeff == 0
     pred_coeff = value.pred_coeff if absent else masked(value.pred_coeff)

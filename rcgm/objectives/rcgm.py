@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from rcgm.combination import PREDICTION, Combination, term
-from rcgm.objectives.base import Objective, Residual
+from rcgm.objectives.base import Objective
 from rcgm.objectives.point import Point
+from rcgm.objectives.residual import AnyResidual, RecursiveResidual, Residual
 from rcgm.queries import STUDENT, TARGET, Queries, Query
 from rcgm.times import knots
 from rcgm.transports import Linear
-from rcgm_kernels import recursive_coefficients
 
 POINTS = ("rollout", "jump", "interpolant")
 AGAIN = "again"
@@ -69,13 +69,16 @@ class RCGM(Objective):
         if self.base not in BASES:
             raise ValueError(f"base must be one of {', '.join(BASES)}, got {self.base!r}")
 
-    def residual(self, point: Point) -> Queries[Residual]:
+    def residual(self, point: Point) -> Queries[AnyResidual]:
         point = yield from self.supervised(point)
         times = knots(point.t, point.r, self.dt, self.order)
-        base = [] if self.base == STUDENT else [Query(point.x_t, point.t, point.r, self._base_network)]
-        answers, states = yield from self._segments(point, times, base)
-        base_value = term(answers[0]) if base else PREDICTION
-        return Residual(self._estimate(point, times, base_value, answers[len(base) :], states) - term(point.target))
+        asked = [] if self.base == STUDENT else [Query(point.x_t, point.t, point.r, self._base_network)]
+        answers, states = yield from self._segments(point, times, asked)
+        base, segments = (answers[0] if asked else None), answers[len(asked) :]
+        if isinstance(self.transport, Linear):
+            return RecursiveResidual(times, segments, point.target, base)
+        estimate = self._estimate(point, times, PREDICTION if base is None else term(base), segments, states)
+        return Residual(estimate - term(point.target))
 
     @property
     def _base_network(self) -> str:
@@ -84,10 +87,7 @@ class RCGM(Objective):
     def _estimate(
         self, point: Point, times: Tensor, base: Combination, segments: list[Tensor], states: list[Tensor]
     ) -> Combination:
-        """What the segments say that the order-zero prediction at ``(x_t, t, t)`` is."""
-        if isinstance(self.transport, Linear):  # steps leave the states as they are: nothing but predictions
-            base_coeff, coeffs = recursive_coefficients(times)
-            return base_coeff * base + Combination(tuple(segments), tuple(coeffs.unbind(0)))
+        """What the segments say that the order-zero prediction at ``(x_t, t, t)`` is, under any transport."""
         first_carried, first_moved = self.transport.step(times[0], times[1])
         carried, moved = self.transport.step(times[0], times[-1])
         whole = times[1] == times[-1]  # one gap, of any length: the estimate is the base

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from rcgm.combination import PREDICTION, term
-from rcgm.objectives.base import Objective, Residual
+from rcgm.objectives.base import Objective
 from rcgm.objectives.pair import of_pair
 from rcgm.objectives.point import Point
+from rcgm.objectives.residual import Residual
 from rcgm.queries import STUDENT, TARGET, Queries
 from rcgm.times import TimeSampler
 from rcgm.transports import Transport, TrigFlow
-from rcgm_kernels import fused_residual_loss
 
 SOURCES = (STUDENT, TARGET)
 WEIGHTINGS = ("uniform", "inverse_tangent", "learned")
@@ -98,11 +98,7 @@ class SCM(Objective):
         if self.learned is None:
             return super().losses(prediction, residual, point)
         log_weight = self.learned(point.t)
-        value = residual.value
-        losses = fused_residual_loss(
-            prediction, value.terms, value.stacked(point.t), pred_coeff=value.pred_coeff, clip=self.clip,
-            metric=self.metric, normalize=self.normalize, adaptive=self.adaptive, reduction="none",
-        )  # fmt: skip
+        losses = residual.losses(prediction, point.t, None, **self.loss_options())
         balanced = log_weight.exp() * losses - log_weight
         # a sample without weight in this step teaches its time no weight either
         return (balanced if residual.weight is None else residual.weight * balanced) / prediction.shape[0]

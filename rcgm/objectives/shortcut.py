@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from rcgm.combination import PREDICTION, term
-from rcgm.objectives.base import Objective, Residual
+from rcgm.objectives.base import Objective
 from rcgm.objectives.point import Point
+from rcgm.objectives.residual import Residual
 from rcgm.queries import STUDENT, TARGET, Queries, Query, together
 from rcgm.times import TimeSampler
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from rcgm.combination import PREDICTION, Combination, term
-from rcgm.objectives.base import Objective, Residual
+from rcgm.objectives.base import Objective
 from rcgm.objectives.pair import of_pair
 from rcgm.objectives.point import Point
+from rcgm.objectives.residual import Residual
 from rcgm.queries import STUDENT, TARGET, Queries, together
 from rcgm.times import TimeSampler
 from rcgm.transports import Transport, TrigLinear

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from rcgm.combination import PREDICTION, Combination, term
-from rcgm.objectives.base import Objective, Residual
+from rcgm.objectives.base import Objective
 from rcgm.objectives.guidance import SelfEnhancedTarget
 from rcgm.objectives.pair import of_pair
 from rcgm.objectives.point import Point
+from rcgm.objectives.residual import Residual
 from rcgm.queries import STUDENT, TARGET, Derivative, Queries, Query, Tangent, together
 from rcgm.times import Times, TimeSampler
 from rcgm_kernels import Metric

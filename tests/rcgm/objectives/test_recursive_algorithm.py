@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from rcgm.objectives import RCGM, EnhancedTarget, FlowMatching
-from rcgm.times import Times
-from rcgm_kernels import AdaptiveWeight, Metric
+from rcgm.objectives import residual as residual_module
+from rcgm.times import Times, knots
+from rcgm_kernels import AdaptiveWeight, Metric, fused_loss
 
 NULL = 4
 # t and r. The first EQUAL are said to be equal; the others hold a sample that happens to be.
@@ -250,3 +251,33 @@ def test_metric_and_adaptive_weight_reach_the_loss(metric, adaptive, random_netw
     torch.testing.assert_close(ours.detach(), expected.detach(), rtol=1e-10, atol=0)
     for one, other in zip(gradients(ours, student), gradients(expected, student), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("base", ["student", "target"])
+@pytest.mark.parametrize("order", [0, 1, 3])
+def test_the_kernel_is_handed_the_knots(order, base, random_network, monkeypatch):
+    """Under the linear transport the loss is ``fused_loss`` of the knots, segments and velocity themselves."""
+    calls = []
+
+    def recorded(prediction, segments, velocity, times, **options):
+        calls.append((len(segments), velocity, times, options))
+        return fused_loss(prediction, segments, velocity, times, **options)
+
+    monkeypatch.setattr(residual_module, "fused_loss", recorded)
+    student, target = random_network(1), random_network(2)
+    x, z, times, labels = batch()
+    RCGM(order=order, base=base)(student, x, labels, target=target, noise=z, times=times)
+    ((count, velocity, given, options),) = calls
+    assert count == order
+    assert torch.equal(given, knots(times.t, times.r, 0.01, order))
+    torch.testing.assert_close(velocity, z - x)
+    assert (options["base"] is None) == (base == "student")
+
+
+def test_normalisation_reaches_the_loss(random_network):
+    student, target = random_network(1), random_network(2)
+    x, z, times, labels = batch()
+    R = residuals(student, target, x, z, labels, Settings(2, "rollout", "student", 1.0))
+    expected = (R / (R.norm(dim=1, keepdim=True) + 0.1)).square().mean()
+    ours = RCGM(order=2, normalize=0.1)(student, x, labels, target=target, noise=z, times=times).loss
+    torch.testing.assert_close(ours.detach(), expected, rtol=1e-10, atol=0)

@@ -7,10 +7,10 @@ from torch import nn
 from rcgm.combination import PREDICTION
 from rcgm.derivatives import Auto
 from rcgm.objectives import RCGM, FlowMatching
-from rcgm.objectives.base import Residual
 from rcgm.objectives.guidance import EnhancedTarget
 from rcgm.objectives.mean_flow import MeanFlow
 from rcgm.objectives.overflow import without
+from rcgm.objectives.residual import Residual
 from rcgm.objectives.scm import SCM
 from rcgm.times import Times
 

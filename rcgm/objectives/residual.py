@@ -1,0 +1,83 @@
+"""What an objective's formulas come to: a residual, and the fused loss that is made of it in one pass over memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from rcgm.combination import PREDICTION, Combination, term
+from rcgm_kernels import fused_loss, fused_residual_loss, recursive_coefficients
+
+
+@dataclass(frozen=True)
+class Residual:
+    """``R = scale * clamp(value)``, with a weight for each sample; see ``fused_residual_loss``."""
+
+    value: Combination
+    scale: Tensor | None = None
+    weight: Tensor | None = None
+
+    def losses(self, prediction: Tensor, t: Tensor, weight: Tensor | None, **options: Any) -> Tensor:
+        """The loss of each sample at the student's ``prediction``, ``weight`` times; ``[B]`` with gradient.
+
+        Args:
+            prediction: ``[B, ...]``.
+            t: times of the samples, ``[B]``, whose number format the coefficients take.
+            weight: ``[B]``, or None for 1.
+            options: clip, metric and the like, as in ``fused_residual_loss``.
+        """
+        return fused_residual_loss(
+            prediction,
+            self.value.terms,
+            self.value.stacked(t),
+            pred_coeff=self.value.pred_coeff,
+            scale=self.scale,
+            weight=weight,
+            reduction="none",
+            **options,
+        )
+
+
+@dataclass(frozen=True)
+class RecursiveResidual:
+    """``R = clamp((1/dt) [(t - r) base - sum_i (t_i - t_{i+1}) segments[i]] - velocity)``; see ``fused_loss``.
+
+    Args:
+        times: knots, ``[N+2, B]``.
+        segments: N predictions, ``[B, ...]`` each.
+        velocity: ``[B, ...]``.
+        base: ``[B, ...]``; None for the student's own prediction.
+        weight: of each sample, ``[B]``.
+    """
+
+    times: Tensor
+    segments: Sequence[Tensor]
+    velocity: Tensor
+    base: Tensor | None = None
+    weight: Tensor | None = None
+
+    def losses(self, prediction: Tensor, t: Tensor, weight: Tensor | None, **options: Any) -> Tensor:
+        """As :meth:`Residual.losses`."""
+        return fused_loss(
+            prediction,
+            self.segments,
+            self.velocity,
+            self.times,
+            base=self.base,
+            weight=weight,
+            reduction="none",
+            **options,
+        )
+
+    def as_combination(self) -> Residual:
+        """The same residual with its coefficients written out."""
+        coeff, coeffs = recursive_coefficients(self.times)
+        base = PREDICTION if self.base is None else term(self.base)
+        value = coeff * base + Combination(tuple(self.segments), tuple(coeffs.unbind(0))) - term(self.velocity)
+        return Residual(value, weight=self.weight)
+
+
+AnyResidual = Residual | RecursiveResidual
