@@ -106,14 +106,9 @@ int64_t residual_loss(const std::string& isa, int64_t batch, int64_t size, const
   return -1;
 }
 
-// (address of the seed, number of the first sample, stream); address 0 stands for no noise
-Noise noise_of(const std::tuple<uintptr_t, uint64_t, uint32_t>& n) {
-  return {reinterpret_cast<const uint64_t*>(std::get<0>(n)), std::get<1>(n), std::get<2>(n)};
-}
-
 void interpolate(const std::string& isa, int64_t batch, int64_t size, const Tensor& x, const Tensor& z,
-                 const std::tuple<uintptr_t, uint64_t, uint32_t>& noise, int points, bool float64, uintptr_t alpha, uintptr_t gamma, uintptr_t out, int out_dtype, int threads) {
-  const InterpolateArguments a = {batch, size, array(x), array(z), noise_of(noise), points, float64, doubles(alpha), doubles(gamma),
+                 int points, bool float64, uintptr_t alpha, uintptr_t gamma, uintptr_t out, int out_dtype, int threads) {
+  const InterpolateArguments a = {batch, size, array(x), array(z), points, float64, doubles(alpha), doubles(gamma),
                                   reinterpret_cast<void*>(out), DType(out_dtype), threads};
   const Kernels& chosen = kernels(isa);
   py::gil_scoped_release release;

@@ -6,7 +6,6 @@ They need torch and numpy, and nothing of ``rcgm``.
 from rcgm_kernels.coefficients import recursive_coefficients
 from rcgm_kernels.ema import ema_update_
 from rcgm_kernels.loss import fused_loss, fused_residual_loss
-from rcgm_kernels.noise import Noise, standard_normal
 from rcgm_kernels.options import AdaptiveWeight, Metric
 from rcgm_kernels.path import advance, interpolate
 from rcgm_kernels.version import __version__
@@ -14,7 +13,6 @@ from rcgm_kernels.version import __version__
 __all__ = [
     "AdaptiveWeight",
     "Metric",
-    "Noise",
     "__version__",
     "advance",
     "ema_update_",
@@ -22,5 +20,4 @@ __all__ = [
     "fused_residual_loss",
     "interpolate",
     "recursive_coefficients",
-    "standard_normal",
 ]

@@ -22,14 +22,6 @@ def number(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
 
 
-def whole_number(name: str, value: object, below: int) -> None:
-    """Check a whole number from 0 to ``below - 1``."""
-    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
-        raise TypeError(f"{name} must be a whole number, got {type(value).__name__}")
-    if not 0 <= value < below:
-        raise ValueError(f"{name} must be from 0 to {below - 1}, got {value}")
-
-
 def state(name: str, value: object, like: Tensor | None = None) -> Tensor:
     """Check a tensor of states ``[B, ...]``; with ``like``, that it has its shape and device."""
     if not isinstance(value, Tensor):

@@ -5,16 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rcgm_kernels import checks, noise
+from rcgm_kernels import checks
 from rcgm_kernels.backends import AUTOMATIC, choose
 from rcgm_kernels.layout import STORAGE_DTYPES, batched
 from rcgm_kernels.library import define, is_plain
-from rcgm_kernels.noise import Noise
 
 
 def interpolate(
     x: Tensor,
-    z: Tensor | Noise,
+    z: Tensor,
     alpha: Tensor,
     gamma: Tensor,
     *,
@@ -28,26 +27,20 @@ def interpolate(
 
     Args:
         x: data, ``[B, ...]``; float64, float32, float16 or bfloat16.
-        z: noise: a tensor of the shape of ``x``, or a :class:`Noise` whose numbers the kernel draws, so that they are
-            never stored. The points are those of ``standard_normal(z, x.shape)``, in float32.
+        z: noise, the shape of ``x``.
         alpha: coefficients of the noise, ``[P, B]``, float32 or float64; P from 1 to 32.
         gamma: coefficients of the data, the shape of ``alpha``.
         dtype: of the result; None takes that of ``x``.
         backend: None chooses by device or by ``RCGM_BACKEND``.
 
     Returns:
-        ``[P, B, ...]``, contiguous. Gradients flow to ``x`` and to a tensor ``z``, not to the coefficients.
+        ``[P, B, ...]``, contiguous. Gradients flow to ``x`` and ``z``, not to the coefficients.
 
     Raises:
         TypeError, ValueError: before any work, for an argument that does not fit; the message names it.
     """
     checks.state("x", x)
-    drawn = isinstance(z, Noise)
-    if drawn:
-        checks.same_device("the seed of z", z.seed, x)
-        noise.check_size(z, x.shape)
-    else:
-        checks.state("z", z, x)
+    checks.state("z", z, x)
     if not isinstance(alpha, Tensor):
         raise TypeError(f"alpha must be a tensor, got {type(alpha).__name__}")
     if alpha.ndim != 2 or not 1 <= alpha.shape[0] <= checks.MAX_TERMS or alpha.shape[1] != x.shape[0]:
@@ -58,13 +51,9 @@ def interpolate(
     gamma = checks.scalars("gamma", gamma, tuple(alpha.shape), x)
     if dtype is not None and dtype not in STORAGE_DTYPES:
         raise TypeError(f"dtype must be one of {checks.names(STORAGE_DTYPES)}, got {dtype}")
-    inputs = (z.seed, z.offset, z.stream) if drawn else (z,)
-    with_gradient = torch.is_grad_enabled() and (x.requires_grad or (not drawn and z.requires_grad))
-    if is_plain(x, inputs[0]) and not with_gradient:
-        call = _interpolate_drawn if drawn else _interpolate
-    else:
-        call = torch.ops.rcgm_kernels.interpolate_drawn if drawn else torch.ops.rcgm_kernels.interpolate
-    return call(x, *inputs, alpha, gamma, dtype or x.dtype, backend or AUTOMATIC)
+    with_gradient = torch.is_grad_enabled() and (x.requires_grad or z.requires_grad)
+    call = _interpolate if is_plain(x, z) and not with_gradient else torch.ops.rcgm_kernels.interpolate
+    return call(x, z, alpha, gamma, dtype or x.dtype, backend or AUTOMATIC)
 
 
 def advance(
@@ -138,42 +127,6 @@ class _Interpolate(torch.autograd.Function):
         return _pulled_back(gamma, gradient, x_dtype), _pulled_back(alpha, gradient, z_dtype), None, None, None, None
 
 
-def _interpolate_drawn(
-    x: Tensor, seed: Tensor, offset: int, stream: int, alpha: Tensor, gamma: Tensor, dtype: torch.dtype, backend: str
-) -> Tensor:
-    return choose(backend, x.device).interpolate_drawn(x, seed, offset, stream, alpha, gamma, dtype)
-
-
-def _fake_interpolate_drawn(
-    x: Tensor, seed: Tensor, offset: int, stream: int, alpha: Tensor, gamma: Tensor, dtype: torch.dtype, backend: str
-) -> Tensor:
-    return x.new_empty((alpha.shape[0], *x.shape), dtype=dtype)
-
-
-class _InterpolateDrawn(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx,
-        x: Tensor,
-        seed: Tensor,
-        offset: int,
-        stream: int,
-        alpha: Tensor,
-        gamma: Tensor,
-        dtype: torch.dtype,
-        backend: str,
-    ) -> Tensor:
-        ctx.save_for_backward(gamma)
-        ctx.dtype = x.dtype
-        with torch._C._AutoDispatchBelowAutograd():
-            return torch.ops.rcgm_kernels.interpolate_drawn(x, seed, offset, stream, alpha, gamma, dtype, backend)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        (gamma,) = ctx.saved_tensors
-        return _pulled_back(gamma, gradient, ctx.dtype), *[None] * 7
-
-
 def _advance_(out: Tensor, x: Tensor, velocity: Tensor, t: Tensor, r: Tensor, backend: str) -> None:
     choose(backend, x.device).advance_(out, x, velocity, t, r)
     torch.autograd.graph.increment_version(out)  # a graph that saved it must not be used
@@ -184,13 +137,6 @@ define(
     _interpolate,
     fake=_fake_interpolate,
     autograd=_Interpolate.apply,
-)
-define(
-    "interpolate_drawn(Tensor x, Tensor seed, SymInt offset, SymInt stream, Tensor alpha, Tensor gamma, "
-    "ScalarType dtype, str backend) -> Tensor",
-    _interpolate_drawn,
-    fake=_fake_interpolate_drawn,
-    autograd=_InterpolateDrawn.apply,
 )
 define(
     "advance_(Tensor(a!) out, Tensor x, Tensor velocity, Tensor t, Tensor r, str backend) -> ()",

@@ -20,13 +20,6 @@ struct MutableArray {
   DType dtype;
 };
 
-// Where noise comes from that a kernel draws (common/noise.h). Null seed: it draws none.
-struct Noise {
-  const uint64_t* seed;  // on the device that reads it
-  uint64_t offset;       // number of the first sample in the whole batch
-  uint32_t stream;
-};
-
 enum class Metric : int { kL2 = 0, kPseudoHuber = 1, kBarron = 2 };
 
 struct LossOptions {

@@ -8,11 +8,6 @@
 #include <string.h>
 
 #define RCGM_FN static inline
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
-#define RCGM_FMA(a, b, c) __builtin_fmaf(a, b, c)
-#else
-#define RCGM_FMA(a, b, c) ((a) * (b) + (c))
-#endif
 #define RCGM_NAME_OF(isa) #isa
 #define RCGM_STRING(isa) RCGM_NAME_OF(isa)
 #define RCGM_JOIN_(a, b) a##b
@@ -23,7 +18,6 @@ namespace RCGM_ISA {
 
 #include "../common/formulas.h"
 #include "../common/bits.h"
-#include "../common/noise.h"
 #include "elements.h"
 #include "loss.h"
 #include "path.h"

@@ -15,40 +15,15 @@ static void for_each_chunk(int64_t batch, int64_t size, int threads, const Body&
   }
 }
 
-// Standard normal numbers for elements offset to offset + length of a sample; `offset` is a multiple of 4. Rounded up to
-// whole blocks of 4, which `values` has room for.
-template <typename T>
-static void draw_chunk(const Noise& noise, int64_t sample, int64_t offset, int64_t length, T* values) {
-  const uint64_t seed = *noise.seed, number = noise.offset + uint64_t(sample);
-  const uint32_t stream = noise.stream, first = uint32_t(offset / 4);
-  const int64_t blocks = (length + 3) / 4;
-#pragma omp simd
-  for (int64_t i = 0; i < blocks; ++i) {
-    const FourNormals drawn = normal_block(seed, number, stream, first + uint32_t(i));
-    values[4 * i] = T(drawn.x);
-    values[4 * i + 1] = T(drawn.y);
-    values[4 * i + 2] = T(drawn.z);
-    values[4 * i + 3] = T(drawn.w);
-  }
-}
-
 template <typename T>
 static void interpolate_as(const InterpolateArguments& a) {
-  const bool bfloat16 = !a.noise.seed && a.x.dtype == DType::kBFloat16 && a.z.dtype == a.x.dtype && a.out_dtype == a.x.dtype;
+  const bool bfloat16 = a.x.dtype == DType::kBFloat16 && a.z.dtype == a.x.dtype && a.out_dtype == a.x.dtype;
   for_each_chunk(a.batch, a.size, a.threads, [&](int64_t b, int64_t offset, int64_t length) {
     alignas(64) T x_values[kChunk], z_values[kChunk];
     const T *x = x_values, *z = z_values;
     const bool split = bfloat16 && length % 2 == 0;
-    if (a.x.data) {
-      load_chunk(a.x, b, offset, length, split, x_values);
-    } else {
-      for (int64_t i = 0; i < length; ++i) x_values[i] = 0;
-    }
-    if (a.noise.seed) {
-      draw_chunk(a.noise, b, offset, length, z_values);
-    } else {
-      load_chunk(a.z, b, offset, length, split, z_values);
-    }
+    load_chunk(a.x, b, offset, length, split, x_values);
+    load_chunk(a.z, b, offset, length, split, z_values);
     const MutableArray out = {a.out, a.size, a.out_dtype};
     for (int point = 0; point < a.points; ++point) {
       const T alpha = T(a.alpha[point * a.batch + b]), gamma = T(a.gamma[point * a.batch + b]);

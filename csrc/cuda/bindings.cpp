@@ -83,15 +83,10 @@ py::tuple loss_description(const py::tuple& where, const py::tuple& loss) {
 
 void residual_loss_of(const py::tuple& where, const py::tuple& loss) { residual_loss(loss_arguments(loss), place(where)); }
 
-// (address of the seed, number of the first sample, stream); address 0 stands for no noise
-Noise noise(const py::tuple& t) {
-  return {pointer<const uint64_t>(t, 0), t[1].cast<uint64_t>(), t[2].cast<uint32_t>()};
-}
-
-// batch, size, x, z, noise, points, alpha, gamma, out
+// batch, size, x, z, points, alpha, gamma, out
 void interpolate_of(const py::tuple& where, const py::tuple& t) {
-  interpolate({integer(t, 0), integer(t, 1), array(fields_of(t, 2)), array(fields_of(t, 3)), noise(fields_of(t, 4)),
-               int(integer(t, 5)), scalars(fields_of(t, 6)), scalars(fields_of(t, 7)), mutable_array(fields_of(t, 8))},
+  interpolate({integer(t, 0), integer(t, 1), array(fields_of(t, 2)), array(fields_of(t, 3)), int(integer(t, 4)),
+               scalars(fields_of(t, 5)), scalars(fields_of(t, 6)), mutable_array(fields_of(t, 7))},
               place(where));
 }
 

@@ -38,8 +38,7 @@ struct LossArguments {
 
 struct InterpolateArguments {
   int64_t batch, size;
-  Array x, z;   // either may be without data: x is then 0, z drawn by `noise`
-  Noise noise;
+  Array x, z;
   int points;
   Scalars alpha, gamma;  // [points, batch]
   MutableArray out;      // [points * batch, size], dense

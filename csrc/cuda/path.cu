@@ -1,7 +1,6 @@
 // interpolate and advance: elementwise, one launch each.
 #include "elements.cuh"
 #include "launch.h"
-#include "noise.cuh"
 #include "partition.h"
 #include "scalars.cuh"
 
@@ -38,37 +37,13 @@ __device__ __forceinline__ void for_each_vector(const Work& w, int lanes, const 
   }
 }
 
-// Standard normal numbers for the elements of one vector. A vector shorter than a block draws the whole block: `offset` need
-// not be a multiple of 4 where it has one element.
-template <typename T, int V>
-__device__ __forceinline__ void draw(const Noise& noise, uint64_t seed, int64_t sample, int64_t offset, T (&value)[V]) {
-  float drawn[V < 4 ? 4 : V];
-#pragma unroll
-  for (int i = 0; i < V; i += 4) {
-    const FourNormals four = normal_block(seed, noise.offset + uint64_t(sample), noise.stream, uint32_t((offset + i) >> 2));
-    drawn[i] = four.x, drawn[i + 1] = four.y, drawn[i + 2] = four.z, drawn[i + 3] = four.w;
-  }
-  if constexpr (V >= 4) {
-#pragma unroll
-    for (int i = 0; i < V; ++i) value[i] = T(drawn[i]);
-  } else if constexpr (V == 2) {
-    const bool later = offset & 2;
-    value[0] = T(later ? drawn[2] : drawn[0]);
-    value[1] = T(later ? drawn[3] : drawn[1]);
-  } else {
-    const float low = offset & 1 ? drawn[1] : drawn[0], high = offset & 1 ? drawn[3] : drawn[2];
-    value[0] = T(offset & 2 ? high : low);
-  }
-}
-
-template <typename S, bool kDrawn>
+template <typename S>
 __global__ void __launch_bounds__(kPartitionThreads, kResidentBlocks)
     interpolate_kernel(const __grid_constant__ Parameters<InterpolateArguments> p) {
   using T = typename S::T;
   constexpr int V = S::kWidth;
   const InterpolateArguments& a = p.a;
   const Work w = work_of(p.partition, blockIdx.x, int(threadIdx.x));
-  const uint64_t seed = kDrawn ? __ldg(a.noise.seed) : 0;
 
   const auto points = [&](auto tile, int64_t offset, int64_t step, int64_t end) {
     constexpr int kVectors = decltype(tile)::kVectors, kCount = decltype(tile)::kElements;
@@ -77,23 +52,14 @@ __global__ void __launch_bounds__(kPartitionThreads, kResidentBlocks)
 #pragma unroll
     for (int u = 0; u < kVectors; ++u) {
       if (offset + u * step >= end) continue;
-      if (!kDrawn || a.x.data) raw_x[u] = S::template load<kCount>(a.x, w.sample, offset + u * step);
-      if constexpr (!kDrawn) raw_z[u] = S::template load<kCount>(a.z, w.sample, offset + u * step);
+      raw_x[u] = S::template load<kCount>(a.x, w.sample, offset + u * step);
+      raw_z[u] = S::template load<kCount>(a.z, w.sample, offset + u * step);
     }
 #pragma unroll
     for (int u = 0; u < kVectors; ++u) {
       if (offset + u * step >= end) continue;
-      if constexpr (kDrawn) {
-        draw(a.noise, seed, w.sample, offset + u * step, z[u]);
-      } else {
-        S::widen(raw_z[u], a.z.dtype, z[u]);
-      }
-      if (!kDrawn || a.x.data) {
-        S::widen(raw_x[u], a.x.dtype, x[u]);
-      } else {
-#pragma unroll
-        for (int i = 0; i < kCount; ++i) x[u][i] = T(0);
-      }
+      S::widen(raw_x[u], a.x.dtype, x[u]);
+      S::widen(raw_z[u], a.z.dtype, z[u]);
     }
     for (int point = 0; point < a.points; ++point) {
       const T alpha = T(scalar(a.alpha, point, w.sample)), gamma = T(scalar(a.gamma, point, w.sample));
@@ -158,8 +124,7 @@ void interpolate(const InterpolateArguments& a, const Place& place) {
     using S = decltype(storage);
     const int multiprocessors = attribute(cudaDevAttrMultiProcessorCount, place.device);
     const Parameters<InterpolateArguments> p = {a, partition(a.batch, a.size, S::kWidth, multiprocessors)};
-    const auto kernel = a.noise.seed ? interpolate_kernel<S, true> : interpolate_kernel<S, false>;
-    launch(kernel, "the interpolation kernel", shape_of(p.partition), place, p);
+    launch(interpolate_kernel<S>, "the interpolation kernel", shape_of(p.partition), place, p);
   });
 }
 

@@ -97,44 +97,16 @@ def scale_gradient_(gradient: Tensor, upstream: Tensor, divisor: float) -> None:
 def interpolate(x: Tensor, z: Tensor, alpha: Tensor, gamma: Tensor, out_dtype: torch.dtype) -> Tensor:
     """See :func:`rcgm_kernels.backends.reference.interpolate`."""
     x, z = dense_samples(x.detach()), dense_samples(z.detach())
-    inputs = native.array(x), native.array(z), native.NO_NOISE
-    return _points(x.shape, inputs, alpha, gamma, compute_dtype(x, z), out_dtype)
-
-
-def interpolate_drawn(
-    x: Tensor, seed: Tensor, offset: int, stream: int, alpha: Tensor, gamma: Tensor, out_dtype: torch.dtype
-) -> Tensor:
-    """See :func:`rcgm_kernels.backends.reference.interpolate_drawn`."""
-    x = dense_samples(x.detach())
-    inputs = native.array(x), native.NO_ARRAY, (seed.data_ptr(), offset, stream)
-    return _points(x.shape, inputs, alpha, gamma, compute_dtype(x), out_dtype)
-
-
-def standard_normal(seed: Tensor, shape: Sequence[int], offset: int, stream: int, dtype: torch.dtype) -> Tensor:
-    """See :func:`rcgm_kernels.backends.reference.standard_normal`."""
-    one = torch.ones(1, shape[0], dtype=torch.float64)
-    inputs = native.NO_ARRAY, native.NO_ARRAY, (seed.data_ptr(), offset, stream)
-    return _points(shape, inputs, one, one, torch.float32, dtype)[0]
-
-
-def _points(
-    shape: Sequence[int],
-    inputs: tuple[tuple, tuple, tuple],
-    alpha: Tensor,
-    gamma: Tensor,
-    dtype: torch.dtype,
-    out_dtype: torch.dtype,
-) -> Tensor:
-    """``alpha[j] z + gamma[j] x`` for ``x``, ``z`` and noise as the extension takes them, computed in ``dtype``."""
     alpha, gamma = _doubles(alpha), _doubles(gamma)
-    out = torch.empty((alpha.shape[0], *shape), dtype=out_dtype)
+    out = torch.empty((alpha.shape[0], *x.shape), dtype=out_dtype)
     _cpu.interpolate(
         _isa(),
-        shape[0],
-        sample_size(out[0]),
-        *inputs,
+        x.shape[0],
+        sample_size(x),
+        native.array(x),
+        native.array(z),
         alpha.shape[0],
-        dtype == torch.float64,
+        compute_dtype(x, z) == torch.float64,
         alpha.data_ptr(),
         gamma.data_ptr(),
         out.data_ptr(),

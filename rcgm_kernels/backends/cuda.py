@@ -104,32 +104,11 @@ def interpolate(x: Tensor, z: Tensor, alpha: Tensor, gamma: Tensor, out_dtype: t
     """See :func:`rcgm_kernels.backends.reference.interpolate`."""
     x, z = dense_samples(x.detach()), dense_samples(z.detach())
     out = torch.empty((alpha.shape[0], *x.shape), dtype=out_dtype, device=x.device)
-    return _points(out, (native.array(x), native.array(z), native.NO_NOISE), alpha, gamma)
-
-
-def interpolate_drawn(
-    x: Tensor, seed: Tensor, offset: int, stream: int, alpha: Tensor, gamma: Tensor, out_dtype: torch.dtype
-) -> Tensor:
-    """See :func:`rcgm_kernels.backends.reference.interpolate_drawn`."""
-    x = dense_samples(x.detach())
-    out = torch.empty((alpha.shape[0], *x.shape), dtype=out_dtype, device=x.device)
-    inputs = native.array(x), native.NO_ARRAY, (seed.data_ptr(), offset, stream)
-    return _points(out, inputs, alpha, gamma)
-
-
-def standard_normal(seed: Tensor, shape: Sequence[int], offset: int, stream: int, dtype: torch.dtype) -> Tensor:
-    """See :func:`rcgm_kernels.backends.reference.standard_normal`."""
-    out = torch.empty((1, *shape), dtype=dtype, device=seed.device)
-    inputs = native.NO_ARRAY, native.NO_ARRAY, (seed.data_ptr(), offset, stream)
-    return _points(out, inputs, None, None)[0]
-
-
-def _points(out: Tensor, inputs: tuple[tuple, tuple, tuple], alpha: Tensor | None, gamma: Tensor | None) -> Tensor:
-    """Write ``alpha[j] z + gamma[j] x`` to ``out[j]``, for ``x``, ``z`` and noise as the extension takes them."""
-    points, batch, size = out.shape[0], out.shape[1], sample_size(out[0])
     if out.numel():
-        target = (out.data_ptr(), size, native.DTYPES[out.dtype])
-        _launch("interpolate", out.device, (batch, size, *inputs, points, _numbers(alpha), _numbers(gamma), target))
+        size = sample_size(x)
+        target = (out.data_ptr(), size, native.DTYPES[out_dtype])
+        arrays = (native.array(x), native.array(z), alpha.shape[0], _numbers(alpha), _numbers(gamma), target)
+        _launch("interpolate", x.device, (x.shape[0], size, *arrays))
     return out
 
 

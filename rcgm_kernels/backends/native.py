@@ -14,7 +14,6 @@ from rcgm_kernels.options import METRICS, LossOptions
 
 DTYPES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
 NO_ARRAY = (0, 0, 0)
-NO_NOISE = (0, 0, 0)
 
 
 def array(tensor: Tensor) -> tuple[int, int, int]:

@@ -5,14 +5,12 @@ It runs on any device and dtype. Given float64 tensors it computes in float64, e
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from rcgm_kernels import checks
-from rcgm_kernels.backends import philox
 from rcgm_kernels.coefficients import recursive_coefficients
 from rcgm_kernels.layout import batched, compute_dtype, sample_size
 from rcgm_kernels.options import AdaptiveWeight, LossOptions, Metric
@@ -88,22 +86,6 @@ def interpolate(x: Tensor, z: Tensor, alpha: Tensor, gamma: Tensor, out_dtype: t
     shape = (*alpha.shape, *[1] * (x.ndim - 1))
     points = alpha.to(dtype).reshape(shape) * z.to(dtype) + gamma.to(dtype).reshape(shape) * x.to(dtype)
     return points.to(out_dtype).contiguous()
-
-
-def interpolate_drawn(
-    x: Tensor, seed: Tensor, offset: int, stream: int, alpha: Tensor, gamma: Tensor, out_dtype: torch.dtype
-) -> Tensor:
-    """The points of :func:`interpolate` with the noise of :func:`standard_normal`."""
-    return interpolate(x, standard_normal(seed, x.shape, offset, stream, torch.float32), alpha, gamma, out_dtype)
-
-
-def standard_normal(seed: Tensor, shape: Sequence[int], offset: int, stream: int, dtype: torch.dtype) -> Tensor:
-    """The numbers that :class:`rcgm_kernels.noise.Noise` describes."""
-    size = math.prod(shape[1:])
-    blocks = torch.arange(-(-size // 4), device=seed.device)
-    samples = offset + torch.arange(shape[0], device=seed.device)
-    drawn = philox.normals(seed, samples[:, None], stream, blocks).flatten(1)[:, :size]
-    return drawn.to(dtype).reshape(shape).contiguous()
 
 
 def advance_(out: Tensor, x: Tensor, velocity: Tensor, t: Tensor, r: Tensor) -> None:

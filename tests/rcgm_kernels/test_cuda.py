@@ -569,7 +569,6 @@ def test_empty_tensors(place: Place, batch: int, size: int, reduction: str) -> N
     cuda.scale_gradient_(empty, numbers.new_ones(()), 2.0)
     cuda.advance_(empty, empty, empty, numbers, numbers)
     assert cuda.interpolate(empty, empty, numbers[None], numbers[None], BF16).shape == (1, batch, size)
-    assert cuda.standard_normal(torch.zeros((), dtype=torch.int64), (batch, size), 0, 0, BF16).shape == (batch, size)
     cuda.ema_update_([empty], [empty], 0.5, [])
     cuda.ema_update_([], [], 0.5, [])
 
@@ -618,27 +617,6 @@ def test_interpolate(place: Place, points: int, batch: int, size: int, dtypes: t
     assert got.dtype == dtypes[2]
     want = reference.interpolate(*moved([x, z, alpha, gamma], torch.device("cpu"), F64), F64)
     assert_close(got, want, max(TOLERANCE[dtypes[2]], 1e-12 if F64 in dtypes else 1e-6))
-
-
-@pytest.mark.parametrize("dtypes", [(BF16,) * 2, (F16,) * 2, (F32,) * 2, (BF16, F32), (F64, BF16), (F32, F64)])
-@pytest.mark.parametrize(("batch", "size"), [(1, 1), (300, 2), (3, 17), (4, 1024), (2, 10008), (1, 5003)])
-def test_drawn_noise(place: Place, batch: int, size: int, dtypes: tuple[torch.dtype, ...]) -> None:
-    """The numbers of the reference, whatever the width of a vector, and in every split of the batch."""
-    generator = torch.Generator().manual_seed(size)
-    x, offset, stream = torch.randn(batch, size, generator=generator).to(dtypes[0]), 2**32 - 2, 2**32 - 1
-    alpha, gamma = torch.rand(2, 2, batch, generator=generator)
-    seed = torch.tensor(-(2**60) + size)
-    here, *inputs = moved([seed, x, alpha, gamma], place.device)
-    z = reference.standard_normal(seed, x.shape, offset, stream, F32)
-    got = cuda.standard_normal(here, x.shape, offset, stream, dtypes[1])
-    assert (got.dtype, got.shape) == (dtypes[1], x.shape)
-    assert_close(got, z, max(TOLERANCE[dtypes[1]], 1e-6))
-    points = cuda.interpolate_drawn(inputs[0], here, offset, stream, *inputs[1:], dtypes[1])
-    want = reference.interpolate(*moved([x, z, alpha, gamma], torch.device("cpu"), F64), F64)
-    assert_close(points, want, max(TOLERANCE[dtypes[1]], 1e-6))
-    later = cuda.interpolate_drawn(inputs[0][batch // 2 :], here, offset + batch // 2, stream,
-                                   *(numbers[:, batch // 2 :] for numbers in inputs[1:]), dtypes[1])  # fmt: skip
-    assert torch.equal(later, points[:, batch // 2 :])
 
 
 @pytest.mark.parametrize("dtypes", [(BF16,) * 3, (F16,) * 3, (F32, BF16, F32), (F64, F32, F64), (BF16, F32, F64)])

@@ -11,13 +11,11 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from rcgm_kernels import (
     Metric,
-    Noise,
     advance,
     ema_update_,
     fused_loss,
     fused_residual_loss,
     interpolate,
-    standard_normal,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:dynamo_pgo force disabled")
@@ -79,32 +77,6 @@ def test_interpolate_is_well_registered(backend):
     x, z = random(3, 4, 5).requires_grad_(), random(3, 4, 5, dtype=torch.bfloat16, seed=1).requires_grad_()
     alpha, gamma = random(2, 3, seed=2), random(2, 3, seed=3)
     torch.library.opcheck(OPS.interpolate.default, (x, z, alpha, gamma, torch.float16, backend))
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_drawn_noise_is_well_registered(backend):
-    x, seed, alpha, gamma = (
-        random(3, 4, 5).requires_grad_(),
-        torch.tensor(5),
-        random(2, 3, seed=2),
-        random(2, 3, seed=3),
-    )
-    arguments = (x, seed, 2**40, 1, alpha, gamma, torch.float16, backend)
-    torch.library.opcheck(OPS.interpolate_drawn.default, arguments)
-    torch.library.opcheck(OPS.standard_normal.default, (seed, (3, 4, 5), 2**40, 1, torch.float16, backend))
-
-
-@pytest.mark.usefixtures("compiling")
-def test_compiled_noise_is_one_graph_for_all_offsets():
-    def step(x: Tensor, seed: Tensor, offset: int, t: Tensor) -> tuple[Tensor, Tensor]:
-        noise = Noise(seed, offset)
-        return interpolate(x, noise, t, 1 - t), standard_normal(noise, x.shape)
-
-    compiled = torch.compile(step, fullgraph=True, dynamic=True, backend="aot_eager")
-    for offset in (2, 5):
-        arguments = random(3, 5), torch.tensor(7), offset, torch.tensor([[0.25, 0.5, 1.0]])
-        for actual, wanted in zip(compiled(*arguments), step(*arguments), strict=True):
-            assert torch.equal(actual, wanted)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -278,23 +278,6 @@ def test_path_agrees_with_float64(batch: int, size: int, points: int, dtypes: tu
 
 
 @runs
-@pytest.mark.parametrize("size", [0, 1, 3, 257, 9000])
-@pytest.mark.parametrize("batch", [1, 130])
-def test_drawn_noise_agrees_with_the_reference(batch: int, size: int):
-    batch = batch if size < 300 else 2
-    seed, offset, stream = torch.tensor(-(2**60) + size), 2**32 - 2, 2**32 - 1
-    here = rcgm_kernels.Noise(seed.to(DEVICE), offset, stream)
-    with poisoned_memory():
-        z = rcgm_kernels.standard_normal(here, (batch, size), backend="triton").cpu()
-    exact = rcgm_kernels.standard_normal(rcgm_kernels.Noise(seed, offset, stream), (batch, size), backend="reference")
-    assert ((z - exact).abs() <= 2**-21 * exact.abs() + 1e-7).all()
-    x, alpha = torch.randn(batch, size).bfloat16().to(DEVICE), torch.rand(2, batch).to(DEVICE)
-    options = {"dtype": torch.float32, "backend": "triton"}
-    drawn = rcgm_kernels.interpolate(x, here, alpha, 1 - alpha, **options)
-    torch.testing.assert_close(drawn, rcgm_kernels.interpolate(x, z.to(DEVICE), alpha, 1 - alpha, **options))
-
-
-@runs
 def test_path_reads_views_and_steps_in_place():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(5, 3, generator=generator).T[:, :4]  # samples that are not dense
@@ -450,8 +433,6 @@ def loss(batch, size, dtype, order=2, times=True, first=True, own=None, metric=M
 def path(batch, size, dtype):
     x, t = torch.zeros(batch, size, dtype=dtype), torch.zeros(2, batch)
     backend.interpolate(x, x, t, t, dtype)
-    backend.interpolate_drawn(x, torch.tensor(1), 1, 0, t, t, dtype)
-    backend.standard_normal(torch.tensor(1), x.shape, 2**40, 1, dtype)
     backend.advance_(x.clone(), x, x, t[0], t[1])
     backend.scale_gradient_(x, t[0], 1.0)
     backend.scale_gradient_(x, torch.ones(()), 1.0)
@@ -496,11 +477,10 @@ for dtype in (torch.bfloat16, torch.float32):
     assert all(kernel["sm_90"] for kernel in kernels)
     names = {kernel["kernel"] for kernel in kernels}
     assert names == {
-        "_whole_samples", "_sums", "_finish", "_gradient_of_sums", "_interpolate", "_interpolate_drawn",
-        "_standard_normal", "_advance", "_scale", "_ema"
+        "_whole_samples", "_sums", "_finish", "_gradient_of_sums", "_interpolate", "_advance", "_scale", "_ema"
     }  # fmt: skip
     narrow = [kernel for kernel in kernels if kernel["load"] < 128]
-    assert {kernel["kernel"] for kernel in narrow} == {"_finish", "_standard_normal"}  # which read a few sums, a seed
+    assert {kernel["kernel"] for kernel in narrow} == {"_finish"}  # which reads a few sums
     assert not any(kernel["local"] for kernel in kernels)
 
 

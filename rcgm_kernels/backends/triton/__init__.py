@@ -68,24 +68,6 @@ def interpolate(x: Tensor, z: Tensor, alpha: Tensor, gamma: Tensor, out_dtype: t
         return path.interpolate(x, z, alpha, gamma, out_dtype)
 
 
-def interpolate_drawn(
-    x: Tensor, seed: Tensor, offset: int, stream: int, alpha: Tensor, gamma: Tensor, out_dtype: torch.dtype
-) -> Tensor:
-    """See :func:`rcgm_kernels.backends.reference.interpolate_drawn`."""
-    from rcgm_kernels.backends.triton import noise
-
-    with _on(x):
-        return noise.interpolate_drawn(x, seed, offset, stream, alpha, gamma, out_dtype)
-
-
-def standard_normal(seed: Tensor, shape: Sequence[int], offset: int, stream: int, dtype: torch.dtype) -> Tensor:
-    """See :func:`rcgm_kernels.backends.reference.standard_normal`."""
-    from rcgm_kernels.backends.triton import noise
-
-    with _on(seed):
-        return noise.standard_normal(seed, shape, offset, stream, dtype)
-
-
 def advance_(out: Tensor, x: Tensor, velocity: Tensor, t: Tensor, r: Tensor) -> None:
     """See :func:`rcgm_kernels.backends.reference.advance_`."""
     from rcgm_kernels.backends.triton import path
