@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from rcgm.formats import joined
+
 Condition = Any
 
 
@@ -47,7 +49,7 @@ def concatenate(conditions: Sequence[Condition]) -> Condition:
     """The conditions one behind the other along the batch."""
     if len(conditions) == 1 or conditions[0] is None:
         return conditions[0]
-    return pytree.tree_map(lambda *leaves: torch.cat(leaves), *conditions)
+    return pytree.tree_map(lambda *leaves: joined(leaves), *conditions)
 
 
 def rows_from(condition: Condition, start: int) -> Condition:

@@ -25,6 +25,7 @@ from rcgm import conditions
 from rcgm.combination import Combination
 from rcgm.conditions import Condition
 from rcgm.derivatives import Estimator
+from rcgm.formats import joined, without_autocast
 from rcgm.queries import Answer, Derivative, Queries, Query
 
 Network = Callable[[Tensor, Tensor, Tensor, Condition], Tensor]
@@ -64,11 +65,15 @@ class Engine:
         self.finite: Tensor | None = None
 
     def run(self, queries: Queries[Answer]) -> Answer:
-        """Drive an objective's generator to its end and return what it returns."""
+        """Drive an objective's generator to its end and return what it returns.
+
+        Autocast is for the networks: the formulas between the waves run without.
+        """
         answers: Any = None
         while True:
             try:
-                wave = queries.send(answers)
+                with without_autocast():
+                    wave = queries.send(answers)
             except StopIteration as finished:
                 return finished.value
             answers = self.evaluate(wave)
@@ -76,12 +81,10 @@ class Engine:
     @torch.no_grad()
     def evaluate(self, wave: Sequence[Query | Derivative]) -> list[Tensor | Combination]:
         """The answers to ``wave``, in its order."""
-        plans = [self._plan(item) for item in wave]
+        with without_autocast():
+            plans = [self._plan(item) for item in wave]
         values = iter(self._values([query for queries, _ in plans for query in queries]))
-        with contextlib.ExitStack() as stack:
-            for device in {item.x.device.type for item in wave}:
-                # what is done with the answers keeps their format, which need not be that of the caller's autocast
-                stack.enter_context(torch.autocast(device, enabled=False))
+        with without_autocast():
             return [combine([next(values) for _ in queries]) for queries, combine in plans]
 
     def _plan(self, item: Query | Derivative) -> tuple[list[Query], Callable[[list[Tensor]], Any]]:
@@ -118,9 +121,9 @@ class Engine:
     def _forward(self, queries: list[Query]) -> list[Tensor]:
         name = queries[0].network
         network = self._network(name)
-        x = _joined([query.x[query.start :] for query in queries])
-        t = _joined([query.t[query.start :] for query in queries])
-        r = _joined([query.r[query.start :] for query in queries])
+        x = joined([query.x[query.start :] for query in queries])
+        t = joined([query.t[query.start :] for query in queries])
+        r = joined([query.r[query.start :] for query in queries])
         cond = conditions.concatenate(
             [conditions.rows_from(self.conditions[query.null], query.start) for query in queries]
         )
@@ -132,9 +135,9 @@ class Engine:
                     output = predict(name, network, x, t, r, cond)
             else:
                 directions = (
-                    _joined([query.tangent.x[query.start :] for query in queries]).to(x.dtype),
-                    _joined([torch.full_like(query.t[query.start :], query.tangent.t) for query in queries]),
-                    _joined([torch.full_like(query.r[query.start :], query.tangent.r) for query in queries]),
+                    joined([query.tangent.x[query.start :] for query in queries]).to(x.dtype),
+                    joined([torch.full_like(query.t[query.start :], query.tangent.t) for query in queries]),
+                    joined([torch.full_like(query.r[query.start :], query.tangent.r) for query in queries]),
                 )
                 with sdpa_kernel(SDPBackend.MATH), _forward_mode_explained(name):  # which has a forward-mode rule
                     _, output = torch.func.jvp(
@@ -200,14 +203,7 @@ def _forward_mode_explained(name: str) -> Iterator[None]:
         ) from error
 
 
-def _joined(tensors: list[Tensor]) -> Tensor:
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
-
-
 def _after_zeros(part: Tensor, start: int) -> Tensor:
     if start == 0:
         return part
-    # not by torch.cat, which autocast to one half-precision format refuses to do in the other
-    whole = part.new_zeros((start + part.shape[0], *part.shape[1:]))
-    whole[start:] = part
-    return whole
+    return joined([part.new_zeros((start, *part.shape[1:])), part])

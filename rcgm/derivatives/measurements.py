@@ -102,35 +102,34 @@ class Measurements(nn.Module):
         finite are left out, and so are steps that do not fit the room. With a ``share`` of a batch, what the other
         processes measure of theirs is added.
         """
-        with torch.autocast(t.device.type, enabled=False):
-            dtype = torch.promote_types(before.dtype, torch.float32)
-            before, after = before.to(dtype).flatten(2), after.to(dtype).flatten(2)
-            steps = self.steps.to(dtype)[:, None]
-            slopes, means = (after - before) / (2 * steps[..., None]), (after + before) / 2
-            finite = (before.isfinite() & after.isfinite()).all(-1).all(0)
-            valid = (room >= steps) & finite
-            # a product with a table of zeros and ones, since adding at indices is not deterministic on a GPU
-            member = (self.bins_of(t)[None] == torch.arange(self.bins, device=t.device)[:, None])[..., None]
+        dtype = torch.promote_types(before.dtype, torch.float32)
+        before, after = before.to(dtype).flatten(2), after.to(dtype).flatten(2)
+        steps = self.steps.to(dtype)[:, None]
+        slopes, means = (after - before) / (2 * steps[..., None]), (after + before) / 2
+        finite = (before.isfinite() & after.isfinite()).all(-1).all(0)
+        valid = (room >= steps) & finite
+        # a product with a table of zeros and ones, since adding at indices is not deterministic on a GPU
+        member = (self.bins_of(t)[None] == torch.arange(self.bins, device=t.device)[:, None])[..., None]
 
-            def summed(values: Tensor) -> Tensor:
-                squares = (weight * values.square().mean(-1)).to(self.counts.dtype)
-                # what overflows the sum once would stay in it for good
-                kept = torch.where(valid[: len(values)] & squares.isfinite(), squares, 0).T[None]
-                return (member * kept).sum(1)
+        def summed(values: Tensor) -> Tensor:
+            squares = (weight * values.square().mean(-1)).to(self.counts.dtype)
+            # what overflows the sum once would stay in it for good
+            kept = torch.where(valid[: len(values)] & squares.isfinite(), squares, 0).T[None]
+            return (member * kept).sum(1)
 
-            sums = [self.counts, self.contrasts, self.slopes, self.means]
-            added = [
-                summed(torch.ones_like(before[..., :1])),
-                summed(slopes[:-2] - 5 * slopes[1:-1] + 4 * slopes[2:]),
-                summed(slopes[:-1] - slopes[1:]),
-                summed(means[:-1] - means[1:]),
-            ]
-            if share is not None:
-                whole = share.add_up_(torch.cat(added, 1))
-                added = list(whole.split([part.shape[1] for part in added], 1))
-            for known, new in zip(sums, added, strict=True):
-                known.mul_(self.decay).add_(new)
-            self.fitted.copy_(self._fit())
+        sums = [self.counts, self.contrasts, self.slopes, self.means]
+        added = [
+            summed(torch.ones_like(before[..., :1])),
+            summed(slopes[:-2] - 5 * slopes[1:-1] + 4 * slopes[2:]),
+            summed(slopes[:-1] - slopes[1:]),
+            summed(means[:-1] - means[1:]),
+        ]
+        if share is not None:
+            whole = share.add_up_(torch.cat(added, 1))
+            added = list(whole.split([part.shape[1] for part in added], 1))
+        for known, new in zip(sums, added, strict=True):
+            known.mul_(self.decay).add_(new)
+        self.fitted.copy_(self._fit())
 
     def model(self, t: Tensor | None = None) -> ErrorModel:
         """The fit for times ``t`` ``[B]``, or in each range ``[bins]``; 0 everywhere before anything was measured."""

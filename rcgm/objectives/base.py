@@ -21,6 +21,7 @@ from rcgm.combination import Combination, term
 from rcgm.conditions import Condition
 from rcgm.derivatives import Central, Estimator
 from rcgm.engine import Engine, Network, predict
+from rcgm.formats import joined
 from rcgm.objectives.guidance import Guidance
 from rcgm.objectives.overflow import Overflow, finite_samples, without
 from rcgm.objectives.point import Point
@@ -242,7 +243,7 @@ class Objective(ABC):
             residuals = engine.run(
                 together(*(part.residual(point) for (part, _), point in zip(parts, points, strict=True)))
             )
-        x_t, t, r = (_joined([getattr(point, name) for point in points]) for name in ("x_t", "t", "r"))
+        x_t, t, r = (joined([getattr(point, name) for point in points]) for name in ("x_t", "t", "r"))
         prediction = predict(STUDENT, student, x_t, t, r, conditions.concatenate([cond] * len(parts)))
         if engine.finite is not None:
             # a student that is no longer finite itself is not hidden
@@ -253,7 +254,7 @@ class Objective(ABC):
             part.losses(own, residual, point)
             for (part, _), own, residual, point in zip(parts, prediction.split(batch), residuals, points, strict=True)
         ]
-        losses = _joined(losses)
+        losses = joined(losses)
         return ObjectiveOutput(
             losses.sum(),
             prediction.detach(),
@@ -338,7 +339,3 @@ def _points(
         Point(x, z, *paths[id(part.transport), id(times.t)], times.t, times.r, times.equal, dropped, step, share=share)
         for part, times in parts
     ]
-
-
-def _joined(tensors: list[Tensor]) -> Tensor:
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)

@@ -11,6 +11,7 @@ from torch import Tensor
 from rcgm import conditions
 from rcgm.conditions import Condition
 from rcgm.engine import Network, predict
+from rcgm.formats import joined
 from rcgm.transports import Linear, Transport
 from rcgm_kernels import interpolate
 
@@ -99,7 +100,7 @@ class Run:
         low, high = self.options.guidance_interval
         if self.options.guidance == 1 or not low <= t <= high:
             return predict("sampled", self.network, given, t_all, r_all, self.cond).to(x.dtype)
-        doubled = (torch.cat([value, value]) for value in (given, t_all, r_all))
+        doubled = (joined([value, value]) for value in (given, t_all, r_all))
         null, full = predict("sampled", self.network, *doubled, self._both).to(x.dtype).chunk(2)
         return null + self.options.guidance * (full - null)
 
