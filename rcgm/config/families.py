@@ -6,12 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from rcgm.derivatives import ESTIMATORS, Estimator
-from rcgm.objectives import GUIDANCES, Guidance
+from rcgm.objectives import GUIDANCES, SAMPLE_WEIGHTS, Guidance, SampleWeight
 from rcgm.transports import TRANSPORTS, Transport
 
 __all__ = ["FAMILIES", "family_of", "name_of"]
 
-FAMILIES: Mapping[type, Mapping[str, type]] = {Transport: TRANSPORTS, Estimator: ESTIMATORS, Guidance: GUIDANCES}
+FAMILIES: Mapping[type, Mapping[str, type]] = {
+    Transport: TRANSPORTS,
+    Estimator: ESTIMATORS,
+    Guidance: GUIDANCES,
+    SampleWeight: SAMPLE_WEIGHTS,
+}
 
 
 def family_of(annotation: Any) -> Mapping[str, type] | None:

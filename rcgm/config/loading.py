@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from rcgm.config.components import bind_arguments, look_up, plain_defaults, to_plain
 from rcgm.config.errors import ConfigError, unknown_name
+from rcgm.config.old_keys import with_new_keys
 from rcgm.config.registries import REGISTRIES, expand_preset, supplied_by_data
 from rcgm.config.schema import ComponentConfig, TrainConfig
 from rcgm.config.yaml_text import dump_yaml, parse_yaml
@@ -96,7 +97,7 @@ def config_to_yaml(config: TrainConfig) -> str:
 
 def _resolve_component(section: str, component: ComponentConfig) -> ComponentConfig:
     factory = look_up(REGISTRIES[section], component.name, f"{section}.name")
-    arguments = expand_preset(section, factory, component.arguments)
+    arguments = with_new_keys(section, component.name, expand_preset(section, factory, component.arguments))
     bound = bind_arguments(factory, arguments, section, given_later=supplied_by_data(section))
     if section == "objective":
         # Objectives are small values whose constructors check ranges, so those errors can be had before any work.

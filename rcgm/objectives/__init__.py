@@ -22,8 +22,18 @@ from rcgm.objectives.rcgm import RCGM
 from rcgm.objectives.residual import RecursiveResidual, Residual
 from rcgm.objectives.scm import SCM
 from rcgm.objectives.shortcut import Shortcut
-from rcgm.objectives.tim import IntervalWeight, TiM
+from rcgm.objectives.tim import TiM
 from rcgm.objectives.ucgm import UCGM
+from rcgm.objectives.weights import (
+    SAMPLE_WEIGHTS,
+    BellWeight,
+    CosineWeight,
+    IntervalWeight,
+    InverseTangentWeight,
+    RootWeight,
+    SampleWeight,
+    TangentWeight,
+)
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "consistency": Consistency,
@@ -42,13 +52,17 @@ __all__ = [
     "GUIDANCES",
     "OBJECTIVES",
     "RCGM",
+    "SAMPLE_WEIGHTS",
     "SCM",
     "UCGM",
+    "BellWeight",
     "Consistency",
+    "CosineWeight",
     "EnhancedTarget",
     "FlowMatching",
     "Guidance",
     "IntervalWeight",
+    "InverseTangentWeight",
     "MeanFlow",
     "MixedTarget",
     "NormalizedTarget",
@@ -57,8 +71,11 @@ __all__ = [
     "Point",
     "RecursiveResidual",
     "Residual",
+    "RootWeight",
+    "SampleWeight",
     "SelfEnhancedTarget",
     "Shortcut",
+    "TangentWeight",
     "TeacherEnhancedTarget",
     "TiM",
 ]

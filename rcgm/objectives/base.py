@@ -8,8 +8,9 @@ coefficient alone.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -26,6 +27,7 @@ from rcgm.objectives.guidance import Guidance
 from rcgm.objectives.overflow import Overflow, finite_samples, without
 from rcgm.objectives.point import Point
 from rcgm.objectives.residual import AnyResidual
+from rcgm.objectives.weights import SampleWeight
 from rcgm.queries import STUDENT, TARGET, TEACHER, Derivative, Queries, Query, Tangent, together
 from rcgm.shares import Share
 from rcgm.times import Times, TimeSampler
@@ -34,6 +36,9 @@ from rcgm_kernels import AdaptiveWeight, Metric
 
 SUPERVISIONS = ("data", "teacher")
 DTYPES = ("float32", "float16", "bfloat16")
+
+
+Weighting = SampleWeight | Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class ObjectiveOutput:
         t, r: the times that were drawn, ``[B]``.
         waves: batched forwards without gradient that depended on one another.
         evaluations: queries answered.
-        losses: of each sample, without gradient, in the order of ``t``; ``loss`` is the sum of them over ``len(x)``.
+        losses: of each sample, with gradient, in the order of ``t``; ``loss`` is the sum of them over ``len(x)``.
         rows: that were evaluated without gradient, twice where with a tangent.
     """
 
@@ -78,10 +83,12 @@ class Objective(ABC):
         metric: how the residual becomes a loss.
         normalize: constant of the tangent normalisation (sCM); None for none.
         adaptive: adaptive weight of the samples; None for none.
+        sample_weight: weight of a sample as a function of its times, one of ``SAMPLE_WEIGHTS`` or any function of ``t``
+            and ``r`` ``[B]`` that gives ``[B]``; None for none.
         label_dropout: probability with which a sample's condition is replaced by the null one.
 
     Raises:
-        ValueError: for a value out of range.
+        TypeError, ValueError: for a value out of range, or values that contradict one another.
     """
 
     sampler: ClassVar[str] = "any_step"
@@ -97,6 +104,7 @@ class Objective(ABC):
     metric: Metric = field(default_factory=Metric)
     normalize: float | None = None
     adaptive: AdaptiveWeight | None = None
+    sample_weight: Weighting | None = None
     label_dropout: float = 0.0
     _overflow: Overflow = field(init=False, repr=False, compare=False, default_factory=Overflow)
 
@@ -107,8 +115,20 @@ class Objective(ABC):
             raise ValueError(f"target_dtype must be one of {', '.join(DTYPES)} or None, got {self.target_dtype!r}")
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"clip must be > 0 or None, got {self.clip!r}")
+        if self.normalize is not None and not 0 <= self.normalize < math.inf:
+            raise ValueError(f"normalize must be a finite number >= 0 or None, got {self.normalize!r}")
+        self._check_normalize()
+        if self.sample_weight is not None and not callable(self.sample_weight):
+            raise TypeError(f"sample_weight must be a function of t and r, got {type(self.sample_weight).__name__}")
         if not 0 <= self.label_dropout <= 1:
             raise ValueError(f"label_dropout must be a probability from 0 to 1, got {self.label_dropout!r}")
+
+    def _check_normalize(self) -> None:
+        if self.normalize is not None and self.metric.cosine:
+            raise ValueError(
+                "normalize must be None with a cosine term, since a normalised residual has no target to compare the "
+                f"prediction with, got {self.normalize!r} and metric cosine {self.metric.cosine!r}"
+            )
 
     @abstractmethod
     def residual(self, point: Point) -> Queries[AnyResidual]:
@@ -175,14 +195,24 @@ class Objective(ABC):
 
     def losses(self, prediction: Tensor, residual: AnyResidual, point: Point) -> Tensor:
         """What each sample adds to the mean loss of ``residual`` at the student's prediction, ``[B]`` with gradient."""
-        batch = prediction.shape[0]
+        batch, weight = prediction.shape[0], self.weights(residual, point)
         # float64: processes of unequal numbers of rows divide by different B, whose rounding would show in their sum
-        weight = torch.ones_like(point.t, dtype=torch.float64) if residual.weight is None else residual.weight.double()
+        weight = torch.ones_like(point.t, dtype=torch.float64) if weight is None else weight.double()
         # The mean's 1/B is part of the weight, so that the gradient that the kernel writes needs no factor any more: a
         # sum's is 1. What is stored in float16 needs one all the same, and would be too small with it.
         apart = prediction.dtype == torch.float16
         losses = residual.losses(prediction, point.t, weight if apart else weight / batch, **self.loss_options())
         return losses / batch if apart else losses
+
+    def weights(self, residual: AnyResidual, point: Point) -> Tensor | None:
+        """The weights of the samples, ``[B]``: those of the formulas times ``sample_weight``; None where all are 1."""
+        if self.sample_weight is None:
+            return residual.weight
+        weight = self.sample_weight(point.t, point.r)
+        if not isinstance(weight, Tensor) or weight.shape != point.t.shape:
+            got = list(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
+            raise ValueError(f"sample_weight must give a tensor of the shape {list(point.t.shape)}, got {got}")
+        return weight if residual.weight is None else torch.where(residual.weight != 0, weight * residual.weight, 0)
 
     def loss_options(self) -> dict[str, Any]:
         """What the fused loss is told besides tensors."""
@@ -200,6 +230,7 @@ class Objective(ABC):
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
         times: Times | None = None,
+        dropped: Tensor | None = None,
         step: int = 0,
         share: Share | None = None,
     ) -> ObjectiveOutput:
@@ -215,13 +246,15 @@ class Objective(ABC):
             generator: source of all randomness, of the device of ``x``.
             noise: ``z``, the shape of ``x``; None draws it.
             times: None draws them. An objective of several parts draws its own.
+            dropped: in which samples the condition is replaced by the null one, bool ``[B]``; None draws it by
+                ``label_dropout``.
             step: number of the training step, for warm-ups and update frequencies.
             share: which rows of a larger batch ``x`` holds, where several processes train together; None for all.
 
         Raises:
             TypeError, ValueError: before any work, for an argument that does not fit; the message names it.
         """
-        self._check(x, cond, null_cond, noise, times, generator, teacher, share)
+        self._check(x, cond, null_cond, noise, times, dropped, generator, teacher, share)
         batch = x.shape[0]
         whole = Share(batch) if share is None else share
         if times is None:
@@ -233,13 +266,13 @@ class Objective(ABC):
             shape = (whole.total, *x.shape[1:])
             z = whole.of(torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype))
         null_cond = conditions.expanded(null_cond, batch)
-        drop = None
-        if cond is not None and self.label_dropout:
-            drop = whole.of(torch.rand(whole.total, generator=generator, device=x.device)) < self.label_dropout
-            cond = conditions.dropped(cond, null_cond, drop)
+        if dropped is None and cond is not None and self.label_dropout:
+            dropped = whole.of(torch.rand(whole.total, generator=generator, device=x.device)) < self.label_dropout
+        if dropped is not None:
+            cond = conditions.dropped(cond, null_cond, dropped)
         engine = self._engine(student, target, teacher, cond, null_cond)
         with torch.no_grad():
-            points = _points(parts, x, z, drop, step, share)
+            points = _points(parts, x, z, dropped, step, share)
             residuals = engine.run(
                 together(*(part.residual(point) for (part, _), point in zip(parts, points, strict=True)))
             )
@@ -262,7 +295,7 @@ class Objective(ABC):
             r,
             engine.waves,
             engine.evaluations,
-            batch * losses.detach(),
+            batch * losses,
             engine.rows,
         )
 
@@ -282,6 +315,7 @@ class Objective(ABC):
         null_cond: Condition,
         noise: Tensor | None,
         times: Times | None,
+        dropped: Tensor | None,
         generator: torch.Generator | None,
         teacher: Network | None,
         share: Share | None,
@@ -299,6 +333,8 @@ class Objective(ABC):
         if times is not None and not times.t.shape == times.r.shape == x.shape[:1]:
             got = f"{list(times.t.shape)} and {list(times.r.shape)}"
             raise ValueError(f"times must have t and r of the shape {list(x.shape[:1])}, got {got}")
+        if dropped is not None:
+            _check_dropped(dropped, x, cond)
         if generator is not None and generator.device.type != x.device.type:
             raise ValueError(f"generator must be of the device of x, {x.device.type}, got {generator.device.type}")
         if teacher is None and self.needs_teacher():
@@ -306,8 +342,21 @@ class Objective(ABC):
         conditions.check("cond", cond, x.shape[0])
         if null_cond is not None:
             conditions.check_null(cond, null_cond, x.shape[0])
-        elif cond is not None and self.needs_null_condition():
-            raise ValueError("null_cond must be given with label_dropout or guidance: what a dropped condition becomes")
+        elif dropped is not None or (cond is not None and self.needs_null_condition()):
+            raise ValueError(
+                "null_cond must be given with label_dropout, dropped or guidance: what a dropped condition becomes"
+            )
+
+
+def _check_dropped(dropped: Any, x: Tensor, cond: Condition) -> None:
+    if not isinstance(dropped, Tensor) or dropped.dtype != torch.bool:
+        got = dropped.dtype if isinstance(dropped, Tensor) else type(dropped).__name__
+        raise TypeError(f"dropped must be a tensor of bool, got {got}")
+    if dropped.shape != x.shape[:1] or dropped.device != x.device:
+        got = f"{list(dropped.shape)} on {dropped.device}"
+        raise ValueError(f"dropped must have the shape {list(x.shape[:1])} on {x.device}, got {got}")
+    if cond is None:
+        raise ValueError("cond must be given with dropped, which says where it is replaced, got None")
 
 
 Part = tuple[Objective, Times]

@@ -134,6 +134,9 @@ class DECM(Objective):
         if self.start_weight + self.end_weight == 0:
             raise ValueError("start_weight and end_weight must not both be 0")
 
+    def _check_normalize(self) -> None:
+        """The metric is of one part, and the normalisation of the others."""
+
     def parts(self, batch: int, step: int, generator: torch.Generator | None, device: torch.device) -> Sequence[Part]:
         due = step % self.every == 0
         t = self.times.sample(batch, generator=generator, device=device).t
@@ -163,4 +166,5 @@ class DECM(Objective):
             "supervision": self.supervision,
             "guidance": self.guidance,
             "clip": self.clip,
+            "sample_weight": self.sample_weight,
         }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rcgm.objectives.tim import IntervalWeight, TiM
+from rcgm.objectives.base import Weighting
+from rcgm.objectives.tim import TiM
 from rcgm.times import TimeSampler
 from rcgm.transports import Linear, Transport
 
@@ -26,4 +27,4 @@ class MeanFlow(TiM):
     )
     transport: Transport = field(default_factory=Linear)
     inputs: str = "guided"
-    interval_weight: IntervalWeight | None = None
+    sample_weight: Weighting | None = None

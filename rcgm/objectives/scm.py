@@ -13,14 +13,13 @@ from rcgm.combination import PREDICTION, term
 from rcgm.objectives.base import Objective
 from rcgm.objectives.pair import of_pair
 from rcgm.objectives.point import Point
-from rcgm.objectives.residual import Residual
+from rcgm.objectives.residual import AnyResidual, Residual
 from rcgm.queries import STUDENT, TARGET, Queries
 from rcgm.times import TimeSampler
 from rcgm.transports import Transport, TrigFlow
 
 SOURCES = (STUDENT, TARGET)
-WEIGHTINGS = ("uniform", "inverse_tangent", "learned")
-LARGEST_WEIGHT = 100.0
+WEIGHTINGS = ("uniform", "learned")
 FREQUENCIES = 64
 
 
@@ -34,15 +33,15 @@ class SCM(Objective):
     ``k^2``. sCT trains from data, sCD with ``supervision="teacher"``.
 
     The factor ``cos(a)`` of ``g`` is ``sin(a)``, that of ``F`` in ``f``, times ``1/tan(a)``, the paper's prior weight,
-    which is thus in every ``weighting``.
+    which is thus in every loss; ``InverseTangentWeight`` as the ``sample_weight`` has it once more, for more weight
+    near the data.
 
     Args:
         warmup_steps: of the tangent; 10,000 in the paper, 0 for none. Much shorter runs need a shorter one, or they
             train flow matching alone.
         normalize: c of the tangent normalisation; None for none.
-        weighting: ``"uniform"``; ``"inverse_tangent"``, once more ``1/tan(a)``, at most 100, for more weight near the
-            data; or ``"learned"``: the loss is ``exp(u) m - u`` with ``u`` a small network of the time, so that every
-            time comes to contribute alike (the paper's adaptive weighting, EDM2).
+        weighting: ``"uniform"``, or ``"learned"``: the loss is ``exp(u) m - u`` with ``u`` a small network of the time,
+            so that every time comes to contribute alike (the paper's adaptive weighting, EDM2).
         network: whose derivative, ``"student"`` (without gradient) or ``"target"``.
 
     Raises:
@@ -92,21 +91,16 @@ class SCM(Objective):
         fall = torch.where(t > r, transport.step_slope(t, r) * inverse, 1).nan_to_num(posinf=0.0, neginf=0.0)
         warm = min(point.step / self.warmup_steps, 1.0) if self.warmup_steps else 1.0
         curved = warm * fall * transport.step(t, r)[1] * inverse * (slope - target_slope)
-        return Residual(fall.square() * (PREDICTION - target) + curved, weight=self._prior(point.t))
+        return Residual(fall.square() * (PREDICTION - target) + curved)
 
-    def losses(self, prediction: Tensor, residual: Residual, point: Point) -> Tensor:
+    def losses(self, prediction: Tensor, residual: AnyResidual, point: Point) -> Tensor:
         if self.learned is None:
             return super().losses(prediction, residual, point)
         log_weight = self.learned(point.t)
-        losses = residual.losses(prediction, point.t, None, **self.loss_options())
-        balanced = log_weight.exp() * losses - log_weight
+        weight = self.weights(residual, point)
+        losses = residual.losses(prediction, point.t, weight, **self.loss_options())
         # a sample without weight in this step teaches its time no weight either
-        return (balanced if residual.weight is None else residual.weight * balanced) / prediction.shape[0]
-
-    def _prior(self, t: Tensor) -> Tensor | None:
-        if self.weighting != "inverse_tangent":
-            return None
-        return (1 / torch.tan(math.pi / 2 * t)).clamp(0, LARGEST_WEIGHT)
+        return (log_weight.exp() * losses - (1 if weight is None else weight) * log_weight) / prediction.shape[0]
 
 
 class LearnedWeight(nn.Module):

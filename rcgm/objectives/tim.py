@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from rcgm.combination import PREDICTION, Combination, term
-from rcgm.objectives.base import Objective
+from rcgm.objectives.base import Objective, Weighting
 from rcgm.objectives.pair import of_pair
 from rcgm.objectives.point import Point
 from rcgm.objectives.residual import Residual
+from rcgm.objectives.weights import IntervalWeight
 from rcgm.queries import STUDENT, TARGET, Queries, together
 from rcgm.times import TimeSampler
 from rcgm.transports import Transport, TrigLinear
@@ -20,46 +21,7 @@ from rcgm_kernels import AdaptiveWeight
 
 SOURCES = (STUDENT, TARGET)
 INPUTS = ("data", "guided")
-WARPS = ("tangent", "odds", "identity")
 LARGEST_RATIO = 1e3
-
-
-@dataclass(frozen=True)
-class IntervalWeight:
-    """``w(t, r) = (sigma_data + tau(t) - tau(r))^(-power)``, which favours short intervals (equations 11 and 12).
-
-    Times are those of [0, 1] under every transport. The weight is finite everywhere: ``sigma_data^(-power)`` at ``t =
-    r``, and 0 where ``tau(t)`` is infinite.
-
-    Args:
-        sigma_data: standard deviation of the data, ``> 0``.
-        warp: tau: ``"tangent"``, ``tan(t)``, the paper's; ``"odds"``, ``t/(1 - t)``; ``"identity"``.
-        power: 1/2 in the paper; 0 gives every interval the same weight.
-
-    Raises:
-        ValueError: for a value out of range.
-    """
-
-    sigma_data: float = 1.0
-    warp: str = "tangent"
-    power: float = 0.5
-
-    def __post_init__(self) -> None:
-        if not 0 < self.sigma_data < float("inf"):
-            raise ValueError(f"sigma_data must be a finite number > 0, got {self.sigma_data!r}")
-        if self.warp not in WARPS:
-            raise ValueError(f"warp must be one of {', '.join(WARPS)}, got {self.warp!r}")
-        if not 0 <= self.power < float("inf"):
-            raise ValueError(f"power must be a finite number >= 0, got {self.power!r}")
-
-    def __call__(self, t: Tensor, r: Tensor) -> Tensor:
-        """The weights ``[B]`` of intervals ``[r, t]``."""
-        if self.warp == "odds":
-            # over a common denominator, which is 0 at t = 1 alone
-            room = (1 - t) * (1 - r)
-            return torch.where(t > r, room / (self.sigma_data * room + t - r), 1 / self.sigma_data) ** self.power
-        length = t - r if self.warp == "identity" else torch.tan(t) - torch.tan(r)
-        return (self.sigma_data + length) ** -self.power
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +46,7 @@ class TiM(Objective):
         inputs: where guidance or a teacher changes the target, whether the derivative is taken on the path of the
             data, as in the authors' implementation (``"data"``: its evaluations and those of guidance are one
             wave), or along the changed velocity (``"guided"``, as MeanFlow does; one more wave).
-        interval_weight: equation 12; None for none.
+        sample_weight: by default equation 12.
         adaptive: by default ``1/(|R|^2 + 1e-3)``.
 
     Raises:
@@ -99,7 +61,7 @@ class TiM(Objective):
     transport: Transport = field(default_factory=TrigLinear)
     network: str = STUDENT
     inputs: str = "data"
-    interval_weight: IntervalWeight | None = field(default_factory=IntervalWeight)
+    sample_weight: Weighting | None = field(default_factory=IntervalWeight)
     adaptive: AdaptiveWeight | None = field(default_factory=lambda: AdaptiveWeight(1.0))
 
     def __post_init__(self) -> None:
@@ -117,8 +79,7 @@ class TiM(Objective):
             target, slope = yield from together(self.target(point), self.slope(point, self.network))
         kept, ratio = self._ratio(point)
         value = kept * (PREDICTION - target) + ratio * (slope - self._target_slope(point, target))
-        weight = None if self.interval_weight is None else self.interval_weight(point.t, point.r)
-        return Residual(value, weight=weight)
+        return Residual(value)
 
     def _ratio(self, point: Point) -> tuple[Tensor, Tensor]:
         """The share of the residual that is kept, 1 save where ``B/B'`` is too large, and that share of ``B/B'``."""

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 from rcgm.combination import PREDICTION, Combination, term
-from rcgm.objectives.base import Objective
+from rcgm.objectives.base import Objective, Weighting
 from rcgm.objectives.guidance import SelfEnhancedTarget
 from rcgm.objectives.pair import of_pair
 from rcgm.objectives.point import Point
 from rcgm.objectives.residual import Residual
+from rcgm.objectives.weights import CosineWeight
 from rcgm.queries import STUDENT, TARGET, Derivative, Queries, Query, Tangent, together
 from rcgm.times import Times, TimeSampler
 from rcgm_kernels import Metric
 
 SOURCES = (STUDENT, TARGET)
 INPUTS = ("data", "guided")
-TIME_WEIGHTS = ("cosine",)
 SHORT = 1e-6  # below it an interval takes the limit at t = r, which is exact to as much
 
 
@@ -52,7 +52,7 @@ class UCGM(Objective):
     The published settings for few steps, from a trained multi-step model, are the defaults together with
     ``guidance=TeacherEnhancedTarget(2.0)``, RAdam at 1e-4 and gradients clipped to norm 0.1; for many steps
     ``consistency_ratio=0``, ``TimeSampler("beta", 1, 1)`` (2.4, 2.4 for SD-VAE latents), ``Metric("pseudo_huber", c=0,
-    cosine=1)``, ``time_weight=None`` and ``guidance=SelfEnhancedTarget(0.44 to 0.67)``.
+    cosine=1)`` and ``guidance=SelfEnhancedTarget(0.44 to 0.67)``.
 
     Args:
         consistency_ratio: lambda, from 0 (multi-step: flow matching or diffusion) to 1 (consistency). At 0 ``r = t``,
@@ -60,10 +60,12 @@ class UCGM(Objective):
         network: whose predictions the change is taken of, ``"student"`` (without gradient: the paper's theta minus) or
             ``"target"``. The prediction of the step itself is always the student's.
         inputs: where guidance or a teacher changes the target, whether the networks are evaluated on the path of the
-            data, as in the authors' implementation (``"data"``: these evaluations and those of guidance are one
-            wave), or on the path of the changed pair (``"guided"``: the change along the guided flow, one more wave).
-            The state inside ``f`` is that of the changed pair either way.
-        time_weight: ``"cosine"``, ``cos(pi t/2)``, or None.
+            changed pair (``"guided"``, the authors' program: the change along the guided flow, one more wave), or on
+            that of the data (``"data"``: these evaluations and those of guidance are one wave). The state inside ``f``
+            is that of the changed pair either way. The paper's text changes the target alone, and the program reads so
+            at first sight; but it enhances the data and the noise in place, so that the points that are built of them
+            afterwards are the enhanced pair's.
+        sample_weight: by default ``cos(pi t/2)``.
         clip: bound of ``df``.
         metric: pseudo-Huber with c = 5 for few steps; a cosine term can be added.
 
@@ -74,8 +76,8 @@ class UCGM(Objective):
     times: TimeSampler = field(default_factory=lambda: TimeSampler("beta", 0.8, 1.0, interval="zero"))
     consistency_ratio: float = 1.0
     network: str = STUDENT
-    inputs: str = "data"
-    time_weight: str | None = "cosine"
+    inputs: str = "guided"
+    sample_weight: Weighting | None = field(default_factory=CosineWeight)
     clip: float | None = 1.0
     metric: Metric = field(default_factory=lambda: Metric("pseudo_huber", c=5.0))
 
@@ -87,8 +89,6 @@ class UCGM(Objective):
             raise ValueError(f"network must be one of {', '.join(SOURCES)}, got {self.network!r}")
         if self.inputs not in INPUTS:
             raise ValueError(f"inputs must be one of {', '.join(INPUTS)}, got {self.inputs!r}")
-        if self.time_weight is not None and self.time_weight not in TIME_WEIGHTS:
-            raise ValueError(f"time_weight must be one of {', '.join(TIME_WEIGHTS)} or None, got {self.time_weight!r}")
 
     @property
     def sampler(self) -> str:
@@ -102,9 +102,8 @@ class UCGM(Objective):
         return [(self, Times(times.t, times.t, batch) if self.consistency_ratio == 0 else times)]
 
     def residual(self, point: Point) -> Queries[Residual]:
-        weight = None if self.time_weight is None else torch.cos(math.pi / 2 * point.t).clamp(min=0)
         if self.consistency_ratio == 0:
-            return Residual(PREDICTION - (yield from self._instantaneous(point)), weight=weight)
+            return Residual(PREDICTION - (yield from self._instantaneous(point)))
         if self.inputs == "guided":
             point = yield from self.supervised(point)
             queries, change = self._plan(point)
@@ -122,9 +121,7 @@ class UCGM(Objective):
         limit = (short * unit * slope) * (PREDICTION - target)
         sine = torch.sin(math.pi / 2 * torch.where(short, 1, t - r))
         scale = torch.where(short, 8 / math.pi * slope, 4 * self.transport.step(t, r)[1] / sine)
-        return Residual(
-            (~short * unit) * change(answers, target) + limit, scale=(unit * scale).to(point.t.dtype), weight=weight
-        )
+        return Residual((~short * unit) * change(answers, target) + limit, scale=(unit * scale).to(point.t.dtype))
 
     def losses(self, prediction: Tensor, residual: Residual, point: Point) -> Tensor:
         unclamped = self.consistency_ratio == 0 and self.clip is not None

@@ -94,7 +94,9 @@ class RunFolder:
         if path is None:
             raise CheckpointError(f"no complete checkpoint in '{self.checkpoints}': run without --resume to begin anew")
         checkpoint = read_checkpoint(path, processes)
-        before, now = checkpoint.state["config"], config.model_dump(mode="json")
+        # read anew, so that what had another name or no name at the time has today's
+        before = parse_config(checkpoint.state["config"]).model_dump(mode="json")
+        now = config.model_dump(mode="json")
         changed = [
             difference for key in now if key not in FREE_TO_CHANGE for difference in _differences(key, before, now)
         ]

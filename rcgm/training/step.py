@@ -170,7 +170,7 @@ class TrainStep:
         if losses is None:
             return 0
         if self._by_time is not None:
-            self._by_time.add(output.t, losses)
+            self._by_time.add(output.t, losses.detach())
         return 3 * len(losses) + output.rows
 
     def _release(self) -> None:

@@ -15,8 +15,8 @@ class ReversedLinear(Linear):
     """The linear path for networks that predict ``x - z``, from noise to data (UCGM's reversed linear transport).
 
     There the time runs from noise to data. Here ``t = 0`` is data under every transport, so that what is left of the
-    reversal is the sign of the prediction; a network that wants its time reversed too is wrapped in
-    ``rcgm.models.ReversedTime``.
+    reversal is the sign of the prediction. ``rcgm.models.ReversedTime`` turns that sign round as well as the time: a
+    network that wants its time reversed too, wrapped in it, predicts ``z - x`` and takes :class:`Linear`.
     """
 
     def alpha_hat(self, t: Tensor) -> Tensor:

@@ -213,3 +213,42 @@ def test_a_plain_function_is_a_network():
     weight = torch.zeros(3, requires_grad=True)
     RCGM()(lambda x, t, r, cond: x * weight, x, generator=generator()).loss.backward()
     assert weight.grad.abs().min() > 0
+
+
+def test_given_dropped_conditions(student):
+    """As if they had been drawn: those samples have the null condition, and nothing else is drawn."""
+    x, cond = batch()
+    objective, null = RCGM(order=2, label_dropout=0.4), torch.tensor([NULL])
+    drawn = torch.rand(BATCH, generator=generator(7)) < 0.4
+    times, noise = RCGM().times.sample(BATCH, generator=generator(3), device="cpu"), torch.ones_like(x)
+    given, given_grads = step(
+        objective, student, x, cond, null_cond=null, noise=noise, times=times, dropped=drawn, generator=generator()
+    )
+    same, same_grads = step(
+        objective, student, x, cond, null_cond=null, noise=noise, times=times, generator=generator(7)
+    )
+    assert 0 < drawn.sum() < BATCH
+    assert torch.equal(given.loss, same.loss)
+    assert all(torch.equal(a, b) for a, b in zip(given_grads, same_grads, strict=True))
+    replaced, _ = step(RCGM(order=2), student, x, torch.where(drawn, NULL, cond), noise=noise, times=times)
+    assert torch.equal(given.loss, replaced.loss)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_losses_of_samples_have_a_gradient(name, student):
+    """A loop that reduces them itself gets the gradient of its own reduction."""
+    x, cond = batch()
+    objective = OBJECTIVES[name]()
+    _, expected = step(objective, student, x, cond, generator=generator())
+    student.zero_grad()
+    out = objective(student, x, cond, generator=generator())
+    (out.losses.sum() / BATCH).backward()
+    for one, other in zip(gradients(student), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-8)
+    student.zero_grad()
+    out = objective(student, x, cond, generator=generator())
+    chosen = torch.zeros_like(out.losses)
+    chosen[::2] = 3.0
+    (chosen * out.losses).sum().backward()
+    assert all(gradient.isfinite().all() for gradient in gradients(student))
+    assert any(not torch.allclose(a, b) for a, b in zip(gradients(student), expected, strict=True))

@@ -3,8 +3,9 @@ import math
 import pytest
 import torch
 
-from rcgm.objectives import OBJECTIVES, RCGM, FlowMatching, Objective
+from rcgm.objectives import OBJECTIVES, RCGM, SCM, FlowMatching, Objective
 from rcgm.times import Times
+from rcgm_kernels import Metric
 
 X = torch.zeros(4, 3)
 LABELS = torch.zeros(4, dtype=torch.long)
@@ -30,6 +31,9 @@ def untouched(*_):
         (RCGM, {"base": "ema"}, ValueError, "base must be one of student, target, again, got 'ema'"),
         (RCGM, {"clip": 0.0}, ValueError, r"clip must be > 0 or None, got 0\.0"),
         (FlowMatching, {"clip": -1.0}, ValueError, r"clip must be > 0 or None, got -1\.0"),
+        (RCGM, {"normalize": -0.1}, ValueError, r"normalize must be a finite number >= 0 or None, got -0\.1"),
+        (RCGM, {"normalize": math.inf}, ValueError, "normalize must be a finite number >= 0 or None, got inf"),
+        (SCM, {"metric": Metric(cosine=1.0)}, ValueError, "normalize must be None with a cosine term"),
         (FlowMatching, {"clip": math.nan}, ValueError, "clip must be > 0 or None, got nan"),
         (RCGM, {"label_dropout": 1.1}, ValueError, r"label_dropout must be a probability from 0 to 1, got 1\.1"),
         (
@@ -65,6 +69,15 @@ def test_bad_settings(objective, settings, error, message):
         ({"cond": LABELS, "null_cond": 9}, TypeError, "null_cond must be a tensor, got int"),
         ({"cond": LABELS, "null_cond": NULL[None]}, ValueError, "null_cond must have samples of the shape"),
         ({"noise": torch.zeros(4, 2)}, ValueError, r"noise must have the shape of x, \[4, 3\], got \[4, 2\]"),
+        ({"dropped": [True] * 4, "cond": LABELS}, TypeError, "dropped must be a tensor of bool, got list"),
+        ({"dropped": torch.ones(4), "cond": LABELS}, TypeError, r"dropped must be a tensor of bool, got torch.float32"),
+        (
+            {"dropped": torch.ones(3, dtype=torch.bool), "cond": LABELS},
+            ValueError,
+            r"dropped must have the shape \[4\] on cpu, got \[3\] on cpu",
+        ),
+        ({"dropped": torch.ones(4, dtype=torch.bool)}, ValueError, "cond must be given with dropped"),
+        ({"dropped": torch.ones(4, dtype=torch.bool), "cond": LABELS}, ValueError, "null_cond must be given with"),
         (
             {"times": Times(torch.ones(3), torch.zeros(3))},
             ValueError,

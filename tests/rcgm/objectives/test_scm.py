@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rcgm.derivatives import ForwardMode
-from rcgm.objectives import SCM
+from rcgm.objectives import SCM, InverseTangentWeight
 from rcgm.times import Times
 from rcgm.transports import Linear
 from tests.support.plain import Smooth, assert_same, batch
@@ -66,7 +66,7 @@ def test_distillation_takes_the_teachers_velocity():
 def test_the_prior_weight():
     (x, z), student = batch(), Smooth(1)
     expected = algorithm(x, z, weight=lambda t: (1 / torch.tan(math.pi / 2 * t)).clamp(0, 100))
-    assert_same(objective(weighting="inverse_tangent"), expected, student, x, noise=z, times=TIMES)
+    assert_same(objective(sample_weight=InverseTangentWeight()), expected, student, x, noise=z, times=TIMES)
 
 
 def test_the_learned_weight_has_both_gradients():
@@ -139,7 +139,7 @@ def test_under_the_linear_transport_it_is_the_normalised_mean_flow_residual():
     [
         ({"warmup_steps": -1}, "warmup_steps must be >= 0, got -1"),
         ({"network": "ema"}, "network must be one of student, target, got 'ema'"),
-        ({"weighting": "cosine"}, "weighting must be one of uniform, inverse_tangent, learned, got 'cosine'"),
+        ({"weighting": "cosine"}, "weighting must be one of uniform, learned, got 'cosine'"),
     ],
 )
 def test_bad_settings(options, message):

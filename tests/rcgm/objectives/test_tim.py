@@ -236,7 +236,7 @@ def objective_of(s: Settings, **changes) -> TiM:
     arguments = {
         "transport": TABLE[s.row].transport,
         "guidance": guidance,
-        "interval_weight": None if s.sigma_d is None else IntervalWeight(s.sigma_d, s.warp, s.power),
+        "sample_weight": None if s.sigma_d is None else IntervalWeight(s.sigma_d, s.warp, s.power),
         "adaptive": None if s.adaptive is None else AdaptiveWeight(*s.adaptive),
         "derivative": Central(s.epsilon),
     }
@@ -322,7 +322,7 @@ def read(objective, network, x, z, times, labels=None, **networks):
 
 
 def plain(**changes) -> TiM:
-    return TiM(**{"adaptive": None, "interval_weight": None, **changes})
+    return TiM(**{"adaptive": None, "sample_weight": None, **changes})
 
 
 def test_linear_is_meanflow(random_network):
@@ -445,9 +445,7 @@ def test_every_time_is_finite_in_float32(warp, derivative, row, random_network):
     x, z = (torch.randn((len(t), 3), generator=generator) for _ in range(2))
     student = random_network(1, torch.float32)
     for equal in (0, len(EDGES)):
-        objective = TiM(
-            transport=TABLE[row].transport, derivative=derivative, interval_weight=IntervalWeight(warp=warp)
-        )
+        objective = TiM(transport=TABLE[row].transport, derivative=derivative, sample_weight=IntervalWeight(warp=warp))
         out, R = read(objective, student, x, z, Times(t, r, equal))
         assert out.loss.isfinite()
         assert R.isfinite().all()
@@ -507,7 +505,7 @@ def test_target_network_on_request(random_network):
 def test_defaults_are_the_papers(random_network):
     objective = TiM()
     assert objective.transport == TrigLinear()
-    assert (objective.interval_weight, objective.derivative) == (IntervalWeight(1.0, "tangent", 0.5), Central(0.005))
+    assert (objective.sample_weight, objective.derivative) == (IntervalWeight(1.0, "tangent", 0.5), Central(0.005))
     out = objective(random_network(1), torch.zeros(200, 3).double(), generator=torch.Generator().manual_seed(0))
     assert torch.equal(out.r[:100], out.t[:100])
     assert (out.r[100:] < out.t[100:]).all()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rcgm.derivatives import Auto, Central, ForwardMode, OneSided
-from rcgm.objectives import UCGM, FlowMatching, SelfEnhancedTarget, TeacherEnhancedTarget
+from rcgm.objectives import UCGM, CosineWeight, FlowMatching, SelfEnhancedTarget, TeacherEnhancedTarget
 from rcgm.times import Times, TimeSampler
 from rcgm.transports import EDM, VE, VP, Linear, ReversedLinear, Transport, TrigFlow, TrigLinear
 from rcgm_kernels import Metric
@@ -138,7 +138,7 @@ def objective_of(s: Settings, **changes) -> UCGM:
         "guidance": guidance,
         "inputs": "guided" if s.guided_inputs else "data",
         "metric": Metric("pseudo_huber", c=s.c, cosine=s.cosine),
-        "time_weight": "cosine" if s.weighted else None,
+        "sample_weight": CosineWeight() if s.weighted else None,
         "clip": s.clip,
         "derivative": Central(s.epsilon),
     }
@@ -206,7 +206,7 @@ def test_images(random_network):
 
 def test_both_sides_of_the_clamp_are_taken(random_network):
     x, z, t, labels = batch()
-    objective = UCGM(metric=Metric(), time_weight=None)
+    objective = UCGM(metric=Metric(), sample_weight=None)
     _, R = read(objective, random_network(1), x, z, Times(t, torch.zeros_like(t)), labels)
     at_the_bound = (R.abs() - (4 * t / torch.sin(HALF_PI * t))[:, None]).abs() < 1e-9
     assert 0 < at_the_bound.double().mean() < 1
@@ -230,7 +230,7 @@ def read(objective, network, x, z, times, labels=None, **networks):
 
 
 def plain(**changes) -> UCGM:
-    return UCGM(**{"metric": Metric(), "clip": None, "time_weight": None, **changes})
+    return UCGM(**{"metric": Metric(), "clip": None, "sample_weight": None, **changes})
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -392,9 +392,9 @@ def test_target_network_on_request(ratio, random_network):
         ({"consistency_ratio": 0.0, "guidance": SelfEnhancedTarget(0.5)}, 1, 1),
         ({"consistency_ratio": 0.0, "guidance": SelfEnhancedTarget(0.5), "supervision": "teacher"}, 1, 2),
         ({"consistency_ratio": 0.5}, 1, 1),
-        ({"guidance": TeacherEnhancedTarget(2.0)}, 1, 3),
-        ({"guidance": TeacherEnhancedTarget(2.0), "inputs": "guided"}, 2, 3),
-        ({"guidance": SelfEnhancedTarget(0.5)}, 1, 4),
+        ({"guidance": TeacherEnhancedTarget(2.0)}, 2, 3),
+        ({"guidance": TeacherEnhancedTarget(2.0), "inputs": "data"}, 1, 3),
+        ({"guidance": SelfEnhancedTarget(0.5)}, 2, 4),
     ],
     ids=str,
 )
@@ -425,7 +425,7 @@ def test_equal_samples_are_not_evaluated(ratio, random_network):
 def test_ratio_zero_is_flow_matching(random_network):
     x, z, t, labels = batch()
     student, times = random_network(1), Times(t, t, BATCH)
-    ours = UCGM(consistency_ratio=0.0, metric=Metric(), time_weight=None)(student, x, labels, noise=z, times=times)
+    ours = UCGM(consistency_ratio=0.0, metric=Metric(), sample_weight=None)(student, x, labels, noise=z, times=times)
     assert torch.equal(ours.loss, FlowMatching()(student, x, labels, noise=z, times=times).loss)
 
 
@@ -502,7 +502,6 @@ def test_default_times_are_the_papers(random_network):
         ({"consistency_ratio": math.nan}, "consistency_ratio must be from 0 to 1, got nan"),
         ({"network": "teacher"}, "network must be one of student, target, got 'teacher'"),
         ({"inputs": "noise"}, "inputs must be one of data, guided, got 'noise'"),
-        ({"time_weight": "sine"}, "time_weight must be one of cosine or None, got 'sine'"),
     ],
 )
 def test_bad_arguments(arguments, message):

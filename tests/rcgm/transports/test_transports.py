@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rcgm.models import ReversedTime
 from rcgm.transports import EDM, TRANSPORTS, VE, VP, Linear, ReversedLinear, Transport, TrigFlow, TrigLinear
 
 QUARTER = math.pi / 2
@@ -248,3 +249,23 @@ def test_slopes_by_autograd_need_no_gradient_mode():
         t, r = times()
         torch.testing.assert_close(Users(Linear()).step_slope(t, r), Linear().step_slope(t, r))
     assert (Users(Linear()).alpha_hat_slope(t) == 0).all()
+
+
+def test_a_network_with_its_time_reversed_predicts_the_velocity_of_the_linear_transport():
+    """What the pages of both say: ``ReversedTime`` turns the sign too, so that what is in it goes with ``Linear``."""
+    t, r = torch.tensor([0.3, 0.8]), torch.tensor([0.1, 0.5])
+    x, z = torch.randn(2, 2, 3, generator=torch.Generator().manual_seed(0)).unbind(0)
+    seen = []
+
+    def from_noise_to_data(state, u, s, cond):
+        seen.append((u, s))
+        return x - z
+
+    prediction = ReversedTime(from_noise_to_data)(x, t, r)
+    torch.testing.assert_close(seen[0], (1 - t, 1 - r))
+    _, velocity, target = Linear().path(x, z, t)
+    torch.testing.assert_close(prediction, velocity)
+    torch.testing.assert_close(prediction, target)
+    # without the time, the prediction of the reversed transport
+    torch.testing.assert_close(from_noise_to_data(x, t, r, None), ReversedLinear().path(x, z, t)[2])
+    assert "takes :class:`Linear`" in ReversedLinear.__doc__
