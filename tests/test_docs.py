@@ -20,6 +20,7 @@ def toy(monkeypatch, tmp_path):
     """The page's file, imported and registered as the page says."""
     code, registration = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert len(code.splitlines()) < 40
+    assert re.findall(r"^(?:from|import) (rcgm\S*)", code, re.MULTILINE) == ["rcgm.objectives"]
     (tmp_path / "split_mean_flow.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "split_mean_flow", raising=False)

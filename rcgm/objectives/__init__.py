@@ -1,9 +1,18 @@
 """Objectives: one file a paper.
 
-A new one is a subclass of ``Objective`` with a ``residual``, and a line in ``OBJECTIVES``.
+A new one is a subclass of ``Objective`` with a ``residual``, and a line in ``OBJECTIVES``. This module exports
+everything that an objective is written with.
 """
 
+# First, so that a new file of this folder can import them from rcgm.objectives too.
+from rcgm.combination import PREDICTION, Combination, term
 from rcgm.objectives.base import Objective, ObjectiveOutput
+from rcgm.objectives.point import Point
+from rcgm.objectives.residual import RecursiveResidual, Residual
+from rcgm.queries import STUDENT, TARGET, TEACHER, Derivative, Queries, Query, Tangent, together
+from rcgm.times import Times, TimeSampler
+
+# isort: split
 from rcgm.objectives.consistency import Consistency
 from rcgm.objectives.decm import DECM
 from rcgm.objectives.flow_matching import FlowMatching
@@ -17,9 +26,7 @@ from rcgm.objectives.guidance import (
     TeacherEnhancedTarget,
 )
 from rcgm.objectives.mean_flow import MeanFlow
-from rcgm.objectives.point import Point
 from rcgm.objectives.rcgm import RCGM
-from rcgm.objectives.residual import RecursiveResidual, Residual
 from rcgm.objectives.scm import SCM
 from rcgm.objectives.shortcut import Shortcut
 from rcgm.objectives.tim import TiM
@@ -51,13 +58,19 @@ __all__ = [
     "DECM",
     "GUIDANCES",
     "OBJECTIVES",
+    "PREDICTION",
     "RCGM",
     "SAMPLE_WEIGHTS",
     "SCM",
+    "STUDENT",
+    "TARGET",
+    "TEACHER",
     "UCGM",
     "BellWeight",
+    "Combination",
     "Consistency",
     "CosineWeight",
+    "Derivative",
     "EnhancedTarget",
     "FlowMatching",
     "Guidance",
@@ -69,13 +82,20 @@ __all__ = [
     "Objective",
     "ObjectiveOutput",
     "Point",
+    "Queries",
+    "Query",
     "RecursiveResidual",
     "Residual",
     "RootWeight",
     "SampleWeight",
     "SelfEnhancedTarget",
     "Shortcut",
+    "Tangent",
     "TangentWeight",
     "TeacherEnhancedTarget",
     "TiM",
+    "TimeSampler",
+    "Times",
+    "term",
+    "together",
 ]
