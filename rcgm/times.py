@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 DISTRIBUTIONS = ("uniform", "logit_normal", "beta", "arctan", "segments")
-INTERVALS = ("hierarchical", "sorted", "zero", "equal", "dyadic")
+INTERVALS = ("hierarchical", "sorted", "independent", "zero", "equal", "dyadic")
+SECOND_DRAWS = ("sorted", "independent")
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,55 @@ class Times:
     equal: int = 0
 
 
+def given_times(value: Any, x: Tensor) -> Times:
+    """The times that a caller has given for the samples ``x`` ``[B, ...]``: a ``Times``, or ``(t, r)``.
+
+    Values are checked on a CPU only: elsewhere that would wait for the device.
+
+    Raises:
+        TypeError, ValueError: for anything but two tensors ``[B]`` on the device of ``x`` with ``0 <= r <= t <= 1``, of
+            which the first ``equal`` are alike.
+    """
+    if isinstance(value, (tuple, list)) and len(value) == 2:
+        value = Times(*value)
+    if not isinstance(value, Times):
+        raise TypeError(f"times must be a Times or a pair (t, r) of tensors, got {type(value).__name__}")
+    for name, time in (("t", value.t), ("r", value.r)):
+        if not isinstance(time, Tensor) or not time.is_floating_point():
+            got = time.dtype if isinstance(time, Tensor) else type(time).__name__
+            raise TypeError(f"times must have floating-point tensors t and r, got {got} for {name}")
+    t, r, equal = value.t, value.r, value.equal
+    if not t.shape == r.shape == x.shape[:1]:
+        got = f"{list(t.shape)} and {list(r.shape)}"
+        raise ValueError(f"times must have t and r of the shape {list(x.shape[:1])}, got {got}")
+    if not t.device == r.device == x.device:
+        raise ValueError(f"times must be on the device of x, {x.device}, got {t.device} and {r.device}")
+    if isinstance(equal, bool) or not isinstance(equal, int):
+        raise TypeError(f"equal of times must be a whole number, got {equal!r}")
+    if not 0 <= equal <= len(t):
+        raise ValueError(f"equal of times must be from 0 to {len(t)}, got {equal}")
+    if t.device.type == "cpu" and type(t) is type(r) is Tensor:  # a tracer's tensors have no values
+        _check_values(t.detach(), r.detach(), equal)
+    return value
+
+
+def _check_values(t: Tensor, r: Tensor, equal: int) -> None:
+    def first(wrong: Tensor) -> str:
+        index = int(wrong.nonzero()[0])
+        return f"t = {t[index].item()} and r = {r[index].item()} in sample {index}"
+
+    # negated, so that NaN is wrong too
+    wrong = ~((t >= 0) & (t <= 1) & (r >= 0) & (r <= 1))
+    if wrong.any():
+        raise ValueError(f"times must be from 0 (data) to 1 (noise) under every transport, got {first(wrong)}")
+    wrong = r > t
+    if wrong.any():
+        raise ValueError(f"times must have r <= t, got {first(wrong)}: Times takes t, the later one, first")
+    wrong = r[:equal] != t[:equal]
+    if wrong.any():
+        raise ValueError(f"times must have r = t in the first {equal} samples, as equal says, got {first(wrong)}")
+
+
 @dataclass(frozen=True)
 class TimeSampler:
     """Draws ``t`` from a distribution on [0, 1] and ``r`` below it.
@@ -37,7 +88,8 @@ class TimeSampler:
             the remaining end, 0, is the data, where there is nothing to learn).
         a, b: parameters of the distribution; uniform and segments ignore them.
         interval: ``"hierarchical"``: ``r ~ U[0, t]`` (RCGM, equation 8); ``"sorted"``: two draws, the larger is ``t``
-            (MeanFlow); ``"zero"``: ``r = 0`` (consistency models); ``"equal"``: ``r = t`` (flow matching);
+            (MeanFlow); ``"independent"``: ``t`` keeps its distribution, and ``r`` is a second draw where that is
+            smaller, else ``t``; ``"zero"``: ``r = 0`` (consistency models); ``"equal"``: ``r = t`` (flow matching);
             ``"dyadic"``: an interval of length ``2^-k``, ``k`` uniform from 0 to ``levels - 1``, that ends at a
             multiple of its length (Shortcut; the distribution of ``t`` is that of the samples with ``r = t``).
         equal: fraction of the samples of a batch, rounded to whole samples, in which ``r = t``.
@@ -45,6 +97,8 @@ class TimeSampler:
         segments: number of parts of ``"segments"``.
         levels: number of lengths of ``"dyadic"``; 8 goes down to 1/128, the paper's.
         shift: ``t`` becomes ``shift t/(1 + (shift - 1) t)``: more noise for large images.
+        r_distribution, r_a, r_b: of the second draw of ``"sorted"`` and ``"independent"``, where it has one of its own;
+            None for that of the first.
         near: draws ``t`` within ``[1 - near, 1]`` (DE-CM's noise-to-noisy part); the distribution is squeezed there.
 
     Raises:
@@ -61,10 +115,19 @@ class TimeSampler:
     levels: int = 8
     shift: float = 1.0
     near: float = 1.0
+    r_distribution: str | None = None
+    r_a: float = 0.0
+    r_b: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.distribution not in DISTRIBUTIONS:
-            raise ValueError(f"distribution must be one of {', '.join(DISTRIBUTIONS)}, got {self.distribution!r}")
+        _check_distribution("", self.distribution, self.a, self.b)
+        if self.r_distribution is not None:
+            _check_distribution("r_", self.r_distribution, self.r_a, self.r_b)
+            if self.interval not in SECOND_DRAWS:
+                raise ValueError(
+                    f"r_distribution must be None with interval {self.interval}, which draws no r of its own, got "
+                    f"{self.r_distribution!r}: choose interval {' or '.join(SECOND_DRAWS)}"
+                )
         if self.interval not in INTERVALS:
             raise ValueError(f"interval must be one of {', '.join(INTERVALS)}, got {self.interval!r}")
         for name in ("equal", "zero"):
@@ -72,12 +135,6 @@ class TimeSampler:
                 raise ValueError(f"{name} must be a fraction from 0 to 1, got {getattr(self, name)!r}")
         if self.equal + self.zero > 1:
             raise ValueError(f"equal and zero must not exceed 1 together, got {self.equal!r} and {self.zero!r}")
-        if not (math.isfinite(self.a) and math.isfinite(self.b)):
-            raise ValueError(f"a and b must be finite, got {self.a!r} and {self.b!r}")
-        if self.distribution in ("logit_normal", "arctan") and not self.b > 0:
-            raise ValueError(f"b, the standard deviation of {self.distribution}, must be > 0, got {self.b!r}")
-        if self.distribution == "beta" and not (self.a > 0 and self.b > 0):
-            raise ValueError(f"a and b of beta must be > 0, got {self.a!r} and {self.b!r}")
         for name in ("segments", "levels"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -88,7 +145,7 @@ class TimeSampler:
             raise ValueError(f"near must be above 0 and at most 1, got {self.near!r}")
         if self.zero and self.interval == "equal":
             raise ValueError(f"zero must be 0 with interval equal, in which r = t everywhere, got {self.zero!r}")
-        if self.near < 1 and self.interval in ("sorted", "dyadic"):
+        if self.near < 1 and self.interval in (*SECOND_DRAWS, "dyadic"):
             raise ValueError(f"near must be 1 with interval {self.interval}, which draws r too, got {self.near!r}")
 
     def sample(self, batch: int, *, generator: torch.Generator | None, device: torch.device | str) -> Times:
@@ -117,8 +174,11 @@ class TimeSampler:
             return t, t * torch.rand(batch, generator=generator, device=device)
         if self.interval == "equal":
             return t, t
-        other = self._draw(batch, generator, device)
-        return torch.maximum(t, other), torch.minimum(t, other)
+        second = self
+        if self.r_distribution is not None:
+            second = replace(self, distribution=self.r_distribution, a=self.r_a, b=self.r_b)
+        other = second._draw(batch, generator, device)
+        return (t if self.interval == "independent" else torch.maximum(t, other)), torch.minimum(t, other)
 
     def _draw(self, batch: int, generator: torch.Generator | None, device: torch.device | str) -> Tensor:
         t = self._unit(batch, generator, device)
@@ -144,6 +204,17 @@ class TimeSampler:
         shapes = torch.stack([torch.full((batch,), value, device=device) for value in (self.a, self.b)])
         first, second = torch._standard_gamma(shapes, generator=generator).unbind(0)
         return first / (first + second)
+
+
+def _check_distribution(prefix: str, name: str, a: float, b: float) -> None:
+    if name not in DISTRIBUTIONS:
+        raise ValueError(f"{prefix}distribution must be one of {', '.join(DISTRIBUTIONS)}, got {name!r}")
+    if not (math.isfinite(a) and math.isfinite(b)):
+        raise ValueError(f"{prefix}a and {prefix}b must be finite, got {a!r} and {b!r}")
+    if name in ("logit_normal", "arctan") and not b > 0:
+        raise ValueError(f"{prefix}b, the standard deviation of {name}, must be > 0, got {b!r}")
+    if name == "beta" and not (a > 0 and b > 0):
+        raise ValueError(f"{prefix}a and {prefix}b of beta must be > 0, got {a!r} and {b!r}")
 
 
 def knots(t: Tensor, r: Tensor, dt: float, order: int) -> Tensor:

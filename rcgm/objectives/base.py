@@ -30,7 +30,7 @@ from rcgm.objectives.residual import AnyResidual
 from rcgm.objectives.weights import SampleWeight
 from rcgm.queries import STUDENT, TARGET, TEACHER, Derivative, Queries, Query, Tangent, together
 from rcgm.shares import Share
-from rcgm.times import Times, TimeSampler
+from rcgm.times import Times, TimeSampler, given_times
 from rcgm.transports import Linear, Transport
 from rcgm_kernels import AdaptiveWeight, Metric
 
@@ -229,7 +229,7 @@ class Objective(ABC):
         null_cond: Condition = None,
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
-        times: Times | None = None,
+        times: Times | tuple[Tensor, Tensor] | None = None,
         dropped: Tensor | None = None,
         step: int = 0,
         share: Share | None = None,
@@ -245,7 +245,7 @@ class Objective(ABC):
             null_cond: what a dropped condition becomes, in the structure of ``cond``, with leading dimension 1 or B.
             generator: source of all randomness, of the device of ``x``.
             noise: ``z``, the shape of ``x``; None draws it.
-            times: None draws them. An objective of several parts draws its own.
+            times: a ``Times``, or ``(t, r)``, with ``0 <= r <= t <= 1``; None draws them.
             dropped: in which samples the condition is replaced by the null one, bool ``[B]``; None draws it by
                 ``label_dropout``.
             step: number of the training step, for warm-ups and update frequencies.
@@ -254,7 +254,8 @@ class Objective(ABC):
         Raises:
             TypeError, ValueError: before any work, for an argument that does not fit; the message names it.
         """
-        self._check(x, cond, null_cond, noise, times, dropped, generator, teacher, share)
+        self._check(x, cond, null_cond, noise, dropped, generator, teacher, share)
+        times = None if times is None else given_times(times, x)
         batch = x.shape[0]
         whole = Share(batch) if share is None else share
         if times is None:
@@ -314,7 +315,6 @@ class Objective(ABC):
         cond: Condition,
         null_cond: Condition,
         noise: Tensor | None,
-        times: Times | None,
         dropped: Tensor | None,
         generator: torch.Generator | None,
         teacher: Network | None,
@@ -330,9 +330,6 @@ class Objective(ABC):
             raise ValueError(f"x must hold the {share.rows} rows of {share}, got {x.shape[0]}")
         if noise is not None and noise.shape != x.shape:
             raise ValueError(f"noise must have the shape of x, {list(x.shape)}, got {list(noise.shape)}")
-        if times is not None and not times.t.shape == times.r.shape == x.shape[:1]:
-            got = f"{list(times.t.shape)} and {list(times.r.shape)}"
-            raise ValueError(f"times must have t and r of the shape {list(x.shape[:1])}, got {got}")
         if dropped is not None:
             _check_dropped(dropped, x, cond)
         if generator is not None and generator.device.type != x.device.type:

@@ -64,6 +64,26 @@ def test_sorted_times_are_the_larger_and_the_smaller_of_two_draws():
     assert fits(times.r, lambda r: 1 - (1 - r) ** 2)
 
 
+def test_independent_r_is_a_draw_of_its_own_cut_at_t():
+    times = sample(interval="independent", r_distribution="beta", r_a=2.0, r_b=3.0)
+    assert fits(times.t, stats.uniform().cdf)
+    beta = stats.beta(2.0, 3.0)
+    # P(r <= c) = 1 - P(t > c) P(draw > c)
+    assert fits(times.r, lambda c: 1 - (1 - c) * (1 - beta.cdf(c)))
+    equal = (times.r == times.t).double().mean().item()
+    assert abs(equal - beta.mean()) < 0.02  # t is uniform, so that a draw d is not below it with probability d
+    plain = sample(interval="independent")
+    assert fits(plain.t, stats.uniform().cdf)
+    assert fits(plain.r, lambda c: 1 - (1 - c) ** 2)
+
+
+def test_sorted_times_of_two_distributions():
+    times = sample(interval="sorted", r_distribution="beta", r_a=2.0, r_b=3.0)
+    beta = stats.beta(2.0, 3.0)
+    assert fits(times.t, lambda c: c * beta.cdf(c))
+    assert fits(times.r, lambda c: 1 - (1 - c) * (1 - beta.cdf(c)))
+
+
 def test_segments_are_drawn_alike():
     times = sample(distribution="segments", segments=8)
     ends, counts = torch.unique(times.t, return_counts=True)
@@ -126,7 +146,7 @@ def test_times_are_ordered(distribution, interval):
         assert bool(((times.r >= 0) & (times.r <= times.t) & (times.t <= 1)).all())
 
 
-@pytest.mark.parametrize("interval", ["hierarchical", "sorted", "zero"])
+@pytest.mark.parametrize("interval", ["hierarchical", "sorted", "zero"])  # independent draws have r = t as well
 @pytest.mark.parametrize(
     ("equal", "batch", "count"), [(0.0, 10, 0), (0.75, 8, 6), (0.25, 10, 2), (0.26, 10, 3), (1.0, 7, 7), (0.04, 10, 0)]
 )
@@ -179,7 +199,7 @@ def test_global_randomness_is_left_alone(distribution):
             {"distribution": "normal"},
             "distribution must be one of uniform, logit_normal, beta, arctan, segments, got 'normal'",
         ),
-        ({"interval": "none"}, "interval must be one of hierarchical, sorted, zero, equal, dyadic, got 'none'"),
+        ({"interval": "none"}, "interval must be one of hierarchical, sorted, independent, zero, equal, dyadic, got"),
         ({"equal": 1.5}, "equal must be a fraction from 0 to 1, got 1.5"),
         ({"equal": -0.1}, "equal must be a fraction from 0 to 1, got -0.1"),
         ({"equal": math.nan}, "equal must be a fraction from 0 to 1, got nan"),
@@ -188,6 +208,17 @@ def test_global_randomness_is_left_alone(distribution):
         ({"interval": "equal", "zero": 0.1}, "zero must be 0 with interval equal, in which r = t everywhere, got 0.1"),
         ({"interval": "sorted", "near": 0.1}, "near must be 1 with interval sorted, which draws r too, got 0.1"),
         ({"interval": "dyadic", "near": 0.1}, "near must be 1 with interval dyadic, which draws r too, got 0.1"),
+        ({"interval": "independent", "near": 0.1}, "near must be 1 with interval independent, which draws r too"),
+        ({"r_distribution": "uniform"}, "r_distribution must be None with interval hierarchical, which draws no r"),
+        ({"interval": "sorted", "r_distribution": "normal"}, "r_distribution must be one of uniform, logit_normal"),
+        (
+            {"interval": "sorted", "r_distribution": "arctan", "r_b": 0.0},
+            "r_b, the standard deviation of arctan, must be > 0, got 0.0",
+        ),
+        (
+            {"interval": "independent", "r_distribution": "beta"},
+            "r_a and r_b of beta must be > 0, got 0.0 and 1.0",
+        ),
         ({"near": 0.0}, "near must be above 0 and at most 1, got 0.0"),
         ({"shift": 0.0}, "shift must be a finite number > 0, got 0.0"),
         ({"shift": math.inf}, "shift must be a finite number > 0, got inf"),

@@ -10,6 +10,7 @@ from rcgm_kernels import Metric
 X = torch.zeros(4, 3)
 LABELS = torch.zeros(4, dtype=torch.long)
 NULL = torch.tensor([9])
+HALF = torch.full((4,), 0.5)
 
 
 def untouched(*_):
@@ -88,6 +89,30 @@ def test_bad_settings(objective, settings, error, message):
             ValueError,
             r"times must have t and r of the shape \[4\], got \[4\] and \[4, 1\]",
         ),
+        ({"times": torch.ones(4)}, TypeError, r"times must be a Times or a pair \(t, r\) of tensors, got Tensor"),
+        ({"times": (HALF, 0.0)}, TypeError, "times must have floating-point tensors t and r, got float for r"),
+        ({"times": (HALF, LABELS)}, TypeError, r"floating-point tensors t and r, got torch.int64 for r"),
+        (
+            {"times": Times(torch.tensor([0.5, 0.5, 0.2, 0.5]), torch.full((4,), 0.3))},
+            ValueError,
+            r"times must have r <= t, got t = 0.2\d* and r = 0.3\d* in sample 2: Times takes t, the later one, first",
+        ),
+        (
+            {"times": (math.pi / 2 * torch.ones(4), torch.zeros(4))},
+            ValueError,
+            r"times must be from 0 \(data\) to 1 \(noise\) under every transport, got t = 1.57\d* and r = 0.0",
+        ),
+        ({"times": (HALF, -HALF)}, ValueError, r"times must be from 0 .* got t = 0.5 and r = -0.5 in sample 0"),
+        ({"times": (HALF * math.nan, HALF)}, ValueError, "times must be from 0 .* got t = nan and r = 0.5"),
+        ({"times": (HALF * math.inf, HALF)}, ValueError, "times must be from 0 .* got t = inf and r = 0.5"),
+        (
+            {"times": Times(HALF, torch.tensor([0.5, 0.5, 0.1, 0.5]), 3)},
+            ValueError,
+            "times must have r = t in the first 3 samples, as equal says, got t = 0.5 and r = 0.1\\d* in sample 2",
+        ),
+        ({"times": Times(HALF, HALF, 5)}, ValueError, "equal of times must be from 0 to 4, got 5"),
+        ({"times": Times(HALF, HALF, 2.0)}, TypeError, "equal of times must be a whole number, got 2.0"),
+        ({"times": (HALF.to("meta"), HALF.to("meta"))}, ValueError, "times must be on the device of x, cpu, got meta"),
     ],
 )
 def test_bad_arguments(objective, arguments, error, message):
@@ -117,3 +142,14 @@ def test_an_objective_needs_formulas():
 def test_settings_cannot_change_under_a_run():
     with pytest.raises(AttributeError):
         RCGM().order = 3
+
+
+def test_times_may_be_a_pair():
+    def network(x, t, r, cond):
+        return x * t[:, None] + r[:, None]
+
+    x, z = torch.ones(4, 3), torch.zeros(4, 3)
+    t, r = torch.tensor([0.9, 0.5, 0.3, 1.0]), torch.tensor([0.1, 0.5, 0.0, 0.0])
+    for objective in (RCGM(), SCM()):
+        pair, named = (objective(network, x, noise=z, times=times).loss for times in ((t, r), Times(t, r)))
+        assert torch.equal(pair, named)
