@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from rcgm.conditions import Condition
+from rcgm.draws import Draws
+from rcgm.engine import module_of
 from rcgm_kernels.library import is_plain
 
 WARMUPS = 3
@@ -64,11 +66,12 @@ class CudaGraphs:
 class Captured:
     """A network ``(x, t, r, cond)`` whose forwards without gradient are recorded once for each form of their arguments.
 
-    The form is the shapes and dtypes of all tensors, the structure of the condition, and the autocast in force. A
+    The form is the shapes and dtypes of all tensors, the structure of the condition, the autocast in force and the mode
+    of the network. A
     replay copies the arguments to where the recording read them and returns a copy of what it wrote. It reads the
     weights where they were: an average that is updated in place goes on to count, but a network whose tensors are
-    replaced, or that decides anything by values on the host, must not be captured, nor may what it does in training
-    mode only.
+    replaced, or that decides anything by values on the host, must not be captured. A network that draws random numbers
+    in its forward is refused: its draws have to be those of the student, and a recording has its own.
 
     Whatever cannot be replayed runs as it is: forwards with gradient, under ``torch.func``, ``torch.compile`` or a
     dispatch mode, on devices without graphs, and forms beyond the first ``most``, each kind with one warning where it
@@ -80,7 +83,7 @@ class Captured:
         recorder: how; None for CUDA graphs.
 
     Raises:
-        ValueError: if ``most`` is below 1.
+        ValueError: if ``most`` is below 1; and when it is called, for a network that draws random numbers.
     """
 
     def __init__(
@@ -122,12 +125,12 @@ class Captured:
         """Drop all recordings: for a network whose tensors have been replaced."""
         self._recorded.clear()
 
-    @staticmethod
-    def _form(arguments: list[Tensor], structure: pytree.TreeSpec) -> tuple[Any, ...]:
+    def _form(self, arguments: list[Tensor], structure: pytree.TreeSpec) -> tuple[Any, ...]:
         device = arguments[0].device
         formats = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in arguments)
         autocast = torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type)
-        return formats, str(structure), autocast
+        module = module_of(self.network)
+        return formats, str(structure), autocast, module is not None and module.training
 
     def _record(self, arguments: list[Tensor], structure: pytree.TreeSpec) -> _Recording | None:
         device = arguments[0].device
@@ -141,6 +144,14 @@ class Captured:
         def forward() -> Tensor:
             with _without_weight_cache(device):
                 return self.network(x, t, r, condition)
+
+        with Draws().repeated(device) as made:
+            forward()
+        if made.any:
+            raise ValueError(
+                "a network that draws random numbers in its forward (dropout or the like) cannot be captured in a "
+                "CUDA graph: set cuda_graphs to false, put the network in evaluation mode, or let it draw nothing"
+            )
 
         try:
             return _Recording(fixed, self._recorder.record(forward, device))

@@ -21,7 +21,7 @@ from rcgm import conditions
 from rcgm.combination import Combination, term
 from rcgm.conditions import Condition
 from rcgm.derivatives import Central, Estimator
-from rcgm.engine import Engine, Network, predict
+from rcgm.engine import Engine, Network
 from rcgm.formats import joined
 from rcgm.objectives.guidance import Guidance
 from rcgm.objectives.overflow import Overflow, finite_samples, without
@@ -107,6 +107,7 @@ class Objective(ABC):
     sample_weight: Weighting | None = None
     label_dropout: float = 0.0
     _overflow: Overflow = field(init=False, repr=False, compare=False, default_factory=Overflow)
+    _drawing: set[str] = field(init=False, repr=False, compare=False, default_factory=set)
 
     def __post_init__(self) -> None:
         if self.supervision not in SUPERVISIONS:
@@ -152,6 +153,14 @@ class Objective(ABC):
         """Numbers worth logging, tensors of no dimension by name; read only when a run reports, so they may wait."""
         overflow = {"target_overflows": self._overflow.samples} if self.target_dtype == "float16" else {}
         return {**self.derivative.report(), **overflow}
+
+    def subtracted(self) -> set[str]:
+        """Networks whose predictions and the student's are subtracted from one another over a short step.
+
+        What they draw in their forwards (dropout) has to be what the student draws. That is so of the student itself in
+        any case; a target whose predictions are only regressed on may draw other numbers, or none.
+        """
+        return set()
 
     def needs_teacher(self) -> bool:
         """Whether a call needs ``teacher``."""
@@ -278,7 +287,8 @@ class Objective(ABC):
                 together(*(part.residual(point) for (part, _), point in zip(parts, points, strict=True)))
             )
         x_t, t, r = (joined([getattr(point, name) for point in points]) for name in ("x_t", "t", "r"))
-        prediction = predict(STUDENT, student, x_t, t, r, conditions.concatenate([cond] * len(parts)))
+        alike = {STUDENT, *self.subtracted()}
+        prediction = engine.prediction(x_t, t, r, batches=len(parts), alike=alike)
         if engine.finite is not None:
             # a student that is no longer finite itself is not hidden
             kept = engine.finite | ~finite_samples(prediction.detach()).reshape(len(parts), batch).all(0)
@@ -307,7 +317,7 @@ class Objective(ABC):
         if teacher is not None:
             networks[TEACHER] = teacher
         dtype = None if self.target_dtype is None else getattr(torch, self.target_dtype)
-        return Engine(networks, cond, null_cond, estimator=self.derivative, dtype=dtype)
+        return Engine(networks, cond, null_cond, estimator=self.derivative, dtype=dtype, drawing=self._drawing)
 
     def _check(
         self,

@@ -80,6 +80,10 @@ class RCGM(Objective):
         estimate = self._estimate(point, times, PREDICTION if base is None else term(base), segments, states)
         return Residual(estimate - term(point.target))
 
+    def subtracted(self) -> set[str]:
+        networks = {self._base_network, self.network}
+        return networks if self.order and len(networks) > 1 else set()
+
     @property
     def _base_network(self) -> str:
         return STUDENT if self.base == AGAIN else self.base

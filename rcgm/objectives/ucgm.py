@@ -95,6 +95,9 @@ class UCGM(Objective):
         """Ratio 0 trains ``r = t`` alone, and its samples take many steps."""
         return "ucgm_multi" if self.consistency_ratio == 0 else "ucgm"
 
+    def subtracted(self) -> set[str]:
+        return {self.network} if 0 < self.consistency_ratio < 1 else set()
+
     def parts(
         self, batch: int, step: int, generator: torch.Generator | None, device: torch.device
     ) -> list[tuple[Objective, Times]]:

@@ -43,9 +43,10 @@ class Ema:
             over memory as the average itself.
 
     Attributes:
-        network: the average, parameters in float32 (float64 for a float64 student), without gradient, in evaluation
-            mode: the network to sample from.
-        target: what an objective is to be given as its target network.
+        network: the average, parameters in float32 (float64 for a float64 student), without gradient: the network to
+            sample from, in evaluation mode (``network.eval()``; :meth:`step` puts it back).
+        target: what an objective is to be given as its target network. It is in the mode that the student is in, as
+            in the published loops: objectives subtract the two, so that dropout has to be the same in both.
         current_decay: the d of the last step.
 
     Raises:
@@ -88,10 +89,13 @@ class Ema:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Move the average towards the student; buffers are copied."""
+        """Move the average towards the student; buffers are copied, and so is the mode."""
         if self.is_student:
             return
         self.release()
+        for copied in self.copies:
+            if copied.training != self._student.training:
+                copied.train(self._student.training)
         self.current_decay += (1.0 - self.current_decay) * (self.decay - self.current_decay) / 2.0
         casts = None if self._cast_network is None else list(self._cast_network.parameters())
         ema_update_(list(self.network.parameters()), list(self._student.parameters()), self.current_decay, casts)
@@ -137,4 +141,4 @@ class Ema:
 
 
 def _frozen_copy(network: nn.Module) -> nn.Module:
-    return copy.deepcopy(network).requires_grad_(False).eval()
+    return copy.deepcopy(network).requires_grad_(False)

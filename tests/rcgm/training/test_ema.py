@@ -62,10 +62,22 @@ def test_decay_zero_is_the_student_itself():
 def test_average_takes_no_gradient_and_does_not_share_memory():
     student = Scalar(2.0).train()
     ema = Ema(student, 0.9)
-    assert not ema.network.training
     assert not any(parameter.requires_grad for parameter in ema.network.parameters())
     assert ema.network.weight.data_ptr() != student.weight.data_ptr()
     assert student.weight.requires_grad
+
+
+@pytest.mark.parametrize("cast", [None, torch.bfloat16])
+def test_the_average_is_in_the_mode_of_the_student(cast):
+    student = Scalar(2.0).train()
+    ema = Ema(student, 0.9, cast=cast)
+    assert all(copy.training for copy in ema.copies)
+    ema.network.eval()  # to sample from
+    ema.step()
+    assert all(copy.training for copy in ema.copies)
+    student.eval()
+    ema.step()
+    assert not any(copy.training for copy in ema.copies)
 
 
 def test_average_of_a_half_precision_student_is_float32():
