@@ -57,17 +57,17 @@ int64_t first_unordered(const std::vector<double>& knots, int64_t batch) {
   return -1;
 }
 
-// reduction: 0 none, 1 sum, 2 mean. Returns the first sample with unordered knots, before any work, or -1.
+// Returns the first sample with unordered knots, before any work, or -1.
 int64_t residual_loss(const std::string& isa, int64_t batch, int64_t size, const Tensor& pred, const std::vector<Tensor>& terms,
-                      bool times, bool pred_in_residual, bool float64, int64_t scalar_rows, const Scalars& scalars,
-                      const Scalars& pred_coeff, const Scalars& scale, const Scalars& weight, double clip, int metric,
-                      double metric_c, double metric_alpha, double cosine, double normalize, double power, double eps,
-                      double grad_scale, int reduction, uintptr_t loss, const Tensor& gradient, int threads) {
+                      bool float64, int64_t scalar_rows, const Scalars& scalars, const Scalars& pred_coeff,
+                      const Scalars& scale, const Scalars& weight, const std::vector<double>& options, uintptr_t loss,
+                      const Tensor& gradient, int threads) {
+  const LossOptions wanted = loss_options([&](int i) { return options.at(i); });
   if (terms.size() > size_t(kMaxTerms)) throw std::invalid_argument("more terms than kMaxTerms");
   const std::vector<double> read[] = {read_scalars(scalars, scalar_rows * batch), read_scalars(pred_coeff, batch),
                                       read_scalars(scale, batch), read_scalars(weight, batch)};
   const auto given = [&](int i, const Scalars& s) { return std::get<0>(s) ? read[i].data() : nullptr; };
-  if (times) {
+  if (wanted.times) {
     const int64_t unordered = first_unordered(read[0], batch);
     if (unordered >= 0) return unordered;
   }
@@ -77,14 +77,12 @@ int64_t residual_loss(const std::string& isa, int64_t batch, int64_t size, const
   a.size = size;
   a.pred = array(pred);
   for (const Tensor& term : terms) a.terms[a.count++] = array(term);
-  a.times = times;
-  a.pred_in_residual = pred_in_residual;
   a.float64 = float64;
   a.scalars = read[0].data();
   a.pred_coeff = given(1, pred_coeff);
   a.scale = given(2, scale);
   a.weight = given(3, weight);
-  a.options = {clip, Metric(metric), metric_c, metric_alpha, cosine, normalize, power, eps, grad_scale};
+  a.options = wanted;
   a.losses = losses.data();
   a.gradient = mutable_array(gradient);
   a.threads = threads;
@@ -93,10 +91,10 @@ int64_t residual_loss(const std::string& isa, int64_t batch, int64_t size, const
     py::gil_scoped_release release;
     chosen.residual_loss(a);
   }
-  if (reduction != 0) {
+  if (wanted.reduction != Reduction::kNone) {
     double total = 0;
     for (const double value : losses) total += value;
-    losses.assign(1, reduction == 2 ? total / double(batch) : total);
+    losses.assign(1, wanted.reduction == Reduction::kMean ? total / double(batch) : total);
   }
   if (float64) {
     std::copy(losses.begin(), losses.end(), reinterpret_cast<double*>(loss));

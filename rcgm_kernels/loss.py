@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from rcgm_kernels.layout import compute_dtype, sample_size
 from rcgm_kernels.library import define, is_plain
 from rcgm_kernels.options import AdaptiveWeight, LossOptions, Metric
 
-REDUCTIONS = ("mean", "sum", "none")
+TENSORS = 4  # per-sample numbers that the operation takes before its options
 
 
 def fused_loss(
@@ -75,22 +75,11 @@ def fused_loss(
         checks.state("base", base, pred)
     times = checks.scalars("times", times, (len(segments) + 2, pred.shape[0]), pred)
     terms = [*([] if base is None else [base]), *segments, velocity]
-    return _loss(
-        pred,
-        terms,
-        times,
-        None,
-        None,
-        weight,
-        clip,
-        metric,
-        normalize,
-        adaptive,
-        reduction,
-        backend,
-        True,
-        base is None,
-    )
+    options = _options(
+        pred, clip=clip, metric=metric, normalize=normalize, adaptive=adaptive, reduction=reduction, times=True,
+        pred_in_residual=base is None,
+    )  # fmt: skip
+    return _loss(pred, terms, times, None, None, weight, options, backend)
 
 
 def fused_residual_loss(
@@ -159,21 +148,28 @@ def fused_residual_loss(
         scale = checks.scalars("scale", scale, (batch,), pred)
     if not terms and not pred_in_residual:
         raise ValueError("terms must not be empty when pred_coeff is 0: there is nothing to combine")
-    return _loss(
-        pred,
-        terms,
-        coeffs,
-        pred_coeff,
-        scale,
-        weight,
-        clip,
-        metric,
-        normalize,
-        adaptive,
-        reduction,
-        backend,
-        False,
-        pred_in_residual,
+    options = _options(
+        pred, clip=clip, metric=metric, normalize=normalize, adaptive=adaptive, reduction=reduction, times=False,
+        pred_in_residual=pred_in_residual,
+    )  # fmt: skip
+    return _loss(pred, terms, coeffs, pred_coeff, scale, weight, options, backend)
+
+
+def _options(
+    pred: Tensor,
+    *,
+    clip: float | None,
+    metric: Metric | str,
+    adaptive: AdaptiveWeight | float | None,
+    **others,
+) -> LossOptions:
+    """The options of a call, checked."""
+    return LossOptions(
+        clip=math.inf if clip is None else clip,
+        metric=Metric.from_value(metric),
+        adaptive=AdaptiveWeight.from_value(adaptive),
+        with_gradient=torch.is_grad_enabled() and pred.requires_grad,
+        **others,
     )
 
 
@@ -184,59 +180,24 @@ def _loss(
     pred_coeff: Tensor | None,
     scale: Tensor | None,
     weight: Tensor | None,
-    clip: float | None,
-    metric: Metric | str,
-    normalize: float | None,
-    adaptive: AdaptiveWeight | float | None,
-    reduction: str,
+    options: LossOptions,
     backend: str | None,
-    times: bool,
-    pred_in_residual: bool,
 ) -> Tensor:
     """The checks and the call that both losses share."""
-    metric, adaptive = Metric.of(metric), AdaptiveWeight.of(adaptive)
-    if len(terms) + pred_in_residual > checks.MAX_TERMS:
-        raise ValueError(f"at most {checks.MAX_TERMS} tensors can be combined, got {len(terms) + pred_in_residual}")
-    for name, value in (("clip", clip), ("normalize", normalize)):
-        if value is not None:
-            checks.number(name, value)
-    if clip is not None and not clip > 0:
-        raise ValueError(f"clip must be > 0 or None, got {clip!r}")
-    if normalize is not None and not (math.isfinite(normalize) and normalize >= 0):
-        raise ValueError(f"normalize must be a finite number >= 0 or None, got {normalize!r}")
-    if normalize is not None and metric.cosine:
-        raise ValueError("normalize and a cosine term exclude each other: set metric cosine to 0 or normalize to None")
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+    if len(terms) + options.pred_in_residual > checks.MAX_TERMS:
+        raise ValueError(
+            f"at most {checks.MAX_TERMS} tensors can be combined, got {len(terms) + options.pred_in_residual}"
+        )
     if weight is not None:
         weight = checks.scalars("weight", weight, (pred.shape[0],), pred)
-    with_gradient = torch.is_grad_enabled() and pred.requires_grad
+    inputs, backend = (pred, terms, scalars, pred_coeff, scale, weight), backend or AUTOMATIC
     if not is_plain(pred, *terms):
-        call, terms = torch.ops.rcgm_kernels.residual_loss, [term.detach() for term in terms]
-    else:
-        call = _ResidualLoss.apply if with_gradient else torch.no_grad()(_residual_loss)
-    loss, _ = call(
-        pred,
-        terms,
-        scalars,
-        pred_coeff,
-        scale,
-        weight,
-        times,
-        pred_in_residual,
-        math.inf if clip is None else float(clip),
-        metric.name,
-        float(metric.c),
-        float(metric.alpha),
-        float(metric.cosine),
-        -1.0 if normalize is None else float(normalize),
-        0.0 if adaptive is None else adaptive.power,
-        1.0 if adaptive is None else adaptive.eps,
-        reduction,
-        with_gradient,
-        backend or AUTOMATIC,
-    )
-    return loss
+        inputs = (pred, [term.detach() for term in terms], *inputs[2:])
+        return torch.ops.rcgm_kernels.residual_loss(*inputs, *options.flat(), backend)[0]
+    if options.with_gradient:
+        return _ResidualLoss.apply(*inputs, options, backend)[0]
+    with torch.no_grad():
+        return _residual_loss(*inputs, options, backend)[0]
 
 
 def _term_list(name: str, value: Tensor | Sequence[Tensor], pred: Tensor) -> list[Tensor]:
@@ -270,72 +231,32 @@ def _residual_loss(
     pred_coeff: Tensor | None,
     scale: Tensor | None,
     weight: Tensor | None,
-    times: bool,
-    pred_in_residual: bool,
-    clip: float,
-    metric: str,
-    metric_c: float,
-    metric_alpha: float,
-    cosine: float,
-    normalize: float,
-    power: float,
-    eps: float,
-    reduction: str,
-    with_gradient: bool,
+    options: LossOptions,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    options = _options(
-        times,
-        pred_in_residual,
-        clip,
-        metric,
-        metric_c,
-        metric_alpha,
-        cosine,
-        normalize,
-        power,
-        eps,
-        reduction,
-        with_gradient,
-    )
     return choose(backend, pred.device).residual_loss(
-        pred, terms, scalars, pred_coeff, scale, weight, options, _storage_scale(pred, reduction)
+        pred, terms, scalars, pred_coeff, scale, weight, options, _storage_scale(pred, options.reduction)
     )
 
 
-@functools.lru_cache(maxsize=256)
-def _options(
-    times: bool,
-    pred_in_residual: bool,
-    clip: float,
-    metric: str,
-    metric_c: float,
-    metric_alpha: float,
-    cosine: float,
-    normalize: float,
-    power: float,
-    eps: float,
-    reduction: str,
-    with_gradient: bool,
-) -> LossOptions:
-    """The options that the operation's plain arguments stand for; a training loop has few different ones."""
-    return LossOptions(
-        times=times,
-        pred_in_residual=pred_in_residual,
-        clip=clip,
-        metric=Metric(metric, metric_c, metric_alpha, cosine),
-        normalize=None if normalize < 0 else normalize,
-        adaptive=AdaptiveWeight(power, eps) if power else None,
-        reduction=reduction,
-        with_gradient=with_gradient,
-    )
+def _with_options(function: Callable[..., object]) -> Callable[..., object]:
+    """``function``, taking the options as an operation of torch is given them: as plain values before the backend."""
+
+    @functools.wraps(function)
+    def call(pred: Tensor, terms: list[Tensor], *rest) -> object:
+        *numbers, backend = rest
+        inputs, flat = numbers[:TENSORS], numbers[TENSORS:]
+        return function(pred, terms, *inputs, LossOptions.from_flat(*flat), backend)
+
+    return call
 
 
-def _fake_residual_loss(pred: Tensor, terms: list[Tensor], *scalars_and_options) -> tuple[Tensor, Tensor]:
-    reduction, with_gradient, _ = scalars_and_options[-3:]
-    loss = pred.new_empty(pred.shape[:1] if reduction == "none" else (), dtype=compute_dtype(pred, *terms))
-    gradient = torch.empty_like(pred, memory_format=torch.contiguous_format) if with_gradient else pred.new_empty(0)
-    return loss, gradient
+def _fake_residual_loss(pred: Tensor, terms: list[Tensor], *others) -> tuple[Tensor, Tensor]:
+    *_, options, _ = others
+    loss = pred.new_empty(pred.shape[:1] if options.reduction == "none" else (), dtype=compute_dtype(pred, *terms))
+    if not options.with_gradient:
+        return loss, pred.new_empty(0)
+    return loss, torch.empty_like(pred, memory_format=torch.contiguous_format)
 
 
 class _ResidualLoss(torch.autograd.Function):
@@ -343,16 +264,16 @@ class _ResidualLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, pred: Tensor, *arguments) -> tuple[Tensor, Tensor]:
-        if is_plain(pred, *arguments[0]):
+        *inputs, options, backend = arguments
+        if is_plain(pred, *inputs[0]):
             loss, gradient = _residual_loss(pred, *arguments)
         else:
             with torch._C._AutoDispatchBelowAutograd():
-                loss, gradient = torch.ops.rcgm_kernels.residual_loss(pred, *arguments)
-        reduction, _, backend = arguments[-3:]
+                loss, gradient = torch.ops.rcgm_kernels.residual_loss(pred, *inputs, *options.flat(), backend)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(gradient)
         ctx.save_for_backward(gradient)
-        ctx.inputs, ctx.reduction, ctx.backend = 1 + len(arguments), reduction, backend
+        ctx.inputs, ctx.reduction, ctx.backend = 1 + len(arguments), options.reduction, backend
         return loss, gradient
 
     @staticmethod
@@ -408,11 +329,10 @@ def _scale_gradient_(gradient: Tensor, upstream: Tensor, reduction: str, backend
 
 define(
     "residual_loss(Tensor pred, Tensor[] terms, Tensor scalars, Tensor? pred_coeff, Tensor? scale, Tensor? weight, "
-    "bool times, bool pred_in_residual, float clip, str metric, float metric_c, float metric_alpha, float cosine, "
-    "float normalize, float power, float eps, str reduction, bool with_gradient, str backend) -> (Tensor, Tensor)",
-    _residual_loss,
-    fake=_fake_residual_loss,
-    autograd=_ResidualLoss.apply,
+    f"{LossOptions.SCHEMA}, str backend) -> (Tensor, Tensor)",
+    _with_options(_residual_loss),
+    fake=_with_options(_fake_residual_loss),
+    autograd=_with_options(_ResidualLoss.apply),
 )
 define(
     "scale_gradient_(Tensor(a!) gradient, Tensor upstream, str reduction, str backend) -> ()",

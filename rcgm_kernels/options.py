@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rcgm_kernels import checks
 
 METRICS = ("l2", "pseudo_huber", "barron")
+REDUCTIONS = ("mean", "sum", "none")
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Metric:
             raise ValueError(f"metric cosine must be a finite number >= 0, got {self.cosine!r}")
 
     @staticmethod
-    def of(value: Metric | str) -> Metric:
+    def from_value(value: Metric | str) -> Metric:
         """The metric that ``value`` names, with default parameters, or ``value`` itself."""
         if isinstance(value, Metric):
             return value
@@ -79,13 +82,17 @@ class AdaptiveWeight:
             raise ValueError(f"adaptive eps must be a finite number > 0, got {self.eps!r}")
 
     @staticmethod
-    def of(value: AdaptiveWeight | float | None) -> AdaptiveWeight | None:
+    def from_value(value: AdaptiveWeight | float | None) -> AdaptiveWeight | None:
         """``value`` itself, or the weight of that power."""
         if value is None or isinstance(value, AdaptiveWeight):
             return value
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise TypeError(f"adaptive must be an AdaptiveWeight, a power or None, got {type(value).__name__}")
         return AdaptiveWeight(float(value))
+
+
+NOT_ADAPTIVE = AdaptiveWeight(0.0)
+"""A weight of 1: what stands for none in plain values."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +102,14 @@ class LossOptions:
     Args:
         times: the per-sample scalars are knots ``[N+2, B]`` rather than coefficients ``[K, B]``.
         pred_in_residual: the prediction is the first tensor of the combination (else ``terms[0]`` is).
-        clip: bound of the clamp, ``inf`` for none.
+        clip: bound of the clamp, ``> 0``, ``inf`` for none.
+        metric, adaptive: as the losses take them.
         normalize: constant of the tangent normalisation ``R / (|R| + constant)``, or None.
-        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        reduction: over samples, ``"mean"``, ``"sum"`` or ``"none"``.
         with_gradient: whether the gradient is wanted.
+
+    Raises:
+        TypeError, ValueError: for values out of range, or that exclude each other.
     """
 
     times: bool
@@ -109,6 +120,73 @@ class LossOptions:
     adaptive: AdaptiveWeight | None
     reduction: str
     with_gradient: bool
+
+    SCHEMA: ClassVar[str] = (
+        "bool times, bool pred_in_residual, float clip, str metric, float metric_c, float metric_alpha, float cosine, "
+        "float? normalize, float power, float eps, str reduction, bool with_gradient"
+    )
+    """The arguments by which an operation of torch takes them, in the order of :meth:`flat`."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("clip", self.clip), ("normalize", self.normalize)):
+            if value is not None:
+                checks.number(name, value)
+        if not self.clip > 0:
+            raise ValueError(f"clip must be > 0 or None, got {self.clip!r}")
+        if self.normalize is not None and not (math.isfinite(self.normalize) and self.normalize >= 0):
+            raise ValueError(f"normalize must be a finite number >= 0 or None, got {self.normalize!r}")
+        if self.normalize is not None and self.metric.cosine:
+            raise ValueError(
+                "normalize and a cosine term exclude each other: set metric cosine to 0 or normalize to None"
+            )
+        if self.reduction not in REDUCTIONS:
+            raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {self.reduction!r}")
+
+    def flat(self) -> tuple[bool | float | str | None, ...]:
+        """The options as plain values."""
+        metric, adaptive = self.metric, self.adaptive or NOT_ADAPTIVE
+        return (
+            self.times,
+            self.pred_in_residual,
+            float(self.clip),
+            metric.name,
+            float(metric.c),
+            float(metric.alpha),
+            float(metric.cosine),
+            None if self.normalize is None else float(self.normalize),
+            float(adaptive.power),
+            float(adaptive.eps),
+            self.reduction,
+            self.with_gradient,
+        )
+
+    @staticmethod
+    @functools.lru_cache(maxsize=256)  # a training loop has few different ones
+    def from_flat(
+        times: bool,
+        pred_in_residual: bool,
+        clip: float,
+        metric: str,
+        metric_c: float,
+        metric_alpha: float,
+        cosine: float,
+        normalize: float | None,
+        power: float,
+        eps: float,
+        reduction: str,
+        with_gradient: bool,
+    ) -> LossOptions:
+        """The options that :meth:`flat` made these plain values of."""
+        return LossOptions(
+            times=times,
+            pred_in_residual=pred_in_residual,
+            clip=clip,
+            metric=Metric(metric, metric_c, metric_alpha, cosine),
+            normalize=normalize,
+            adaptive=AdaptiveWeight(power, eps) if power else None,
+            reduction=reduction,
+            with_gradient=with_gradient,
+        )
 
     def gradient_scale(self, batch: int, storage_scale: float) -> float:
         """What the stored gradient of each sample's own loss is multiplied by."""

@@ -22,7 +22,12 @@ struct MutableArray {
 
 enum class Metric : int { kL2 = 0, kPseudoHuber = 1, kBarron = 2 };
 
+enum class Reduction : int { kMean = 0, kSum = 1, kNone = 2 };
+
+// rcgm_kernels/backends/native.py names the fields in this order.
 struct LossOptions {
+  bool times;             // the per-sample numbers are knots [N+2, batch] rather than coefficients [K, batch]
+  bool pred_in_residual;  // the combination starts with the prediction; else with the first term
   double clip;        // infinity: no clamp
   Metric metric;
   double metric_c;    // width of pseudo-Huber and Barron
@@ -32,7 +37,29 @@ struct LossOptions {
   double power;       // adaptive weight 1 / (|R|^2 + eps)^power; 0: none
   double eps;
   double grad_scale;  // what the stored gradient is multiplied by: the reduction's 1/B, and fp16's range guard
+  Reduction reduction;  // over samples
 };
+
+// The options from `fields`, which gives field i as a number.
+template <typename Fields>
+LossOptions loss_options(const Fields& fields) {
+  int i = 0;
+  const auto next = [&] { return double(fields(i++)); };
+  LossOptions o = {};
+  o.times = next() != 0;
+  o.pred_in_residual = next() != 0;
+  o.clip = next();
+  o.metric = Metric(int(next()));
+  o.metric_c = next();
+  o.metric_alpha = next();
+  o.cosine = next();
+  o.normalize = next();
+  o.power = next();
+  o.eps = next();
+  o.grad_scale = next();
+  o.reduction = Reduction(int(next()));
+  return o;
+}
 
 // The most network outputs, velocities and states that one residual may combine.
 constexpr int kMaxTerms = 32;

@@ -10,8 +10,6 @@ struct LossArguments {
   Array pred;
   Array terms[kMaxTerms];
   int count;
-  bool times;             // `scalars` are knots [N+2, batch] rather than coefficients [count, batch]
-  bool pred_in_residual;  // the combination starts with pred; else with terms[0]
   bool float64;           // arithmetic in double
   const double* scalars;
   const double* pred_coeff;  // [batch], null: 1

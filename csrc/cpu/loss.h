@@ -34,30 +34,30 @@ static Combination<T> combination_of(const LossArguments& a, int64_t b) {
   c.clip = T(a.options.clip);
   const auto scalar = [&](int i) { return a.scalars[i * a.batch + b]; };
   const auto coefficient = [&](int k) {
-    if (!a.times) return scalar(k);
-    const int segment = a.pred_in_residual ? k : k - 1;  // terms: [base], segments, velocity
+    if (!a.options.times) return scalar(k);
+    const int segment = a.options.pred_in_residual ? k : k - 1;  // terms: [base], segments, velocity
     return k == a.count - 1 ? -1.0 : segment_coefficient(scalar, segment + 1);
   };
   double total = 0;
   int first = 0;
-  if (a.pred_in_residual || a.times) {
-    const double own = a.times || !a.pred_coeff ? 1.0 : a.pred_coeff[b];
-    if (own != 0) c.anchor = a.pred_in_residual ? a.pred : a.terms[0];
-    first = a.pred_in_residual ? 0 : 1;
+  if (a.options.pred_in_residual || a.options.times) {
+    const double own = a.options.times || !a.pred_coeff ? 1.0 : a.pred_coeff[b];
+    if (own != 0) c.anchor = a.options.pred_in_residual ? a.pred : a.terms[0];
+    first = a.options.pred_in_residual ? 0 : 1;
     total = own;
   }
   for (int k = first; k < a.count; ++k) {
     const double value = coefficient(k);
     total += value;
     if (value == 0) continue;  // not read: it may hold anything
-    if (k == 0 && !a.pred_in_residual) {
+    if (k == 0 && !a.options.pred_in_residual) {
       c.anchor = a.terms[0];
     } else {
       c.terms[c.count] = a.terms[k];
       c.coeffs[c.count++] = T(value);
     }
   }
-  c.total = T(a.times ? 0 : total);
+  c.total = T(a.options.times ? 0 : total);
   return c;
 }
 

@@ -33,34 +33,27 @@ Scalars scalars(const py::tuple& t) { return {pointer<const void>(t, 0), integer
 // (device, stream)
 Place place(const py::tuple& t) { return {int(integer(t, 0)), pointer(t, 1)}; }
 
-LossOptions loss_options(const py::tuple& t) {
-  return {number(t, 0), Metric(integer(t, 1)), number(t, 2), number(t, 3), number(t, 4),
-          number(t, 5), number(t, 6),          number(t, 7), number(t, 8)};
-}
-
-// batch, size, pred, terms, times, pred_in_residual, scalars, pred_coeff, scale, weight, options, reduction, loss, gradient,
-// workspace, counter
+// batch, size, pred, terms, scalars, pred_coeff, scale, weight, options, loss, gradient, workspace, counter
 LossArguments loss_arguments(const py::tuple& t) {
   const py::tuple terms = fields_of(t, 3);
   LossArguments a = {};
   a.batch = integer(t, 0);
   a.size = integer(t, 1);
   a.pred = array(fields_of(t, 2));
-  a.times = integer(t, 4) != 0;
-  a.pred_in_residual = integer(t, 5) != 0;
-  if (terms.size() + a.pred_in_residual > size_t(kMaxTerms)) throw std::invalid_argument("more terms than kMaxTerms");
-  if (a.pred_in_residual) a.tensors[a.count++] = a.pred;
+  const py::tuple options = fields_of(t, 8);
+  a.options = loss_options([&](int i) { return number(options, i); });
+  const bool pred_first = a.options.pred_in_residual;
+  if (terms.size() + pred_first > size_t(kMaxTerms)) throw std::invalid_argument("more terms than kMaxTerms");
+  if (pred_first) a.tensors[a.count++] = a.pred;
   for (size_t i = 0; i < terms.size(); ++i) a.tensors[a.count++] = array(fields_of(terms, i));
-  a.scalars = scalars(fields_of(t, 6));
-  a.pred_coeff = scalars(fields_of(t, 7));
-  a.scale = scalars(fields_of(t, 8));
-  a.weight = scalars(fields_of(t, 9));
-  a.options = loss_options(fields_of(t, 10));
-  a.reduction = Reduction(integer(t, 11));
-  a.loss = pointer(t, 12);
-  a.gradient = mutable_array(fields_of(t, 13));
-  a.workspace = pointer<double>(t, 14);
-  a.counter = pointer<unsigned>(t, 15);
+  a.scalars = scalars(fields_of(t, 4));
+  a.pred_coeff = scalars(fields_of(t, 5));
+  a.scale = scalars(fields_of(t, 6));
+  a.weight = scalars(fields_of(t, 7));
+  a.loss = pointer(t, 9);
+  a.gradient = mutable_array(fields_of(t, 10));
+  a.workspace = pointer<double>(t, 11);
+  a.counter = pointer<unsigned>(t, 12);
   return a;
 }
 

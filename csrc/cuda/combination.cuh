@@ -17,17 +17,22 @@ struct Knots {
 };
 
 __device__ __forceinline__ double coefficient(const LossArguments& a, int k, int64_t sample) {
-  if (a.times) {
+  if (a.options.times) {
     if (k == 0) return 1;
     return k == a.count - 1 ? -1.0 : segment_coefficient(Knots{a.scalars, sample}, k);
   }
-  if (!a.pred_in_residual) return scalar(a.scalars, k, sample);
+  if (!a.options.pred_in_residual) return scalar(a.scalars, k, sample);
   return k == 0 ? scalar(a.pred_coeff, 0, sample) : scalar(a.scalars, k - 1, sample);
 }
 
 // The options where the gradient does not wait for sums, known as such to the compiler.
 __device__ __forceinline__ LossOptions plain(const LossOptions& o) {
-  return {o.clip, Metric::kL2, 1, 1, 0, -1, 0, 1, o.grad_scale};
+  LossOptions p = {};
+  p.clip = o.clip;
+  p.metric = Metric::kL2;
+  p.normalize = -1;
+  p.grad_scale = o.grad_scale;
+  return p;
 }
 
 // Fill the slots of `sample` with `lanes` threads (a power of two up to 32). All lanes of the warp take part.
@@ -43,7 +48,7 @@ __device__ __forceinline__ void prepare(const LossArguments& a, int64_t sample, 
   }
   sum = sum_of_lanes(sum, lanes);
   if (lane == 0) {
-    slots[kTotal] = a.times || own == 0 ? T(0) : T(sum);
+    slots[kTotal] = a.options.times || own == 0 ? T(0) : T(sum);
     slots[kScale] = active ? T(scalar(a.scale, 0, sample)) : T(0);
   }
 }
@@ -128,7 +133,7 @@ __device__ __forceinline__ void store_loss(const LossArguments& a, int64_t index
 // The loss of the batch from the sum over its samples.
 template <typename T>
 __device__ __forceinline__ void store_reduced(const LossArguments& a, double sum) {
-  store_loss<T>(a, 0, a.reduction == Reduction::kMean ? sum / double(a.batch) : sum);
+  store_loss<T>(a, 0, a.options.reduction == Reduction::kMean ? sum / double(a.batch) : sum);
 }
 
 }  // namespace gpu

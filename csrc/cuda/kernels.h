@@ -18,18 +18,15 @@ struct Scalars {
   bool float64;
 };
 
-enum class Reduction : int { kMean = 0, kSum = 1, kNone = 2 };
-
 struct LossArguments {
   int64_t batch, size;  // both > 0
   Array pred;           // read for the cosine term; the combination names it among `tensors` if it belongs there
   Array tensors[kMaxTerms];
   int count;             // tensors of the combination; the first is the anchor where its coefficient is not 0
-  bool times;            // `scalars` are knots; the coefficient of the first tensor is then 1
-  bool pred_in_residual;  // the first tensor is the prediction, and its coefficient is `pred_coeff`
-  Scalars scalars, pred_coeff, scale, weight;
+  Scalars scalars;     // knots, with which the coefficient of the first tensor is 1, or coefficients
+  Scalars pred_coeff;  // of the first tensor where that is the prediction
+  Scalars scale, weight;
   LossOptions options;
-  Reduction reduction;
   void* loss;             // one value or [batch], of the compute type
   MutableArray gradient;  // null data: not wanted
   double* workspace;      // loss_workspace(...) doubles, of any content

@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(kRegisterBound<typename S::T>, 1) on_chip_kern
     const Outcome outcome = finish_sample(a.options, sums, double(a.size), weight);
     loss = outcome.loss;
     if (keep) set_factors(outcome, slots);
-    if (a.reduction == Reduction::kNone && rank == 0) store_loss<T>(a, sample, loss);
+    if (a.options.reduction == Reduction::kNone && rank == 0) store_loss<T>(a, sample, loss);
   }
   __syncthreads();
   if (keep) {
@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(kRegisterBound<typename S::T>, 1) on_chip_kern
     }
   }
   cluster_barrier(cluster);  // no block may leave while another reads its sums
-  if (a.reduction == Reduction::kNone || rank != 0) return;
+  if (a.options.reduction == Reduction::kNone || rank != 0) return;
 
   const unsigned units = gridDim.x / unsigned(cluster);
   double total = sum_of_block(loss, loss_sums);

@@ -46,14 +46,14 @@ __device__ __forceinline__ void finish_batch(const LossParameters& p, double* sh
     if (lane == 0 && sample < a.batch) {
       const Outcome outcome = finish_sample(options, sums, double(a.size), scalar(a.weight, 0, sample));
       total += outcome.loss;
-      if (a.reduction == Reduction::kNone) store_loss<T>(a, sample, outcome.loss);
+      if (a.options.reduction == Reduction::kNone) store_loss<T>(a, sample, outcome.loss);
       if (two_passes) {
         factors_of(p, sample)[0] = outcome.residual_factor;
         factors_of(p, sample)[1] = outcome.pred_factor;
       }
     }
   }
-  if (a.reduction == Reduction::kNone) return;
+  if (a.options.reduction == Reduction::kNone) return;
   total = sum_of_block(total, shared);
   if (threadIdx.x == 0) store_reduced<T>(a, total);
 }

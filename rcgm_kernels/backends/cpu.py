@@ -20,7 +20,6 @@ except ImportError as error:
 
 NAME = "cpu"
 ISA_ENVIRONMENT = "RCGM_CPU_ISA"
-REDUCTIONS = ("none", "sum", "mean")  # by their numbers in csrc/bindings.cpp
 
 
 def unavailable() -> str | None:
@@ -63,13 +62,10 @@ def residual_loss(
         sample_size(pred),
         native.array(pred),
         [native.array(term) for term in terms],
-        options.times,
-        options.pred_in_residual,
         dtype == torch.float64,
         scalars.shape[0],
         *((0, False) if values is None else (values.data_ptr(), values.dtype == torch.float64) for values in small),
-        *native.loss_options(options, batch, storage_scale),
-        REDUCTIONS.index(options.reduction),
+        native.loss_options(options, batch, storage_scale),
         loss.data_ptr(),
         native.array(gradient) if options.with_gradient else native.NO_ARRAY,
         torch.get_num_threads(),

@@ -20,7 +20,6 @@ except ImportError as error:
 
 NAME = "cuda"
 ONES = (0, 0, 0, False)
-REDUCTIONS = ("mean", "sum", "none")  # the order of the enum in csrc/cuda/kernels.h
 
 
 @functools.cache
@@ -76,11 +75,8 @@ def residual_loss(
             size,
             native.array(pred),
             tuple(native.array(term) for term in terms),
-            options.times,
-            options.pred_in_residual,
             *(_numbers(values) for values in (scalars, pred_coeff, scale, weight)),
             native.loss_options(options, batch, storage_scale),
-            REDUCTIONS.index(options.reduction),
             loss.data_ptr(),
             native.array(gradient) if options.with_gradient else native.NO_ARRAY,
             workspace.data_ptr(),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rcgm_kernels.options import METRICS, LossOptions
+from rcgm_kernels.options import METRICS, NOT_ADAPTIVE, REDUCTIONS, LossOptions
 
 DTYPES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
 NO_ARRAY = (0, 0, 0)
@@ -23,17 +23,20 @@ def array(tensor: Tensor) -> tuple[int, int, int]:
 
 def loss_options(options: LossOptions, batch: int, storage_scale: float) -> tuple[float | int, ...]:
     """The fields of the struct LossOptions, in its order."""
-    metric, adaptive = options.metric, options.adaptive
+    metric, adaptive = options.metric, options.adaptive or NOT_ADAPTIVE
     return (
+        options.times,
+        options.pred_in_residual,
         options.clip,
         METRICS.index(metric.name),
         metric.c,
         metric.alpha,
         metric.cosine,
         -1.0 if options.normalize is None else options.normalize,
-        0.0 if adaptive is None else adaptive.power,
-        0.0 if adaptive is None else adaptive.eps,
+        adaptive.power,
+        adaptive.eps,
         options.gradient_scale(batch, storage_scale),
+        REDUCTIONS.index(options.reduction),
     )
 
 

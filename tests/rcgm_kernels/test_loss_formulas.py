@@ -54,7 +54,7 @@ def regression(call: LossCall) -> tuple[Tensor, Tensor]:
     losses = rho(given["metric"], squares.mean(1))
     if given["metric"].cosine:
         losses = losses + given["metric"].cosine * (1 - cosine_similarity(pred.flatten(1), target.flatten(1)))
-    adaptive = AdaptiveWeight.of(given["adaptive"])
+    adaptive = AdaptiveWeight.from_value(given["adaptive"])
     if adaptive is not None:
         losses = losses / (squares.sum(1).detach() + adaptive.eps) ** adaptive.power
     if given["weight"] is not None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from rcgm_kernels import (
+    AdaptiveWeight,
     Metric,
     advance,
     ema_update_,
@@ -17,6 +18,7 @@ from rcgm_kernels import (
     fused_residual_loss,
     interpolate,
 )
+from rcgm_kernels.options import LossOptions
 
 pytestmark = pytest.mark.filterwarnings("ignore:dynamo_pgo force disabled")
 
@@ -35,8 +37,11 @@ def residual_loss_arguments(dtype: torch.dtype, reduction: str, backend: str, gr
     # With weights that make the loss positive opcheck passes 1 to the backward pass, which so leaves the second output
     # alone. (No public function hands that out; the backward pass may write into it.)
     scalars = coeffs, random(3, seed=3), random(3, seed=4), random(3, seed=5).abs()
-    metric = ("pseudo_huber", 0.1, 1.0, 0.5)
-    return pred, terms, *scalars, False, True, 1.0, *metric, -1.0, 1.0, 1e-3, reduction, grad, backend
+    options = LossOptions(
+        times=False, pred_in_residual=True, clip=1.0, metric=Metric("pseudo_huber", 0.1, cosine=0.5), normalize=None,
+        adaptive=AdaptiveWeight(), reduction=reduction, with_gradient=grad,
+    )  # fmt: skip
+    return pred, terms, *scalars, *options.flat(), backend
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -57,8 +62,12 @@ def test_residual_loss_is_well_registered(dtype, reduction, grad, backend):
 def test_residual_loss_of_knots_is_well_registered(backend):
     pred, velocity = random(3, 4).requires_grad_(), random(3, 4, seed=1)
     times = torch.tensor([[0.9], [0.1]]).expand(2, 3)
-    options = (None, None, None, True, True, 1.0, "l2", 1.0, 1.0, 0.0, -1.0, 0.0, 1.0, "mean", True, backend)
-    torch.library.opcheck(OPS.residual_loss.default, (pred, [velocity], times, *options))
+    options = LossOptions(
+        times=True, pred_in_residual=True, clip=1.0, metric=Metric(), normalize=None, adaptive=None,
+        reduction="mean", with_gradient=True,
+    )  # fmt: skip
+    arguments = (pred, [velocity], times, None, None, None, *options.flat(), backend)
+    torch.library.opcheck(OPS.residual_loss.default, arguments)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
