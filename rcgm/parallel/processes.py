@@ -34,6 +34,9 @@ def running_processes(device: str) -> Iterator[Processes]:
     Without such an environment, or with one process, nothing is done; a process group that is there already is used
     and left as it is. Messages between CPUs go by gloo, those between GPUs by NCCL.
 
+    A process that leaves with an error does not wait for the others, which may be waiting for it in a message that it
+    will never send: its connections are cut, and by that the others notice.
+
     Args:
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``, which is CUDA where there is one.
 
@@ -56,8 +59,10 @@ def running_processes(device: str) -> Iterator[Processes]:
     dist.init_process_group(backend)
     try:
         yield process_of()
-    finally:
-        dist.destroy_process_group()
+    except BaseException:
+        dist.distributed_c10d._abort_process_group()
+        raise
+    dist.destroy_process_group()
 
 
 def lost_process(error: BaseException) -> bool:

@@ -55,6 +55,9 @@ class CheckpointWriter:
         """Let what is being written come to its end, be it a failure."""
         if self._thread is not None:
             self._thread.shutdown(wait=True)
+        group, self._group = self._group, None
+        if group is not None:
+            dist.destroy_process_group(group)
 
     def _write(self, step: int, copies: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
         save_checkpoint(

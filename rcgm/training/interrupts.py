@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
+from datetime import timedelta
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -20,10 +22,15 @@ class TrainingInterrupted(Exception):  # noqa: N818 - like KeyboardInterrupt, it
     """The run was asked to stop, and has saved what is needed to go on."""
 
 
+PATIENCE = timedelta(seconds=10)
+"""For a vote that a failing process still has under way. The others began theirs in the same step or before."""
+
+
 class StopRequest:
     """While it is entered, the first SIGINT or SIGTERM sets ``requested`` and the second acts as usual.
 
-    Python delivers signals to the main thread only; entered in another, it changes nothing.
+    Python delivers signals to the main thread only; entered in another, it changes nothing. Left, it has no vote under
+    way: a message that comes in while the interpreter ends would abort the process.
 
     Args:
         processes: that train together, and have to stop after the same step.
@@ -45,6 +52,12 @@ class StopRequest:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._restore()
+        if kind is None:
+            self._outcome()
+        else:
+            # What ended the run is what is to be told: not that another process is gone too, or does not answer.
+            with contextlib.suppress(RuntimeError):
+                self._outcome(PATIENCE)
 
     def agreed(self) -> bool:
         """Whether to stop now; to be called after every step, by all processes, which get the same answer.
@@ -54,14 +67,18 @@ class StopRequest:
         """
         if self._processes.count == 1:
             return self.requested
-        stop = False
-        if self._asked is not None:
-            votes, work = self._asked
-            work.wait()
-            stop = bool(votes)
+        stop = self._outcome()
         votes = torch.tensor(int(self.requested))  # on the CPU: the device is not waited for
         self._asked = (votes, dist.all_reduce(votes, async_op=True))
         return stop
+
+    def _outcome(self, timeout: timedelta | None = None) -> bool:
+        """What the vote under way decides; false where there is none."""
+        if self._asked is None:
+            return False
+        (votes, work), self._asked = self._asked, None
+        work.wait() if timeout is None else work.wait(timeout)
+        return bool(votes)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True

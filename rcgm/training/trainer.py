@@ -139,8 +139,8 @@ class Trainer:
             TrainingInterrupted: SIGINT or SIGTERM came; a checkpoint of the last whole step has been written.
         """
         config = self.config
-        batches = iter(
-            BatchStream(
+        with contextlib.ExitStack() as stack:
+            stream = BatchStream(
                 self.dataset,
                 config.batch_size,
                 config.seed,
@@ -150,29 +150,37 @@ class Trainer:
                 world_size=self.processes.count,
                 parts=config.accumulate,
             )
-        )
-        writer = CheckpointWriter(
-            self.folder.checkpoints,
-            keep=config.checkpoint.keep,
-            processes=self.processes,
-            background=config.checkpoint.background,
-        )
-        observer = Observer(
-            config,
-            self.folder,
-            self.ema.network,
-            self.dataset,
-            self.device,
-            done=self.step,
-            processes=self.processes,
-            show_progress=self._show_progress,
-        )
-        self._clock = _Clock(self.step)
+            batches = stack.enter_context(contextlib.closing(iter(stream)))  # its workers end with the run
+            writer = CheckpointWriter(
+                self.folder.checkpoints,
+                keep=config.checkpoint.keep,
+                processes=self.processes,
+                background=config.checkpoint.background,
+            )
+            stack.callback(writer.close)
+            observer = Observer(
+                config,
+                self.folder,
+                self.ema.network,
+                self.dataset,
+                self.device,
+                done=self.step,
+                processes=self.processes,
+                show_progress=self._show_progress,
+            )
+            stack.callback(observer.close)
+            self._clock = _Clock(self.step)
+            return self._run(batches, observer, writer)
+
+    def _run(
+        self, batches: Iterator[tuple[Tensor, Tensor | None]], observer: Observer, writer: CheckpointWriter
+    ) -> dict[str, Any]:
+        config = self.config
         try:
             with StopRequest(self.processes) as stop:
                 while self.step < config.steps:
                     self._advance(next(batches), observer, writer)
-                    if stop.agreed() and self.step < config.steps:
+                    if self.step < config.steps and stop.agreed():
                         self._save(observer, writer)
                         writer.wait()
                         raise TrainingInterrupted(
@@ -188,9 +196,6 @@ class Trainer:
             raise ProcessLostError(
                 f"another process of the run is gone, in step {self.step + 1}; {self._saved()}: go on with --resume"
             ) from error
-        finally:
-            writer.close()
-            observer.close()
 
     def _parallelize(self) -> None:
         # After the copies for the average are made: a compiled or sharded module is not to be copied.
