@@ -34,7 +34,7 @@ $(VENV)/.test: $(SOURCES)
 
 demo: $(VENV)/.demo
 	$(BIN)/rcgm train configs/digits.yaml --output runs/digits
-	$(BIN)/rcgm sample runs/digits --steps 1,2,4 --output runs/digits/samples.png
+	$(BIN)/rcgm sample runs/digits --steps 1,2,4,32 --count 20 --data --output runs/digits/samples.png
 	$(BIN)/rcgm evaluate runs/digits --steps 1,2,4
 
 moons: $(VENV)/.demo

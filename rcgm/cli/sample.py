@@ -12,13 +12,16 @@ from rcgm.cli.runs import decoder_of, load, sampling_of
 if TYPE_CHECKING:
     import torch
 
+    from rcgm.training import LoadedRun
+
 SHORT = "draw samples with a trained model"
 
 TEXT = """\
 Draw samples with the network of a run, in each of the given numbers of steps from the same noise.
 
 example:
-  rcgm sample runs/digits --steps 1,2,4 --count 80 --classes 3,7 --output samples.png --npz samples.npz
+  rcgm sample runs/digits --steps 1,2,4,32 --count 20 --data --output samples.png
+  rcgm sample runs/digits --steps 1 --count 80 --classes 3,7 --npz samples.npz
 
 The arrays of the .npz are named steps_1, steps_2, ... and labels. Latents are as the autoencoder gives them, with the
 normalisation of the data undone; where they are decoded, images_1, ... hold the images, in [-1, 1]."""
@@ -27,6 +30,7 @@ normalisation of the data undone; where they are decoded, images_1, ... hold the
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_sampling(parser, count=80)
     parser.add_argument("--classes", type=classes, metavar="0,1,..", help="classes to draw, in turn (default: all)")
+    parser.add_argument("--data", action="store_true", help="also draw samples of the data, of the same classes")
     parser.add_argument(
         "--output",
         type=Path,
@@ -67,9 +71,14 @@ def run(options: argparse.Namespace) -> int:
         for number in options.steps
     }
     pictures = samples if decode is None else {number: decode(tensor) for number, tensor in samples.items()}
+    shown = {plots.steps_title(number): tensor for number, tensor in pictures.items()}
+    real = _of_the_data(run, request.labels, options.count) if options.data else None
+    if real is not None and run.info.kind == "images":
+        shown["data"] = real if decode is None else decode(real)
     figure = plots.sample_panels(
-        {plots.steps_title(number): tensor for number, tensor in pictures.items()},
+        shown,
         labels=request.labels,
+        reference=real if run.info.kind == "points" else None,
         value_range=run.info.value_range if decode is None else (-1.0, 1.0),
         class_names=run.info.class_names,
     )
@@ -84,6 +93,13 @@ def run(options: argparse.Namespace) -> int:
         _write_npz(options.npz, arrays)
         print(options.npz)
     return 0
+
+
+def _of_the_data(run: LoadedRun, labels: torch.Tensor | None, count: int) -> torch.Tensor:
+    from rcgm.config import build_dataset_from
+    from rcgm.data import examples
+
+    return examples(build_dataset_from(run.config), count, labels)
 
 
 def _write_npz(path: Path, tensors: dict[str, torch.Tensor]) -> None:

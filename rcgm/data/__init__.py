@@ -2,6 +2,7 @@
 
 from rcgm.data.arrays import Arrays
 from rcgm.data.digits import Digits
+from rcgm.data.examples import examples
 from rcgm.data.image_folder import ImageFolder
 from rcgm.data.in_memory import InMemoryDataset
 from rcgm.data.info import DataInfo
@@ -28,4 +29,5 @@ __all__ = [
     "SwissRoll",
     "TwoMoons",
     "build_dataset",
+    "examples",
 ]

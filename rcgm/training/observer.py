@@ -127,15 +127,22 @@ class Observer:
             reference=reference,
             value_range=value_range,
             class_names=info.class_names,
-            title=f"step {step}",
+            title=f"step {step:,}",
         )
         plots.save_figure(self.folder.samples / f"step_{step:08d}.png", figure)
         for board in self._boards:
             board.picture("samples", plots.render(figure), step)
-        self.draw_loss()
+        self._draw_loss()
 
-    def draw_loss(self) -> None:
-        """Draw the loss so far."""
+    def draw_training(self) -> None:
+        """Draw the loss of the whole run, and make a film and a strip of its pictures of samples."""
+        self._draw_loss()
+        if self._processes.first:
+            previews = {int(path.stem.removeprefix("step_")): path for path in self.folder.samples.glob("step_*.png")}
+            plots.save_film(self.folder.film, previews)
+            plots.save_film_strip(self.folder.film_strip, previews)
+
+    def _draw_loss(self) -> None:
         rows = [row for row in self.metrics.rows if row["loss"] is not None]
         if rows and self._processes.first:
             curve = ([row["step"] for row in rows], [row["loss"] for row in rows])

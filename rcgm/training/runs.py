@@ -67,6 +67,14 @@ class RunFolder:
         return self.root / "loss.png"
 
     @property
+    def film(self) -> Path:
+        return self.root / "training.gif"
+
+    @property
+    def film_strip(self) -> Path:
+        return self.root / "training.png"
+
+    @property
     def summary(self) -> Path:
         return self.root / "summary.json"
 

@@ -308,7 +308,7 @@ class Trainer:
     def _finish(self, observer: Observer) -> dict[str, Any]:
         if self.config.evaluate.at_end:
             observer.evaluate(self.step)
-        observer.draw_loss()
+        observer.draw_training()
         summary = {
             "steps": self.step,
             "final": observer.metrics.rows[-1],

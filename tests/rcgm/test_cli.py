@@ -196,6 +196,16 @@ def test_samples_are_drawn_by_class_and_number_of_steps(run_dir, tmp_path, capsy
         assert not np.array_equal(content["steps_1"], first)
 
 
+def test_samples_of_the_data_are_drawn_beside_them(run_dir, tmp_path):
+    heights = {}
+    for words in ([], ["--data"]):
+        picture = tmp_path / "samples.png"
+        assert main(["sample", str(run_dir), "--steps", "1", "--count", "6", "--output", str(picture), *words]) == 0
+        with Image.open(picture) as image:
+            heights[len(words)] = image.height
+    assert heights[1] > heights[0] + 40  # one more row
+
+
 def test_guidance_changes_the_samples(run_dir, tmp_path):
     arrays = []
     for weight in ("1", "3"):

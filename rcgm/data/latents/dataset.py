@@ -92,6 +92,11 @@ class Latents(Dataset):
             normalisation=self._normalisation,
         )
 
+    @property
+    def labels(self) -> Tensor | None:
+        """int64 `[N]`, or None without labels."""
+        return self._store.labels
+
     def __len__(self) -> int:
         return len(self._store)
 

@@ -117,7 +117,8 @@ def test_a_run_leaves_its_records(tmp_path, tiny_config):
     assert set(summary["evaluation"]) == {"1", "2", "4"}
     assert summary["evaluation"]["1"]["squared_mmd"] > 0
     assert set(json.loads((tmp_path / "evaluations.json").read_text())) == {"6", "12"}
-    for picture in ("loss.png", "samples/step_00000006.png", "samples/step_00000012.png"):
+    pictures = ("loss.png", "samples/step_00000006.png", "samples/step_00000012.png")
+    for picture in (*pictures, "training.gif", "training.png"):
         with Image.open(tmp_path / picture) as image:
             assert image.width > 200
     assert list((tmp_path / "tensorboard").iterdir())

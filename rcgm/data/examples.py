@@ -1,0 +1,40 @@
+"""Samples of a data set to look at beside generated ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def examples(dataset: Any, count: int, labels: Tensor | None = None) -> Tensor:
+    """``count`` different samples, spread over the data set.
+
+    Args:
+        dataset: with ``len(dataset)`` and ``dataset[i]``; with ``labels`` its attribute ``labels`` holds one class a
+            sample.
+        count: at least 1; a data set with fewer samples gives some of them again.
+        labels: ``[count]``, int64: the class of each sample; None for any.
+
+    Returns:
+        float32 ``[count, ...]``.
+
+    Raises:
+        ValueError: the data set has no labels, or no sample of a class.
+    """
+    if labels is None:
+        chosen = [index * len(dataset) // count for index in range(count)]
+    else:
+        if getattr(dataset, "labels", None) is None:
+            raise ValueError("labels must be None for a data set without classes")
+        known = torch.as_tensor(dataset.labels)
+        chosen = [0] * count
+        for label in labels.unique().tolist():
+            members = (known == label).nonzero().flatten()
+            places = (labels == label).nonzero().flatten().tolist()
+            if not len(members):
+                raise ValueError(f"labels must be classes of the data, got {label}, of which it has no sample")
+            for turn, place in enumerate(places):
+                chosen[place] = int(members[turn * len(members) // len(places)])
+    return torch.stack([dataset[index][0] for index in chosen])
