@@ -52,6 +52,7 @@ class Engine:
         networks: callables ``(x, t, r, cond) -> tensor`` by name.
         cond: the condition of the batch.
         null_cond: what stands in for it in queries that ask for the null condition.
+        undropped: the condition before it was dropped in some samples, for queries that ask for it.
         estimator: how derivatives are estimated; None where an objective asks for none.
         dtype: number format of the forwards, by autocast (float32: without); None leaves the caller's as it is.
         drawing: names of the networks that drew random numbers when they were last asked, kept up to date here: with
@@ -64,12 +65,13 @@ class Engine:
         cond: Condition = None,
         null_cond: Condition = None,
         *,
+        undropped: Condition = None,
         estimator: Estimator | None = None,
         dtype: torch.dtype | None = None,
         drawing: set[str] | None = None,
     ) -> None:
         self.networks = networks
-        self.conditions = {False: cond, True: null_cond}
+        self.cond, self.null_cond, self.undropped = cond, null_cond, undropped
         self.estimator = estimator
         self.dtype = dtype
         self.waves = 0
@@ -117,7 +119,7 @@ class Engine:
             if query.start >= query.x.shape[0]:
                 values[index] = torch.zeros_like(query.x)
                 continue
-            same = (id(query.x), id(query.t), id(query.r), query.null, query.start, id(query.tangent))
+            same = (id(query.x), id(query.t), id(query.r), id(self._condition(query)), query.start, id(query.tangent))
             network = id(self._network(query.network))  # names may share a network
             groups.setdefault((network, query.tangent is not None), {}).setdefault(same, []).append(index)
         for asked in groups.values():
@@ -145,7 +147,7 @@ class Engine:
         Raises:
             ValueError: for a network that drew random numbers, but not alike; the message says how to go on.
         """
-        student, cond = self._network(STUDENT), self.conditions[False]
+        student, cond = self._network(STUDENT), self.cond
         # Batches that draw are predicted one by one, as the queries of each were.
         forwards = batches if any(made.any for of_network in self._made.values() for made in of_network) else 1
         cond = conditions.concatenate([cond] * (batches // forwards))
@@ -187,6 +189,11 @@ class Engine:
                 f"({name}.train()), or let them draw nothing"
             )
 
+    def _condition(self, query: Query) -> Condition:
+        if query.null:
+            return self.null_cond
+        return self.undropped if query.undropped else self.cond
+
     def _network(self, name: str) -> Network:
         if name not in self.networks:
             raise ValueError(f"{name} must be given: the objective asks for evaluations of it")
@@ -214,9 +221,7 @@ class Engine:
         x = joined([query.x[query.start :] for query in queries])
         t = joined([query.t[query.start :] for query in queries])
         r = joined([query.r[query.start :] for query in queries])
-        cond = conditions.concatenate(
-            [conditions.rows_from(self.conditions[query.null], query.start) for query in queries]
-        )
+        cond = conditions.concatenate([conditions.rows_from(self._condition(query), query.start) for query in queries])
         tangents = [query.tangent for query in queries]
         self.rows += x.shape[0] * (1 if tangents[0] is None else 2)
         with self._draws.repeated(x.device) as made, self._format(x):

@@ -36,6 +36,7 @@ class Query:
         t, r: times, ``[B]``.
         network: ``"target"``, ``"student"`` (without gradient) or ``"teacher"``.
         null: evaluate with the null condition.
+        undropped: evaluate with the condition as it was before it was dropped in some samples.
         start: leading samples that are not evaluated; the answer is 0 there.
         tangent: ask for the derivative in this direction, by forward-mode AD, instead of the value.
     """
@@ -47,6 +48,7 @@ class Query:
     null: bool = False
     start: int = 0
     tangent: Tangent | None = None
+    undropped: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,6 +26,10 @@ class Times:
     r: Tensor
     equal: int = 0
 
+    def without_intervals(self) -> Times:
+        """The same ``t``, with ``r = t`` in all samples."""
+        return Times(self.t, self.t, len(self.t))
+
 
 def given_times(value: Any, x: Tensor) -> Times:
     """The times that a caller has given for the samples ``x`` ``[B, ...]``: a ``Times``, or ``(t, r)``.

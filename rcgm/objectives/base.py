@@ -135,9 +135,14 @@ class Objective(ABC):
     def residual(self, point: Point) -> Queries[AnyResidual]:
         """The objective's formulas: yields waves of queries, returns the residual."""
 
-    def parts(self, batch: int, step: int, generator: torch.Generator | None, device: torch.device) -> Sequence[Part]:
-        """What the loss of step number ``step`` is the sum of: objectives with their times. Most are one part."""
-        return [(self, self.times.sample(batch, generator=generator, device=device))]
+    def parts(self, times: Times, step: int, draw: Callable[[TimeSampler], Times]) -> Sequence[Part]:
+        """What the loss of step number ``step`` is the sum of: objectives with their times. Most are one part.
+
+        Args:
+            times: drawn by ``self.times``, or given by the caller.
+            draw: times for the same samples by another sampler.
+        """
+        return [(self, times)]
 
     def memory(self) -> nn.ModuleDict:
         """What the objective keeps from step to step, and what it learns: saved, resumed and optimised with a run."""
@@ -264,13 +269,13 @@ class Objective(ABC):
             TypeError, ValueError: before any work, for an argument that does not fit; the message names it.
         """
         self._check(x, cond, null_cond, noise, dropped, generator, teacher, share)
-        times = None if times is None else given_times(times, x)
         batch = x.shape[0]
         whole = Share(batch) if share is None else share
-        if times is None:
-            parts = _own(self.parts(whole.total, step, generator, x.device), whole)
-        else:
-            parts = [(self, times)]
+
+        def draw(sampler: TimeSampler) -> Times:
+            return _own(sampler.sample(whole.total, generator=generator, device=x.device), whole)
+
+        parts = self.parts(draw(self.times) if times is None else given_times(times, x), step, draw)
         z = noise
         if z is None:
             shape = (whole.total, *x.shape[1:])
@@ -278,9 +283,10 @@ class Objective(ABC):
         null_cond = conditions.expanded(null_cond, batch)
         if dropped is None and cond is not None and self.label_dropout:
             dropped = whole.of(torch.rand(whole.total, generator=generator, device=x.device)) < self.label_dropout
+        undropped = cond
         if dropped is not None:
             cond = conditions.dropped(cond, null_cond, dropped)
-        engine = self._engine(student, target, teacher, cond, null_cond)
+        engine = self._engine(student, target, teacher, cond, null_cond, undropped)
         with torch.no_grad():
             points = _points(parts, x, z, dropped, step, share)
             residuals = engine.run(
@@ -311,13 +317,27 @@ class Objective(ABC):
         )
 
     def _engine(
-        self, student: Network, target: Network | None, teacher: Network | None, cond: Condition, null_cond: Condition
+        self,
+        student: Network,
+        target: Network | None,
+        teacher: Network | None,
+        cond: Condition,
+        null_cond: Condition,
+        undropped: Condition,
     ) -> Engine:
         networks = {STUDENT: student, TARGET: student if target is None else target}
         if teacher is not None:
             networks[TEACHER] = teacher
         dtype = None if self.target_dtype is None else getattr(torch, self.target_dtype)
-        return Engine(networks, cond, null_cond, estimator=self.derivative, dtype=dtype, drawing=self._drawing)
+        return Engine(
+            networks,
+            cond,
+            null_cond,
+            undropped=undropped,
+            estimator=self.derivative,
+            dtype=dtype,
+            drawing=self._drawing,
+        )
 
     def _check(
         self,
@@ -370,16 +390,12 @@ Part = tuple[Objective, Times]
 """A part of a loss: an objective, and the times that it is evaluated at."""
 
 
-def _own(parts: Sequence[Part], share: Share) -> list[Part]:
-    """``parts`` at the times of the rows that are here. Parts that shared a tensor of times still do."""
-    rows: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def own(whole: Tensor) -> Tensor:
-        if id(whole) not in rows:
-            rows[id(whole)] = (whole, share.of(whole))  # kept, so that no other tensor is given its id
-        return rows[id(whole)][1]
-
-    return [(part, Times(own(times.t), own(times.r), share.left_out(times.equal))) for part, times in parts]
+def _own(times: Times, share: Share) -> Times:
+    """``times`` of the rows that are here."""
+    if times.r is times.t:
+        t = share.of(times.t)
+        return Times(t, t, share.left_out(times.equal))
+    return Times(share.of(times.t), share.of(times.r), share.left_out(times.equal))
 
 
 def _points(

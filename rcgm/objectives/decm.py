@@ -7,7 +7,7 @@ derivative in its time of its ``F`` is then the derivative in ours of ours.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -97,7 +97,8 @@ class DECM(Objective):
     guidance ``decm`` (``NormalizedTarget``) by the teacher. Linear transport.
 
     Args:
-        times: of the first two parts; ``r`` is not used. The paper draws among the ends of N segments.
+        times: of the first two parts, as are times that are given; ``r`` is not used. The paper draws among the ends of
+            N segments.
         near: times of the third part.
         every: update frequency of the third part; 3 in the paper.
         start_weight, end_weight: of the third part, the lambda and the gamma of the paper's tangent.
@@ -137,11 +138,10 @@ class DECM(Objective):
     def _check_normalize(self) -> None:
         """The metric is of one part, and the normalisation of the others."""
 
-    def parts(self, batch: int, step: int, generator: torch.Generator | None, device: torch.device) -> Sequence[Part]:
-        due = step % self.every == 0
-        t = self.times.sample(batch, generator=generator, device=device).t
+    def parts(self, times: Times, step: int, draw: Callable[[TimeSampler], Times]) -> Sequence[Part]:
+        due, t = step % self.every == 0, times.t
         flow = FlowPart(metric=self.metric, weight=2.0 if due else 1.0, **self._shared())
-        parts: list[Part] = [(self._consistency(), Times(t, torch.zeros_like(t))), (flow, Times(t, t, batch))]
+        parts: list[Part] = [(self._consistency(), Times(t, torch.zeros_like(t))), (flow, times.without_intervals())]
         if due:
             third = NoiseToNoisyPart(
                 adaptive=self.adaptive,
@@ -150,12 +150,11 @@ class DECM(Objective):
                 end_weight=self.end_weight,
                 **self._shared(),
             )
-            parts.append((third, self.near.sample(batch, generator=generator, device=device)))
+            parts.append((third, draw(self.near)))
         return parts
 
     def residual(self, point: Point) -> Queries[Residual]:
-        """That of the consistency part, for a point of given times."""
-        return (yield from self._consistency().residual(point))
+        raise NotImplementedError("the residuals of decm are those of its parts")
 
     def _consistency(self) -> ConsistencyPart:
         return ConsistencyPart(adaptive=self.adaptive, normalize=self.normalize, **self._shared())

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from rcgm.combination import PREDICTION
-from rcgm.objectives.base import Objective
+from rcgm.objectives.base import Objective, Part
 from rcgm.objectives.point import Point
 from rcgm.objectives.residual import Residual
 from rcgm.queries import Queries
-from rcgm.times import TimeSampler
+from rcgm.times import Times, TimeSampler
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlowMatching(Objective):
-    """``R = F(x_t, t, t) - (alpha_hat z + gamma_hat x)``; needs no target network. Samples take many steps."""
+    """``R = F(x_t, t, t) - (alpha_hat z + gamma_hat x)``; needs no target network. Samples take many steps.
+
+    Of the times only ``t`` counts: ``r`` is ``t``, whatever is drawn or given for it.
+    """
 
     sampler: ClassVar[str] = "euler"
 
     times: TimeSampler = field(default_factory=lambda: TimeSampler(interval="equal"))
+
+    def parts(self, times: Times, step: int, draw: Callable[[TimeSampler], Times]) -> Sequence[Part]:
+        return [(self, times.without_intervals())]
 
     def residual(self, point: Point) -> Queries[Residual]:
         return Residual(PREDICTION - (yield from self.target(point)))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -150,6 +150,8 @@ class MixedTarget(Guidance):
         scale: weight of the conditional estimate.
         data: weight of the target itself.
         both_times: whether ``r`` must lie in the range too, as in the authors' later settings.
+        guide_dropped: whether samples whose condition was dropped are guided too, towards the condition that they had:
+            so TiM's authors; MeanFlow's do not.
 
     Raises:
         ValueError: for ``data`` that is not finite; and as for all guidance.
@@ -157,6 +159,7 @@ class MixedTarget(Guidance):
 
     data: float = 1.0
     both_times: bool = False
+    guide_dropped: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -168,8 +171,12 @@ class MixedTarget(Guidance):
         change = (self.data - 1) * plain + self.scale * with_cond + (1 - self.data - self.scale) * with_null
         return plain + self.inside(point) * change
 
+    def queries(self, point: Point) -> list[Query]:
+        with_cond, with_null = super().queries(point)
+        return [replace(with_cond, undropped=self.guide_dropped), with_null]
+
     def inside(self, point: Point) -> Tensor:
-        inside = super().inside(point)
+        inside = super().inside(replace(point, dropped=None) if self.guide_dropped else point)
         return inside * ((point.r >= self.t_min) & (point.r <= self.t_max)) if self.both_times else inside
 
 

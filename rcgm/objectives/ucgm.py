@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from rcgm.combination import PREDICTION, Combination, term
-from rcgm.objectives.base import Objective, Weighting
+from rcgm.objectives.base import Objective, Part, Weighting
 from rcgm.objectives.guidance import SelfEnhancedTarget
 from rcgm.objectives.pair import of_pair
 from rcgm.objectives.point import Point
@@ -56,7 +56,7 @@ class UCGM(Objective):
 
     Args:
         consistency_ratio: lambda, from 0 (multi-step: flow matching or diffusion) to 1 (consistency). At 0 ``r = t``,
-            whatever the sampler of times draws for it, and nothing is clamped.
+            whatever is drawn or given for it, and nothing is clamped.
         network: whose predictions the change is taken of, ``"student"`` (without gradient: the paper's theta minus) or
             ``"target"``. The prediction of the step itself is always the student's.
         inputs: where guidance or a teacher changes the target, whether the networks are evaluated on the path of the
@@ -98,11 +98,8 @@ class UCGM(Objective):
     def subtracted(self) -> set[str]:
         return {self.network} if 0 < self.consistency_ratio < 1 else set()
 
-    def parts(
-        self, batch: int, step: int, generator: torch.Generator | None, device: torch.device
-    ) -> list[tuple[Objective, Times]]:
-        times = self.times.sample(batch, generator=generator, device=device)
-        return [(self, Times(times.t, times.t, batch) if self.consistency_ratio == 0 else times)]
+    def parts(self, times: Times, step: int, draw: Callable[[TimeSampler], Times]) -> Sequence[Part]:
+        return [(self, times.without_intervals() if self.consistency_ratio == 0 else times)]
 
     def residual(self, point: Point) -> Queries[Residual]:
         if self.consistency_ratio == 0:

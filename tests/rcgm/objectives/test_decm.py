@@ -265,8 +265,12 @@ def test_every_part_vanishes_at_the_guided_field():
 
 def test_the_third_part_comes_now_and_then():
     objective = DECM(every=3, near=TimeSampler(near=0.05))
-    generator, device = torch.Generator().manual_seed(0), torch.device("cpu")
-    drawn = [objective.parts(64, step, generator, device) for step in range(7)]
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(sampler):
+        return sampler.sample(64, generator=generator, device="cpu")
+
+    drawn = [objective.parts(draw(objective.times), step, draw) for step in range(7)]
     assert [len(parts) for parts in drawn] == [3, 2, 2, 3, 2, 2, 3]
     (_, whole), (_, instant), (_, near) = drawn[0]
     assert (whole.r == 0).all()
@@ -292,6 +296,21 @@ def test_what_parts_ask_in_common_is_evaluated_once(step, guidance, waves, evalu
         random_network(1), x, labels, teacher=random_network(2), null_cond=torch.tensor([NULL]), noise=z, step=step
     )
     assert (out.waves, out.evaluations) == (waves, evaluations)
+
+
+@pytest.mark.parametrize(("step", "parts"), [(0, 3), (1, 2)])
+def test_given_times_are_those_of_the_first_two_parts(step, parts, random_network):
+    x, z, labels = batch()
+    generator = torch.Generator().manual_seed(1)
+    out = decm()(
+        random_network(1), x, labels, noise=z, times=(ANYWHERE, 0.5 * ANYWHERE), step=step, generator=generator
+    )
+    t, r = out.t.reshape(parts, BATCH), out.r.reshape(parts, BATCH)
+    assert torch.equal(t[:2], ANYWHERE.expand(2, BATCH))
+    assert not r[0].any()
+    assert torch.equal(r[1], ANYWHERE)
+    if parts == 3:
+        assert t[2].min() >= 0.95
 
 
 def test_normalisation_reaches_the_parts_that_learn_from_a_derivative(random_network):

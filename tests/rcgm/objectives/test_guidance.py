@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from rcgm.combination import term
-from rcgm.objectives import RCGM, EnhancedTarget, FlowMatching, Point, TeacherEnhancedTarget
+from rcgm.objectives import RCGM, EnhancedTarget, FlowMatching, MixedTarget, Point, TeacherEnhancedTarget
 from rcgm.times import Times
 
 BATCH, NULL = 9, 4
@@ -186,7 +186,7 @@ def test_dropout_without_a_condition_changes_nothing(random_network):
 def test_needs_a_null_condition(objective):
     assert objective.needs_null_condition()
     student = Labelled()
-    with pytest.raises(ValueError, match="null_cond must be given with label_dropout or guidance"):
+    with pytest.raises(ValueError, match="null_cond must be given with label_dropout, dropped or guidance"):
         objective(student, torch.zeros(3, 2), torch.zeros(3, dtype=torch.long))
     assert not student.labels
 
@@ -220,3 +220,25 @@ def test_guidance_by_a_teacher_alone_needs_no_null_condition():
     assert objective(network, x, labels, teacher=network, generator=torch.Generator()).loss.isfinite()
     with pytest.raises(ValueError, match="null_cond must be given"):
         FlowMatching(guidance=EnhancedTarget(0.5))(network, x, labels)
+
+
+@pytest.mark.parametrize("guide_dropped", [False, True])
+def test_dropped_samples_may_be_guided_towards_the_condition_that_they_had(guide_dropped):
+    """TiM's authors guide all samples; the prediction itself is made with the null condition."""
+    generator = torch.Generator().manual_seed(0)
+    x, z = (torch.randn(BATCH, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    labels, dropped = torch.arange(BATCH), torch.arange(BATCH) % 3 == 1
+
+    def says_its_label(x, t, r, cond):
+        return cond[:, None].to(x).expand_as(x)
+
+    weight = torch.ones((), dtype=torch.float64, requires_grad=True)
+    out = FlowMatching(guidance=MixedTarget(0.75, 0.3, 0.75, guide_dropped=guide_dropped))(
+        lambda *point: weight * says_its_label(*point), x, labels, target=says_its_label, dropped=dropped,
+        null_cond=torch.tensor([100]), noise=z, times=(T, T),
+    )  # fmt: skip
+    guided = INSIDE if guide_dropped else INSIDE & ~dropped
+    expected = z - x + (guided * 0.75 * (labels - 100))[:, None]
+    seen = torch.where(dropped, 100, labels)[:, None]
+    assert torch.equal(out.prediction, seen.to(x).expand_as(x))
+    torch.testing.assert_close(out.loss.detach(), (seen - expected).square().mean())

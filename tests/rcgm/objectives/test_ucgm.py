@@ -422,6 +422,17 @@ def test_equal_samples_are_not_evaluated(ratio, random_network):
     assert sizes == [(False, (BATCH - 5) * (2 if ratio == 1 else 1)), (True, BATCH)]
 
 
+@pytest.mark.parametrize("make", [FlowMatching, lambda: UCGM(consistency_ratio=0.0)], ids=["flow matching", "ratio 0"])
+def test_flow_matching_has_no_interval_whatever_is_given(make, random_network):
+    x, z, t, labels = batch()
+    student = random_network(1)
+    other, same = (
+        make()(student, x, labels, noise=z, times=times) for times in ((t, torch.zeros_like(t)), Times(t, t, BATCH))
+    )
+    assert torch.equal(other.loss, same.loss)
+    assert torch.equal(other.r, t)
+
+
 def test_ratio_zero_is_flow_matching(random_network):
     x, z, t, labels = batch()
     student, times = random_network(1), Times(t, t, BATCH)
