@@ -5,7 +5,7 @@ They need torch and numpy, and nothing of ``rcgm``.
 
 from rcgm_kernels.coefficients import recursive_coefficients
 from rcgm_kernels.ema import ema_update_
-from rcgm_kernels.loss import fused_loss, fused_residual_loss
+from rcgm_kernels.loss import fused_loss, fused_regression, fused_residual_loss
 from rcgm_kernels.options import AdaptiveWeight, Metric
 from rcgm_kernels.path import advance, interpolate
 from rcgm_kernels.version import __version__
@@ -17,6 +17,7 @@ __all__ = [
     "advance",
     "ema_update_",
     "fused_loss",
+    "fused_regression",
     "fused_residual_loss",
     "interpolate",
     "recursive_coefficients",

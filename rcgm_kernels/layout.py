@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,3 +39,80 @@ def dense_samples(tensor: Tensor) -> Tensor:
             return tensor.contiguous()
         expected *= extent
     return tensor
+
+
+def dense_order(tensor: Tensor) -> tuple[int, ...] | None:
+    """The dimensions in the order in which they are contiguous, as for channels last; None if there are gaps."""
+    strides = tensor.stride()
+    order = tuple(sorted(range(tensor.ndim), key=strides.__getitem__, reverse=True))
+    return order if tensor.permute(order).is_contiguous() else None
+
+
+def span(tensor: Tensor) -> tuple[int, int]:
+    """The addresses from which to which the elements of ``tensor`` lie, with whatever is between them."""
+    start = tensor.data_ptr()
+    if tensor.is_contiguous():
+        return start, start + tensor.nbytes
+    last = sum((extent - 1) * stride for extent, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return start, start + (last + 1) * tensor.itemsize * (tensor.numel() > 0)
+
+
+def meetings(tensors: Sequence[Tensor]) -> list[tuple[int, int]]:
+    """The pairs of ``tensors``, by their positions, whose spans overlap: all that might share memory."""
+    spans = [(*span(tensor), position) for position, tensor in enumerate(tensors) if tensor.numel()]
+    pairs, still_open = [], []
+    for start, end, position in sorted(spans):
+        if still_open:
+            still_open = [(other_end, other) for other_end, other in still_open if other_end > start]
+            pairs += [(other, position) for _, other in still_open]
+        still_open.append((end, position))
+    return pairs
+
+
+def is_same_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether each element of ``a`` is where the same element of ``b`` is."""
+    return a is b or (
+        a.data_ptr() == b.data_ptr() and a.dtype == b.dtype and a.shape == b.shape and a.stride() == b.stride()
+    )
+
+
+def share_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether an element of ``a`` is in the memory of one of ``b``; also where that takes too long to find out."""
+    if not meetings([a, b]):
+        return False
+    try:
+        return np.shares_memory(_addresses(a), _addresses(b), max_work=1_000_000)
+    except np.exceptions.TooHardError:
+        return True
+
+
+def overlaps_itself(tensor: Tensor) -> bool:
+    """Whether two elements may share their memory. Elements that interlace count as such, which nobody needs."""
+    reach = 0
+    for stride, extent in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if extent > 1:
+            if stride <= reach:
+                return tensor.numel() > 0
+            reach += (extent - 1) * stride
+    return False
+
+
+def _addresses(tensor: Tensor) -> np.ndarray:
+    """An array at the addresses of ``tensor``, on whatever device: to ask for what it shares, never to be read."""
+    size = tensor.itemsize
+    return np.asarray(
+        _Memory(
+            {
+                "version": 3,
+                "typestr": f"|V{size}",
+                "data": (tensor.data_ptr(), True),
+                "shape": tuple(tensor.shape),
+                "strides": tuple(stride * size for stride in tensor.stride()),
+            }
+        )
+    )
+
+
+class _Memory:
+    def __init__(self, interface: dict[str, object]) -> None:
+        self.__array_interface__ = interface

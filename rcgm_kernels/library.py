@@ -2,29 +2,116 @@
 
 ``torch.library.custom_op`` would do, but its autograd layer for operations that take lists of tensors costs over 100
 microseconds a call, as much as the whole operation on small latents.
+
+An operation has two doors. A public function checks its arguments by their public names and calls the implementation
+itself where everything is plain (:func:`is_plain`). Whatever else there is goes by torch's dispatcher: it resolves
+tensors that are not what their memory holds (negative bit, zero tensor), applies modes, transforms and subclasses, and
+then calls the implementation behind the operation's own checks, so that ``torch.ops.rcgm_kernels`` is as safe to call.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 LIBRARY = torch.library.Library("rcgm_kernels", "DEF")
 
 
-def define(schema: str, implementation: Callable, *, fake: Callable, autograd: Callable | None = None) -> None:
-    """Register one operation: its kernel for every device, its shapes, and what autograd does with it."""
+class Differentiable(torch.autograd.Function):
+    """What autograd does with an operation: a function in the style that the transforms of ``torch.func`` need.
+
+    A subclass has ``forward(*arguments)``, ``setup_context``, ``backward`` and ``jvp``, and takes tensors to
+    differentiate by outside of lists. ``forward`` calls the operation below autograd.
+    """
+
+    generate_vmap_rule = True
+    in_one: type[torch.autograd.Function]
+
+    def __init_subclass__(cls, **keywords: object) -> None:
+        super().__init_subclass__(**keywords)
+        if "forward" not in vars(cls) or cls.__name__.endswith("InOne"):
+            return
+
+        def forward(ctx, *arguments: object) -> object:
+            outputs = cls.forward(*arguments)
+            cls.setup_context(ctx, arguments, outputs)
+            return outputs
+
+        # Outside of transforms the two go in one: finding out how the arguments bind costs as much as a small loss.
+        members = {"forward": staticmethod(forward), "setup_context": torch.autograd.Function.setup_context}
+        cls.in_one = type(f"{cls.__name__}InOne", (cls,), members)
+
+    @classmethod
+    def call(cls, *arguments: object) -> object:
+        """Apply the function, inside and outside of transforms."""
+        return (cls if torch._C._are_functorch_transforms_active() else cls.in_one).apply(*arguments)
+
+
+def define(
+    schema: str,
+    implementation: Callable,
+    *,
+    check: Callable,
+    fake: Callable,
+    autograd: Callable | None = None,
+) -> None:
+    """Register one operation: its kernel for every device, its shapes, and what autograd does with it.
+
+    Args:
+        schema: name, arguments and results, as torch writes them.
+        implementation: the kernel; it may rely on what ``check`` has let pass.
+        check: takes the arguments and raises for those that do not fit. It sees shapes, dtypes, devices and options,
+            and no data, which fake tensors do not have.
+        fake: makes results without data.
+        autograd: what runs above the kernel where derivatives may be wanted.
+    """
     name = schema.partition("(")[0]
+
+    def checked(*arguments: object) -> object:
+        check(*arguments)
+        return implementation(*arguments)
+
+    def checked_fake(*arguments: object) -> object:
+        check(*arguments)
+        return fake(*arguments)
+
+    def above(*arguments: object) -> object:
+        if torch._C._are_functorch_transforms_active():
+            raise RuntimeError(
+                f"torch.ops.rcgm_kernels.{name} cannot be differentiated inside of torch.func transforms: call the "
+                "function of rcgm_kernels that it belongs to, which can"
+            )
+        return autograd(*arguments)
+
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"rcgm_kernels::{name}", fake, lib=LIBRARY)
+    LIBRARY.impl(name, checked, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"rcgm_kernels::{name}", checked_fake, lib=LIBRARY)
     if autograd is not None:
-        LIBRARY.impl(name, autograd, "Autograd")
+        LIBRARY.impl(name, above, "Autograd")
+    if "!" not in schema:
+        torch.library.register_vmap(f"rcgm_kernels::{name}", functools.partial(_one_by_one, name), lib=LIBRARY)
 
 
-def is_plain(*tensors: Tensor) -> bool:
+def _one_by_one(name: str, info, dims: tuple, *arguments: object) -> tuple[object, object]:
+    """What an operation does under ``torch.func.vmap``: a call for each entry. It has a batch of its own already."""
+
+    def entry(index: int, value: object, dim: object) -> object:
+        if isinstance(value, (list, tuple)):
+            return [entry(index, *pair) for pair in zip(value, dim or [None] * len(value), strict=True)]
+        return value if dim is None else value.select(dim, index)
+
+    operation = getattr(torch.ops.rcgm_kernels, name)
+    results = [operation(*map(functools.partial(entry, index), arguments, dims)) for index in range(info.batch_size)]
+    if isinstance(results[0], Tensor):
+        return torch.stack(results), 0
+    return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
+
+
+def is_plain(*tensors: Tensor | None) -> bool:
     """Whether nobody but the kernel wants to know of a call: no compiler, mode, transform or kind of tensor.
 
     The dispatcher would then only cost time, of which there is none to spare on small latents on a CPU.
@@ -34,6 +121,14 @@ def is_plain(*tensors: Tensor) -> bool:
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._len_torch_function_stack() == 0
         and torch._C._functorch.peek_interpreter_stack() is None
+        and forward_ad._current_level < 0
         and not torch.jit.is_tracing()
-        and all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
+        and all(map(_holds_its_numbers, tensors))
+    )
+
+
+def _holds_its_numbers(tensor: Tensor | None) -> bool:
+    """Whether the memory of a tensor of a storage dtype is what it stands for. (A conjugate one would be complex.)"""
+    return tensor is None or (
+        type(tensor) in (Tensor, nn.Parameter) and not tensor.is_neg() and not tensor._is_zerotensor()
     )

@@ -5,30 +5,32 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rcgm_kernels import checks
 from rcgm_kernels.backends import AUTOMATIC, choose
-from rcgm_kernels.layout import compute_dtype, sample_size
-from rcgm_kernels.library import define, is_plain
-from rcgm_kernels.options import AdaptiveWeight, LossOptions, Metric
+from rcgm_kernels.layout import batched, compute_dtype, dense_samples, sample_size, share_memory
+from rcgm_kernels.library import Differentiable, define, is_plain
+from rcgm_kernels.options import REDUCTIONS, AdaptiveWeight, LossOptions, Metric
 
 TENSORS = 4  # per-sample numbers that the operation takes before its options
+LEARN_A_WEIGHT = 'to learn a weight, multiply the losses of reduction="none" by it; else detach() it'
 
 
 def fused_loss(
     pred: Tensor,
     segments: Tensor | Sequence[Tensor],
     velocity: Tensor,
-    times: Tensor,
+    times: Tensor | Sequence[Tensor | float],
     *,
     base: Tensor | None = None,
     clip: float | None = 1.0,
     metric: Metric | str = "l2",
     normalize: float | None = None,
-    weight: Tensor | None = None,
+    weight: Tensor | float | None = None,
     adaptive: AdaptiveWeight | float | None = None,
     reduction: str = "mean",
     backend: str | None = None,
@@ -51,29 +53,33 @@ def fused_loss(
             ...]``, N from 0 to 30. Views with dense samples (slices of a batched forward) are read where they are. A
             segment of length 0 is not read.
         velocity: ``v_t``, ``[B, ...]``.
-        times: the knots ``t_0 > t_1 >= ... >= t_{N+1}``, ``[N+2, B]``, float32 or float64. On a CPU their order is
+        times: the knots ``t_0 > t_1 >= ... >= t_{N+1}``, ``[N+2, B]``, float32 or float64; or a sequence of N+2, each a
+            number or a tensor of any storage dtype, ``[]``, ``[B]`` or ``[B, 1, ...]``. On a CPU their order is
             checked; elsewhere a sample with unordered knots gives NaN, and no other sample does.
         base: ``F(x_t, t, r)`` inside ``zeta``; None takes ``pred`` without gradient.
         clip: bound of the clamp, ``> 0``; None for no clamp.
         metric: ``"l2"``, ``"pseudo_huber"``, ``"barron"`` or a :class:`Metric`.
         normalize: as in :func:`fused_residual_loss`.
-        weight: per-sample weight ``[B]``, without gradient.
+        weight: per-sample weight, a number or a tensor as for ``times``, without gradient: to learn a weight, multiply
+            the losses of ``reduction="none"`` by it.
         adaptive: an :class:`AdaptiveWeight`, or its power.
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` (``[B]``).
         backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None chooses by device or by ``RCGM_BACKEND``.
 
     Returns:
-        The loss, float32 (float64 for float64 input): a scalar, or ``[B]`` for ``reduction="none"``.
+        The loss, float32 (float64 for float64 input): a scalar, or ``[B]`` for ``reduction="none"``. It has no second
+        and no forward-mode derivative; ``torch.func.grad`` and ``vmap`` (a call for each entry) work.
 
     Raises:
         TypeError, ValueError: before any work, for an argument that does not fit; the message names it.
+        RuntimeError: where a second or a forward-mode derivative is asked for.
     """
     checks.state("pred", pred)
     segments = _term_list("segments", segments, pred)
     checks.state("velocity", velocity, pred)
     if base is not None:
         checks.state("base", base, pred)
-    times = checks.scalars("times", times, (len(segments) + 2, pred.shape[0]), pred)
+    times = checks.rows("times", times, pred, len(segments) + 2)
     terms = [*([] if base is None else [base]), *segments, velocity]
     options = _options(
         pred, clip=clip, metric=metric, normalize=normalize, adaptive=adaptive, reduction=reduction, times=True,
@@ -85,14 +91,14 @@ def fused_loss(
 def fused_residual_loss(
     pred: Tensor,
     terms: Tensor | Sequence[Tensor],
-    coeffs: Tensor,
+    coeffs: Tensor | Sequence[Tensor | float],
     *,
     pred_coeff: Tensor | float = 1.0,
     clip: float | None = None,
-    scale: Tensor | None = None,
+    scale: Tensor | float | None = None,
     metric: Metric | str = "l2",
     normalize: float | None = None,
-    weight: Tensor | None = None,
+    weight: Tensor | float | None = None,
     adaptive: AdaptiveWeight | float | None = None,
     reduction: str = "mean",
     backend: str | None = None,
@@ -114,45 +120,57 @@ def fused_residual_loss(
         pred: prediction with gradient, ``[B, ...]``; float64, float32, float16 or bfloat16, as all tensors here.
         terms: ``[K, B, ...]`` or a sequence of K tensors ``[B, ...]``, K from 0 to 32 (one less if ``pred_coeff`` is
             not 0).
-        coeffs: ``[K, B]``, float32 or float64.
-        pred_coeff: ``[B]``, float32 or float64, or one number for all samples.
+        coeffs: ``[K, B]``, float32 or float64; or a sequence of K, each a number or a tensor of any storage dtype,
+            ``[]``, ``[B]`` or ``[B, 1, ...]``. Where a microsecond counts, give one tensor: a sequence is put together
+            first.
+        pred_coeff: a number or a tensor, as one entry of ``coeffs``.
         clip: bound of the clamp, ``> 0``; None for no clamp.
-        scale: ``[B]``, applied after the clamp.
+        scale: applied after the clamp; a number or a tensor, as one entry of ``coeffs``.
         metric: ``"l2"``, ``"pseudo_huber"``, ``"barron"`` or a :class:`Metric`.
         normalize: constant ``>= 0`` of the tangent normalisation (0.1 in sCM); it cannot be had with a cosine term,
             since a normalised tangent has no target to compare the prediction with.
         weight, adaptive, reduction, backend: as in :func:`fused_loss`.
 
     Returns:
-        The loss, float32 (float64 for float64 input): a scalar, or ``[B]`` for ``reduction="none"``.
+        The loss, float32 (float64 for float64 input): a scalar, or ``[B]`` for ``reduction="none"``. It has no second
+        and no forward-mode derivative; ``torch.func.grad`` and ``vmap`` (a call for each entry) work.
 
     Raises:
         TypeError, ValueError: before any work, for an argument that does not fit; the message names it.
+        RuntimeError: where a second or a forward-mode derivative is asked for.
     """
     checks.state("pred", pred)
     terms = _term_list("terms", terms, pred)
-    batch = pred.shape[0]
-    coeffs = checks.scalars("coeffs", coeffs, (len(terms), batch), pred)
-    if isinstance(pred_coeff, Tensor):
-        pred_coeff = checks.scalars("pred_coeff", pred_coeff, (batch,), pred)
-        pred_in_residual = True
-    elif isinstance(pred_coeff, (int, float)) and not isinstance(pred_coeff, bool):
-        pred_in_residual = pred_coeff != 0
-        if pred_in_residual and pred_coeff != 1:
-            pred_coeff = coeffs.new_full((batch,), float(pred_coeff))
-        else:
-            pred_coeff = None
+    coeffs = checks.rows("coeffs", coeffs, pred, len(terms))
+    if isinstance(pred_coeff, (Tensor, bool)) or pred_coeff not in (0, 1):
+        pred_coeff, pred_in_residual = checks.scalars("pred_coeff", pred_coeff, pred), True
     else:
-        raise TypeError(f"pred_coeff must be a tensor or a number, got {type(pred_coeff).__name__}")
-    if scale is not None:
-        scale = checks.scalars("scale", scale, (batch,), pred)
-    if not terms and not pred_in_residual:
-        raise ValueError("terms must not be empty when pred_coeff is 0: there is nothing to combine")
+        pred_coeff, pred_in_residual = None, pred_coeff == 1
+    scale = None if scale is None else checks.scalars("scale", scale, pred)
     options = _options(
         pred, clip=clip, metric=metric, normalize=normalize, adaptive=adaptive, reduction=reduction, times=False,
         pred_in_residual=pred_in_residual,
     )  # fmt: skip
     return _loss(pred, terms, coeffs, pred_coeff, scale, weight, options, backend)
+
+
+def fused_regression(pred: Tensor, target: Tensor, **options: Any) -> Tensor:
+    """Loss of a regression: :func:`fused_residual_loss` of the residual ``pred - target``.
+
+    Args:
+        pred: prediction with gradient, ``[B, ...]``; float64, float32, float16 or bfloat16.
+        target: the shape of ``pred``, without gradient.
+        options: the keywords of :func:`fused_residual_loss`, with ``clip``, ``scale`` and all others.
+
+    Returns:
+        As :func:`fused_residual_loss`.
+
+    Raises:
+        TypeError, ValueError: before any work, for an argument that does not fit; the message names it.
+    """
+    checks.state("pred", pred)
+    checks.state("target", target, pred)
+    return fused_residual_loss(pred, [target], pred.new_full((1, pred.shape[0]), -1, dtype=torch.float32), **options)
 
 
 def _options(
@@ -168,7 +186,7 @@ def _options(
         clip=math.inf if clip is None else clip,
         metric=Metric.from_value(metric),
         adaptive=AdaptiveWeight.from_value(adaptive),
-        with_gradient=torch.is_grad_enabled() and pred.requires_grad,
+        with_gradient=torch.is_grad_enabled() and (pred.requires_grad or torch._C._are_functorch_transforms_active()),
         **others,
     )
 
@@ -184,20 +202,27 @@ def _loss(
     backend: str | None,
 ) -> Tensor:
     """The checks and the call that both losses share."""
-    if len(terms) + options.pred_in_residual > checks.MAX_TERMS:
-        raise ValueError(
-            f"at most {checks.MAX_TERMS} tensors can be combined, got {len(terms) + options.pred_in_residual}"
-        )
+    _check_count(terms, options)
     if weight is not None:
-        weight = checks.scalars("weight", weight, (pred.shape[0],), pred)
+        weight = checks.scalars("weight", weight, pred, LEARN_A_WEIGHT)
     inputs, backend = (pred, terms, scalars, pred_coeff, scale, weight), backend or AUTOMATIC
-    if not is_plain(pred, *terms):
+    if not is_plain(pred, *terms, scalars, pred_coeff, scale, weight):
         inputs = (pred, [term.detach() for term in terms], *inputs[2:])
+        if torch._C._are_functorch_transforms_active():
+            return _ResidualLoss.call(*inputs, options, backend)[0]
         return torch.ops.rcgm_kernels.residual_loss(*inputs, *options.flat(), backend)[0]
     if options.with_gradient:
-        return _ResidualLoss.apply(*inputs, options, backend)[0]
+        return _PlainResidualLoss.in_one.apply(*inputs, options, backend)[0]
     with torch.no_grad():
         return _residual_loss(*inputs, options, backend)[0]
+
+
+def _check_count(terms: Sequence[Tensor], options: LossOptions) -> None:
+    count = len(terms) + options.pred_in_residual
+    if count > checks.MAX_TERMS:
+        raise ValueError(f"at most {checks.MAX_TERMS} tensors can be combined, got {count}")
+    if not count:
+        raise ValueError("terms must not be empty when pred_coeff is 0: there is nothing to combine")
 
 
 def _term_list(name: str, value: Tensor | Sequence[Tensor], pred: Tensor) -> list[Tensor]:
@@ -259,51 +284,121 @@ def _fake_residual_loss(pred: Tensor, terms: list[Tensor], *others) -> tuple[Ten
     return loss, torch.empty_like(pred, memory_format=torch.contiguous_format)
 
 
-class _ResidualLoss(torch.autograd.Function):
-    """The forward pass has made the gradient already; the backward pass multiplies it by the upstream one."""
+def _check_residual_loss(
+    pred: Tensor,
+    terms: list[Tensor],
+    scalars: Tensor,
+    pred_coeff: Tensor | None,
+    scale: Tensor | None,
+    weight: Tensor | None,
+    options: LossOptions,
+    backend: str,
+) -> None:
+    checks.state("pred", pred)
+    for index, term in enumerate(terms):
+        checks.state(f"terms[{index}]", term, pred)
+    _check_count(terms, options)
+    rows = len(terms)
+    if options.times:
+        segments = len(terms) - 1 - (not options.pred_in_residual)
+        if segments < 0:
+            raise ValueError(f"terms must end with the velocity and begin with the base if any, got {len(terms)}")
+        rows = segments + 2
+    checks.stored_scalars("scalars", scalars, (rows, pred.shape[0]), pred)
+    for name, values in (("pred_coeff", pred_coeff), ("scale", scale), ("weight", weight)):
+        if values is not None:
+            checks.stored_scalars(name, values, tuple(pred.shape[:1]), pred)
+
+
+def _differentiable_residual_loss(pred: Tensor, terms: list[Tensor], *others) -> tuple[Tensor, Tensor]:
+    *numbers, options, _ = others
+    if torch.is_grad_enabled():
+        for name, values in zip(("scalars", "pred_coeff", "scale", "weight"), numbers, strict=True):
+            if values is not None and values.requires_grad:
+                raise ValueError(f"{name} must not require a gradient, since it would get none: detach() it")
+        if pred.requires_grad and not options.with_gradient:
+            raise ValueError("with_gradient must be true for a pred that requires a gradient")
+    return _ResidualLoss.in_one.apply(pred, terms, *others)[:2]
+
+
+class _ResidualLoss(Differentiable):
+    """The forward pass has made the gradient already; the backward pass multiplies it by the upstream one.
+
+    The third result is empty. It belongs to the graph, so that a second derivative, which would be wrong, finds a way
+    through it to its error.
+    """
 
     @staticmethod
-    def forward(ctx, pred: Tensor, *arguments) -> tuple[Tensor, Tensor]:
-        *inputs, options, backend = arguments
-        if is_plain(pred, *inputs[0]):
-            loss, gradient = _residual_loss(pred, *arguments)
-        else:
-            with torch._C._AutoDispatchBelowAutograd():
-                loss, gradient = torch.ops.rcgm_kernels.residual_loss(pred, *inputs, *options.flat(), backend)
+    def forward(pred: Tensor, terms: list[Tensor], *others) -> tuple[Tensor, Tensor, Tensor]:
+        *numbers, options, backend = others
+        with torch._C._AutoDispatchBelowAutograd():
+            results = torch.ops.rcgm_kernels.residual_loss(pred, terms, *numbers, *options.flat(), backend)
+        return *results, results[0].new_empty(0)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, outputs: tuple[Tensor, Tensor, Tensor]) -> None:
+        *_, options, backend = inputs
+        _, gradient, handle = outputs
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(gradient)
-        ctx.save_for_backward(gradient)
-        ctx.inputs, ctx.reduction, ctx.backend = 1 + len(arguments), options.reduction, backend
-        return loss, gradient
+        ctx.save_for_backward(gradient, handle)
+        ctx.inputs, ctx.reduction, ctx.backend = len(inputs), options.reduction, backend
 
     @staticmethod
-    def backward(ctx, upstream: Tensor | None, _):
-        (gradient,) = ctx.saved_tensors
+    def backward(ctx, upstream: Tensor | None, *_):
+        gradient, handle = ctx.saved_tensors
         nothing = (None,) * (ctx.inputs - 1)
         if upstream is None:
             return (None, *nothing)
         if torch.is_grad_enabled():
-            handle = torch.empty(
-                0, requires_grad=True
-            )  # so that the error comes even where nothing else needs a gradient
-            return (_OnlyOnce.apply(handle, gradient, upstream, ctx.reduction, ctx.backend), *nothing)
+            return (_OnlyOnce.call(handle, gradient, upstream, ctx.reduction, ctx.backend), *nothing)
         return (_scaled(gradient, upstream, ctx.reduction, ctx.backend, _graph_is_kept()), *nothing)
 
+    @staticmethod
+    def jvp(ctx, *_):
+        raise RuntimeError(
+            "the fused losses of rcgm_kernels have no forward-mode derivative: their gradient is that of a "
+            "stop-gradient target. Use reverse mode (backward(), torch.func.grad), or plain tensor operations"
+        )
 
-class _OnlyOnce(torch.autograd.Function):
+
+class _PlainResidualLoss(_ResidualLoss):
+    """For tensors that are known to need no dispatcher."""
+
+    @staticmethod
+    def forward(*arguments) -> tuple[Tensor, Tensor, Tensor]:
+        results = _residual_loss(*arguments)
+        return *results, results[0].new_empty(0)
+
+
+class _OnlyOnce(Differentiable):
     """The backward pass under ``create_graph=True``: works once, and says why it cannot be differentiated again."""
 
     @staticmethod
-    def forward(ctx, handle: Tensor, gradient: Tensor, upstream: Tensor, reduction: str, backend: str) -> Tensor:
-        return _scaled(gradient, upstream, reduction, backend, again=True)
+    def forward(handle: Tensor, gradient: Tensor, upstream: Tensor, reduction: str, backend: str) -> Tensor:
+        if not torch._C._are_functorch_transforms_active():
+            return _scaled(gradient, upstream, reduction, backend, again=True)
+        dtype = compute_dtype(gradient, upstream)
+        factor = batched(upstream.to(dtype) / _storage_scale(gradient, reduction), gradient)
+        return (gradient.to(dtype) * factor).to(gradient.dtype)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        pass
 
     @staticmethod
     def backward(ctx, _):
-        raise RuntimeError(
-            "the fused losses of rcgm_kernels cannot be differentiated twice: their gradient is that of a "
-            "stop-gradient target. Call backward() without create_graph=True, or use plain tensor operations "
-            "for a double backward"
-        )
+        raise RuntimeError(NO_SECOND_DERIVATIVE)
+
+    @staticmethod
+    def jvp(ctx, *_):
+        raise RuntimeError(NO_SECOND_DERIVATIVE)
+
+
+NO_SECOND_DERIVATIVE = (
+    "the fused losses of rcgm_kernels cannot be differentiated twice: their gradient is that of a stop-gradient "
+    "target. Call backward() without create_graph=True, or use plain tensor operations for a double backward"
+)
 
 
 def _graph_is_kept() -> bool:
@@ -323,7 +418,22 @@ def _scaled(gradient: Tensor, upstream: Tensor, reduction: str, backend: str, ag
     return gradient
 
 
+def _check_scale_gradient(gradient: Tensor, upstream: Tensor, reduction: str, backend: str) -> None:
+    checks.state("gradient", gradient)
+    checks.writable("gradient", gradient)
+    if dense_samples(gradient) is not gradient:
+        raise ValueError(f"gradient must have dense samples, got strides {gradient.stride()}")
+    checks.dense("upstream", upstream)
+    if upstream.shape not in ((), gradient.shape[:1]):
+        raise ValueError(f"upstream must have the shape [] or [{gradient.shape[0]}], got {list(upstream.shape)}")
+    checks.same_device("upstream", upstream, gradient)
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+
+
 def _scale_gradient_(gradient: Tensor, upstream: Tensor, reduction: str, backend: str) -> None:
+    if gradient.device.type != "meta" and share_memory(gradient, upstream):
+        raise ValueError("gradient must share no memory with upstream: it is written")
     choose(backend, gradient.device).scale_gradient_(gradient, upstream, _storage_scale(gradient, reduction))
 
 
@@ -331,11 +441,13 @@ define(
     "residual_loss(Tensor pred, Tensor[] terms, Tensor scalars, Tensor? pred_coeff, Tensor? scale, Tensor? weight, "
     f"{LossOptions.SCHEMA}, str backend) -> (Tensor, Tensor)",
     _with_options(_residual_loss),
+    check=_with_options(_check_residual_loss),
     fake=_with_options(_fake_residual_loss),
-    autograd=_with_options(_ResidualLoss.apply),
+    autograd=_with_options(_differentiable_residual_loss),
 )
 define(
     "scale_gradient_(Tensor(a!) gradient, Tensor upstream, str reduction, str backend) -> ()",
     _scale_gradient_,
+    check=_check_scale_gradient,
     fake=lambda gradient, upstream, reduction, backend: None,
 )

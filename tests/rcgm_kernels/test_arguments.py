@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 
 from rcgm_kernels import (
     AdaptiveWeight,
@@ -19,7 +20,7 @@ from rcgm_kernels import (
     interpolate,
 )
 
-X = torch.ones(2, 3)
+X, Y = torch.ones(2, 3), torch.ones(2, 3)
 T = torch.tensor([0.75, 0.5])
 R = torch.tensor([0.25, 0.5])
 TIMES = torch.tensor([[0.9, 0.9], [0.8, 0.8], [0.1, 0.1]])
@@ -44,7 +45,7 @@ def step(x=X, velocity=X, t=T, r=R, **options):
     return advance(x, velocity, t, r, **options)
 
 
-def average(ema=(X,), params=(X,), decay=0.5, cast_to=None):
+def average(ema=(Y,), params=(X,), decay=0.5, cast_to=None):
     return ema_update_(ema, params, decay, cast_to)
 
 
@@ -88,8 +89,11 @@ WRONG: list[tuple[Callable[..., object], dict[str, object], type[Exception], str
         "at most 32 tensors can be combined, got 33",
     ),
     # scalars
-    (loss, {"times": [[0.9], [0.1]]}, TypeError, "times must be a tensor, got list"),
-    (loss, {"times": TIMES.half()}, TypeError, "times must be of dtype float32, float64, got float16"),
+    (loss, {"times": 0.5}, TypeError, "times must be a tensor or a sequence of numbers and tensors, got float"),
+    (loss, {"times": [0.9, 0.1]}, ValueError, "times must have 3 entries, got 2"),
+    (loss, {"times": [0.9, T, "0.1"]}, TypeError, "times[2] must be a tensor or a number, got str"),
+    (loss, {"times": [0.9, T[:1], 0.1]}, ValueError, "times[1] must have the shape [2], got [1]"),
+    (loss, {"times": TIMES.long()}, TypeError, f"times must be of dtype {STORAGE}, got int64"),
     (loss, {"times": TIMES[:2]}, ValueError, "times must have the shape [3, 2], got [2, 2]"),
     (loss, {"segments": [X, X]}, ValueError, "times must have the shape [4, 2], got [3, 2]"),
     (loss, {"times": TIMES.T}, ValueError, "times must have the shape [3, 2], got [2, 3]"),
@@ -99,14 +103,21 @@ WRONG: list[tuple[Callable[..., object], dict[str, object], type[Exception], str
     (loss, {"times": changed([[0.5, 0.5, 0.25], [0.5, 0.4, 0.1]])}, ValueError, "sample 0 has [0.5, 0.5, 0.25]"),
     (loss, {"times": changed([[0.9, 0.8, 0.1], [0.5, math.nan, 0.1]])}, ValueError, "sample 1 has [0.5, nan"),
     (residual_loss, {"coeffs": COEFFS[0]}, ValueError, "coeffs must have the shape [1, 2], got [2]"),
-    (residual_loss, {"coeffs": COEFFS.long()}, TypeError, "coeffs must be of dtype float32, float64, got int64"),
+    (residual_loss, {"coeffs": COEFFS.long()}, TypeError, f"coeffs must be of dtype {STORAGE}, got int64"),
     (residual_loss, {"pred_coeff": "1"}, TypeError, "pred_coeff must be a tensor or a number, got str"),
     (residual_loss, {"pred_coeff": True}, TypeError, "pred_coeff must be a tensor or a number, got bool"),
-    (residual_loss, {"pred_coeff": torch.tensor(1.0)}, ValueError, "pred_coeff must have the shape [2], got []"),
-    (residual_loss, {"scale": 2.0}, TypeError, "scale must be a tensor, got float"),
+    (residual_loss, {"coeffs": [True]}, TypeError, "coeffs[0] must be a tensor or a number, got bool"),
+    (residual_loss, {"coeffs": [X]}, ValueError, "coeffs[0] must have the shape [2], got [2, 3]"),
+    (residual_loss, {"scale": "2"}, TypeError, "scale must be a tensor or a number, got str"),
     (residual_loss, {"scale": X}, ValueError, "scale must have the shape [2], got [2, 3]"),
     (loss, {"weight": torch.ones(3)}, ValueError, "weight must have the shape [2], got [3]"),
-    (loss, {"weight": T.bfloat16()}, TypeError, "weight must be of dtype float32, float64, got bfloat16"),
+    (loss, {"weight": T.bool()}, TypeError, f"weight must be of dtype {STORAGE}, got bool"),
+    (loss, {"weight": T.clone().requires_grad_()}, ValueError, 'multiply the losses of reduction="none" by it'),
+    (loss, {"times": TIMES.clone().requires_grad_()}, ValueError, "times must not require a gradient"),
+    (loss, {"times": [0.9, T.clone().requires_grad_(), 0.1]}, ValueError, "times[1] must not require a gradient"),
+    (residual_loss, {"coeffs": COEFFS.clone().requires_grad_()}, ValueError, "coeffs must not require a gradient"),
+    (residual_loss, {"scale": T.clone().requires_grad_()}, ValueError, "scale must not require a gradient"),
+    (residual_loss, {"pred_coeff": T.clone().requires_grad_()}, ValueError, "pred_coeff must not require a gradient"),
     # options
     (loss, {"clip": 0}, ValueError, "clip must be > 0 or None, got 0"),
     (loss, {"clip": -1.0}, ValueError, "clip must be > 0 or None, got -1.0"),
@@ -145,23 +156,26 @@ WRONG: list[tuple[Callable[..., object], dict[str, object], type[Exception], str
     (points, {"x": X.int()}, TypeError, f"x must be of dtype {STORAGE}, got int32"),
     (points, {"z": X.T}, ValueError, "z must have the shape [2, 3], got [3, 2]"),
     (points, {"z": META}, ValueError, "z must be on cpu, got meta"),
-    (points, {"alpha": 0.5}, TypeError, "alpha must be a tensor, got float"),
+    (points, {"alpha": 0.5}, TypeError, "alpha must be a tensor or a sequence of numbers and tensors, got float"),
     (points, {"alpha": T}, ValueError, "alpha must have the shape [P, 2] with P from 1 to 32, got [2]"),
     (points, {"alpha": COEFFS[:0]}, ValueError, "alpha must have the shape [P, 2] with P from 1 to 32, got [0, 2]"),
     (points, {"alpha": torch.ones(33, 2)}, ValueError, "with P from 1 to 32, got [33, 2]"),
-    (points, {"alpha": COEFFS.half()}, TypeError, "alpha must be of dtype float32, float64, got float16"),
+    (points, {"alpha": []}, ValueError, "alpha must have from 1 to 32 entries, got 0"),
+    (points, {"alpha": COEFFS.int()}, TypeError, f"alpha must be of dtype {STORAGE}, got int32"),
+    (points, {"alpha": COEFFS.clone().requires_grad_()}, ValueError, "alpha must not require a gradient"),
+    (points, {"gamma": [1.0, 0.0]}, ValueError, "gamma must have 1 entries, got 2"),
     (points, {"gamma": torch.ones(2, 2)}, ValueError, "gamma must have the shape [1, 2], got [2, 2]"),
     (points, {"dtype": torch.int8}, TypeError, f"dtype must be one of {STORAGE}, got torch.int8"),
     (step, {"x": X.char()}, TypeError, f"x must be of dtype {STORAGE}, got int8"),
     (step, {"velocity": X[0]}, ValueError, "velocity must have the shape [2, 3], got [3]"),
-    (step, {"t": 0.5}, TypeError, "t must be a tensor, got float"),
+    (step, {"t": "0.5"}, TypeError, "t must be a tensor or a number, got str"),
     (step, {"t": T[:1]}, ValueError, "t must have the shape [2], got [1]"),
     (step, {"r": T.to("meta")}, ValueError, "r must be on cpu, got meta"),
     (step, {"out": X[:1]}, ValueError, "out must have the shape [2, 3], got [1, 3]"),
     (step, {"out": X.long()}, TypeError, f"out must be of dtype {STORAGE}, got int64"),
     (step, {"out": META}, ValueError, "out must be on cpu, got meta"),
     (step, {"out": X.clone().requires_grad_()}, ValueError, "out must not require a gradient"),
-    (step, {"out": X[:1].expand(2, 3)}, ValueError, "out must have memory for each element, got an expanded tensor"),
+    (step, {"out": X[:1].expand(2, 3)}, ValueError, "out must have memory for each element, got strides (0, 1)"),
     # moving average
     (average, {"decay": -0.1}, ValueError, "decay must be from 0 to 1, got -0.1"),
     (average, {"decay": 1.1}, ValueError, "decay must be from 0 to 1, got 1.1"),
@@ -170,8 +184,8 @@ WRONG: list[tuple[Callable[..., object], dict[str, object], type[Exception], str
     (average, {"decay": torch.tensor(0.9)}, TypeError, "decay must be a number, got Tensor"),
     (average, {"ema": X}, TypeError, "ema_params must be a sequence of tensors, got one tensor"),
     (average, {"ema": [X.half()]}, TypeError, "ema_params[0] must be of dtype float32, float64, got float16"),
-    (average, {"ema": [X, X.bfloat16()], "params": [X, X]}, TypeError, "ema_params[1] must be of dtype"),
-    (average, {"ema": [torch.ones(3, 2).T]}, ValueError, "ema_params[0] must be contiguous to be updated in place"),
+    (average, {"ema": [X.clone(), X.bfloat16()], "params": [X, X]}, TypeError, "ema_params[1] must be of dtype"),
+    (average, {"ema": [torch.ones(2, 6)[:, ::2]]}, ValueError, "ema_params[0] must have no gaps in memory"),
     (average, {"ema": [None]}, TypeError, "ema_params[0] must be a tensor, got NoneType"),
     (average, {"params": [X, X]}, ValueError, "params must have as many tensors as ema_params, 1, got 2"),
     (average, {"params": [X.int()]}, TypeError, f"params[0] must be of dtype {STORAGE}, got int32"),
@@ -181,7 +195,7 @@ WRONG: list[tuple[Callable[..., object], dict[str, object], type[Exception], str
     (average, {"cast_to": X}, TypeError, "cast_to must be a sequence of tensors, got one tensor"),
     (average, {"cast_to": [X.long()]}, TypeError, f"cast_to[0] must be of dtype {STORAGE}, got int64"),
     (average, {"cast_to": [X[:1]]}, ValueError, "cast_to[0] must have the shape [2, 3], got [1, 3]"),
-    (average, {"cast_to": [torch.ones(3, 2).T]}, ValueError, "cast_to[0] must be contiguous to be updated in place"),
+    (average, {"cast_to": [torch.ones(2, 4)[:, :3]]}, ValueError, "cast_to[0] must have no gaps in memory"),
 ]
 
 
@@ -189,6 +203,30 @@ WRONG: list[tuple[Callable[..., object], dict[str, object], type[Exception], str
 def test_wrong_arguments(call, arguments, error, message):
     with pytest.raises(error, match=re.escape(message)):
         call(**arguments)
+
+
+@pytest.mark.parametrize("layout", ["sparse", "csr", "mkldnn", "nested", "jagged", "quantized"])
+@pytest.mark.parametrize(
+    ("call", "argument"),
+    [(loss, "pred"), (loss, "velocity"), (residual_loss, "terms"), (points, "x"), (points, "z"), (step, "velocity"),
+     (step, "out"), (average, "params"), (loss, "weight"), (residual_loss, "coeffs"), (step, "t")],
+)  # fmt: skip
+def test_tensors_without_strides(call, argument, layout):
+    plain = {"weight": T, "coeffs": COEFFS, "t": T}.get(argument, X)
+    if layout == "nested" or (layout == "jagged" and plain.ndim == 1):
+        strange = torch.nested.nested_tensor([plain, plain])
+    elif layout == "csr" and plain.ndim == 1:
+        strange = plain.to_sparse()
+    else:
+        strange = {
+            "sparse": Tensor.to_sparse,
+            "csr": Tensor.to_sparse_csr,
+            "mkldnn": Tensor.to_mkldnn,
+            "jagged": lambda values: torch.nested.nested_tensor([values, values], layout=torch.jagged),
+            "quantized": lambda values: torch.quantize_per_tensor(values, 0.1, 0, torch.qint8),
+        }[layout](plain)
+    with pytest.raises(TypeError, match=f"{argument}.* must be (a dense tensor, got layout|of dtype .*, got qint8)"):
+        call(**{argument: [strange] if argument in ("terms", "params") else strange})
 
 
 @pytest.mark.parametrize("call", [loss, residual_loss, points, step, average])

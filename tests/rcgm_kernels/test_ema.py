@@ -97,6 +97,65 @@ def test_parameters_may_have_any_strides_and_need_a_gradient(implementation):
     assert average.grad_fn is None
 
 
+LAYOUTS = {
+    "contiguous": lambda values: values.clone(memory_format=torch.contiguous_format),
+    "channels_last": lambda values: values.clone(memory_format=torch.channels_last),
+    "transposed": lambda values: values.transpose(0, -1).clone(memory_format=torch.contiguous_format).transpose(0, -1),
+}
+
+
+@pytest.mark.parametrize("implementation", cpu_implementations())
+@pytest.mark.parametrize("average", LAYOUTS)
+@pytest.mark.parametrize("param", [*LAYOUTS, "gaps"])
+@pytest.mark.parametrize("copy_", LAYOUTS)
+def test_dense_tensors_of_any_order(implementation, average, param, copy_):
+    generator = torch.Generator().manual_seed(0)
+    start, values = torch.randn(2, 6, 4, 3, 5, generator=generator)
+    averages, targets = LAYOUTS[average](start), LAYOUTS[copy_](torch.full(start.shape, torch.nan).bfloat16())
+    params = torch.stack([values, values], -1)[..., 0] if param == "gaps" else LAYOUTS[param](values)
+    strides = averages.stride(), targets.stride()
+    with running(implementation) as backend:
+        ema_update_([averages], [params], 0.75, [targets], backend=backend)
+    torch.testing.assert_close(averages, 0.75 * start + 0.25 * values)
+    assert torch.equal(targets, averages.bfloat16())
+    assert (averages.stride(), targets.stride()) == strides
+
+
+@pytest.mark.parametrize("implementation", cpu_implementations())
+@pytest.mark.parametrize("direct", [False, True])
+def test_what_is_written_shares_no_memory(implementation, direct):
+    memory = torch.arange(24.0)
+    a, b, c = memory[:8], memory[8:16], memory[16:]
+    own = [torch.ones(8), torch.ones(8)]
+
+    def refused(message: str, *arguments: list[Tensor]) -> None:
+        averages, params, copies = arguments
+        call = torch.ops.rcgm_kernels.ema_update_ if direct else ema_update_
+        with pytest.raises(ValueError, match=message):
+            call(averages, params, 0.5, copies if direct or copies else None, backend=backend)
+
+    with running(implementation) as backend:
+        refused(r"ema_params\[1\] must share no memory with ema_params\[0\]: both are written", [a, a], own, [])
+        refused(r"ema_params\[1\] must share no memory with ema_params\[0\]", [a, memory[7:15]], own, [])
+        refused(r"cast_to\[0\] must share no memory with ema_params\[1\]", [a, b], own, [b, c])
+        refused(r"cast_to\[0\] must share no memory with ema_params\[0\]", [a], own[:1], [a])
+        refused(r"cast_to\[1\] must share no memory with cast_to\[0\]", own, [a, a], [c, c])
+        refused(r"ema_params\[0\] must share no memory with params\[1\]: it is written", [a, b], [own[0], a], [])
+        refused(r"ema_params\[0\] must share no memory with params\[0\] in part", [a], [memory[1:9]], [])
+        refused(r"cast_to\[0\] must share no memory with params\[0\] in part", own[:1], [a], [memory[1:9]])
+        assert torch.equal(memory, torch.arange(24.0))
+        assert all((tensor == 1).all() for tensor in own)
+        # Parts of one memory, a parameter twice, and an average or copy that is its own parameter are all right.
+        ema_update_([a, b], own, 0.5, [c, torch.zeros(8)], backend=backend)
+        assert torch.equal(c, a)
+        ema_update_([a, b], [c, c], 0.0, backend=backend)
+        assert torch.equal(b, c)
+        ema_update_([a], [a], 0.25, backend=backend)
+        assert torch.equal(a, c)
+        ema_update_([own[0]], [a], 0.5, [a], backend=backend)
+        assert torch.equal(a, (1 + c) / 2)
+
+
 def test_a_module_and_its_buffers_through_generators():
     model = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Linear(5, 2))
     average = copy.deepcopy(model)

@@ -132,19 +132,25 @@ def test_a_prediction_that_is_not_contiguous(loss_of):
     assert_gradient_close(batched.grad[BATCH : 2 * BATCH], gradient_of(loss_of, batched[BATCH : 2 * BATCH]))
 
 
-def test_nothing_else_gets_a_gradient(backend):
+def test_targets_get_no_gradient(backend):
     def leaf(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=torch.Generator().manual_seed(0)).add(0.1).requires_grad_()
 
-    pred, segment, velocity, base, weight = leaf(2, 3), leaf(2, 3), leaf(2, 3), leaf(2, 3), leaf(2)
-    times = torch.tensor([[0.9, 0.9], [0.8, 0.8], [0.1, 0.1]], requires_grad=True)
-    loss = fused_loss(pred, [segment], velocity, times, base=base, weight=weight, backend=backend)
-    terms, coeffs, pred_coeff, scale = leaf(2, 2, 3), leaf(2, 2), leaf(2), leaf(2)
-    loss = loss + fused_residual_loss(pred, terms, coeffs, pred_coeff=pred_coeff, scale=scale, backend=backend)
+    pred, segment, velocity, base, terms = leaf(2, 3), leaf(2, 3), leaf(2, 3), leaf(2, 3), leaf(2, 2, 3)
+    times = torch.tensor([[0.9, 0.9], [0.8, 0.8], [0.1, 0.1]])
+    loss = fused_loss(pred, [segment], velocity, times, base=base, backend=backend)
+    loss = loss + fused_residual_loss(pred, terms, torch.ones(2, 2), backend=backend)
     loss.backward()
     assert pred.grad is not None
-    for other in (segment, velocity, base, weight, times, terms, coeffs, pred_coeff, scale):
+    for other in (segment, velocity, base, terms):
         assert other.grad is None
+
+
+def test_numbers_that_require_a_gradient_are_used_where_none_is_recorded(backend):
+    weight = torch.tensor([0.5, 2.0], requires_grad=True)
+    pred, velocity, times = torch.ones(2, 3), torch.zeros(2, 3), torch.tensor([[0.9], [0.1]]).expand(2, 2)
+    with torch.no_grad():
+        assert fused_loss(pred, [], velocity, times, weight=weight, backend=backend).item() == 1.25
 
 
 def test_only_what_needs_a_gradient_has_one(loss_of):

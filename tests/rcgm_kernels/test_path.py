@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from rcgm_kernels import advance, interpolate
 from rcgm_kernels.layout import STORAGE_DTYPES, batched
@@ -181,16 +182,74 @@ def test_gradients_of_points(implementation):
         torch.autograd.gradgradcheck(function, (x, z))
 
 
+@pytest.mark.parametrize("implementation", cpu_implementations())
+def test_forward_mode_derivatives_of_points(implementation):
+    generator = torch.Generator().manual_seed(0)
+    x, z, dx, dz = torch.randn(4, 3, 5, generator=generator)
+    t = torch.rand(3, generator=generator)
+    with running(implementation) as backend:
+        function = lambda x, z: interpolate(x, z, [t, 1.0], [1 - t, -1.0], backend=backend)  # noqa: E731
+        wanted = function(dx, dz)
+        torch.testing.assert_close(torch.func.jvp(function, (x, z), (dx, dz))[1], wanted)
+        for needs_gradient in (False, True):
+            x.requires_grad_(needs_gradient)
+            with forward_ad.dual_level():
+                dual = function(forward_ad.make_dual(x, dx), forward_ad.make_dual(z, dz))
+                torch.testing.assert_close(forward_ad.unpack_dual(dual).tangent, wanted)
+                half = function(forward_ad.make_dual(x, dx), z)
+                torch.testing.assert_close(forward_ad.unpack_dual(half).tangent, function(dx, torch.zeros_like(z)))
+        x = x.detach().double()
+        torch.autograd.gradcheck(
+            lambda x: function(x, z.double()), (x.requires_grad_(),), check_forward_ad=True, check_batched_grad=True
+        )
+
+
+@pytest.mark.parametrize("implementation", cpu_implementations())
+def test_transforms_of_points_and_steps(implementation):
+    generator = torch.Generator().manual_seed(0)
+    xs, zs = torch.randn(2, 4, 3, 5, generator=generator)
+    ts = torch.rand(4, 3, generator=generator)
+    with running(implementation) as backend:
+        function = lambda x, z, t: interpolate(x, z, [t, 1.0], [1 - t, -1.0], backend=backend)  # noqa: E731
+        step = lambda x, z, t: advance(x, z, t, 0.0, backend=backend)  # noqa: E731
+        for each in (function, step):
+            wanted = torch.stack([each(*entry) for entry in zip(xs, zs, ts, strict=True)])
+            assert torch.equal(torch.func.vmap(each)(xs, zs, ts), wanted)
+            shared = torch.stack([each(xs[0], z, ts[0]) for z in zs])
+            assert torch.equal(torch.func.vmap(lambda z: each(xs[0], z, ts[0]))(zs), shared)  # noqa: B023
+        gradient = torch.func.grad(lambda x: function(x, zs[0], ts[0]).square().sum())(xs[0])
+        points = function(xs[0], zs[0], ts[0])
+        torch.testing.assert_close(gradient, 2 * ((1 - ts[0])[:, None] * points[0] - points[1]))
+        each = torch.func.vmap(torch.func.grad(lambda x, z, t: function(x, z, t).square().sum()))(xs, zs, ts)
+        torch.testing.assert_close(each[0], gradient)
+        with pytest.raises(RuntimeError, match="leave out away"):
+            torch.func.vmap(lambda x: advance(x, zs[0], ts[0], ts[0], out=torch.zeros(3, 5)))(xs)
+
+
+def test_a_step_takes_no_dual_numbers():
+    x, t = torch.ones(2, 3), torch.ones(2)
+    with pytest.raises(RuntimeError, match=r"advance carries no derivative.*use interpolate\(x, velocity"):
+        torch.func.jvp(lambda x: advance(x, x, t, t), (x,), (x,))
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, x)
+        with pytest.raises(RuntimeError, match="advance carries no derivative"):
+            advance(x, dual, t, t)
+        with pytest.raises(RuntimeError, match="advance carries no derivative"):
+            torch.ops.rcgm_kernels.advance_(x.clone(), dual, x, t, t, "")
+        with pytest.raises(ValueError, match="t must not be a dual number"):
+            advance(x, x, forward_ad.make_dual(t, t), t)
+        assert forward_ad.unpack_dual(advance(x, dual.detach(), t, t)).tangent is None
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_gradients_of_points_come_in_the_dtype_of_the_state(dtype):
     x = torch.randn(3, 4).to(dtype).requires_grad_()
     z = torch.randn(3, 4).requires_grad_()
-    alpha = torch.tensor([[0.25, 0.5, 0.75]], requires_grad=True)
+    alpha = torch.tensor([[0.25, 0.5, 0.75]])
     interpolate(x, z, alpha, 1 - alpha, dtype=torch.float32).sum().backward()
     assert x.grad.dtype == dtype
     assert torch.equal(x.grad.float(), (1 - alpha)[0, :, None].expand(3, 4))
     assert torch.equal(z.grad, alpha[0, :, None].expand(3, 4))
-    assert alpha.grad is None
 
 
 def test_steps_carry_no_gradient():
@@ -198,6 +257,77 @@ def test_steps_carry_no_gradient():
     assert not advance(x, x, t, t).requires_grad
     with poisoned_memory():
         assert torch.equal(advance(x, x, t, t), x)
+
+
+@pytest.mark.parametrize("implementation", cpu_implementations())
+def test_numbers_may_be_given_in_any_form(implementation):
+    x, z = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([0.25, 0.5, 0.75])
+    with running(implementation) as backend:
+        ones = torch.ones(3)
+        wanted = interpolate(x, z, torch.stack([t, ones]), torch.stack([1 - t, -ones]), backend=backend)
+        halves = t[:, None, None].bfloat16()  # quarters, which bfloat16 holds
+        for alpha, gamma in (
+            ([t, 1.0], [1 - t, -1]),
+            ([halves, torch.tensor(1.0)], (1 - t.half(), -1.0)),
+            (torch.stack([t, ones])[..., None, None], [1 - t.double(), -1.0]),
+        ):
+            assert torch.equal(interpolate(x, z, alpha, gamma, backend=backend), wanted)
+        stepped = advance(x, z, t, torch.full((3,), 0.25), backend=backend)
+        for time, end in (
+            (halves, 0.25),
+            (t.half()[:, None], torch.tensor(0.25)),
+            (t.double(), torch.full((3, 1), 0.25)),
+        ):
+            assert torch.equal(advance(x, z, time, end, backend=backend), stepped)
+        assert torch.equal(advance(x, z, 0.5, 0, backend=backend), x - 0.5 * z)
+
+
+def test_numbers_of_python_are_not_rounded():
+    x, zero = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
+    assert interpolate(x, zero, [0.0], [0.1]).item() == 0.1
+    assert advance(zero, x, 0.1, 0).item() == -0.1
+
+
+@pytest.mark.parametrize("implementation", cpu_implementations())
+@pytest.mark.parametrize("which", ["x", "velocity"])
+@pytest.mark.parametrize("layout", ["dense", "slice", "spaced", "permuted"])
+def test_a_step_may_be_written_over_what_it_reads(implementation, which, layout):
+    generator = torch.Generator().manual_seed(0)
+    x, velocity = (laid_out(torch.randn(3, 5, 700, generator=generator), layout) for _ in range(2))
+    t, r = torch.tensor([0.9, 0.5, 0.1]), torch.zeros(3)
+    out = x if which == "x" else velocity
+    with running(implementation) as backend:
+        wanted = advance(x, velocity, t, r, backend=backend)
+        assert advance(x, velocity, t, r, out=out.view_as(out), backend=backend).data_ptr() == out.data_ptr()
+    assert torch.equal(out, wanted)
+
+
+@pytest.mark.parametrize("implementation", cpu_implementations())
+@pytest.mark.parametrize("direct", [False, True])
+def test_an_output_that_overlaps_its_inputs_in_part_is_refused(implementation, direct):
+    memory = torch.arange(48.0)
+    x, square, t = memory[:32].view(4, 8), memory[:16].view(4, 4), torch.full((4,), 0.5)
+
+    def refused(backend: str, name: str, out: Tensor, x: Tensor, velocity: Tensor, t: Tensor) -> None:
+        step = torch.ops.rcgm_kernels.advance_ if direct else advance
+        with pytest.raises(ValueError, match=f"out must be {name} itself or share no memory with it"):
+            step(out=out, x=x, velocity=velocity, t=t, r=t, backend=backend)
+
+    with running(implementation) as backend:
+        refused(backend, "x", memory[1:33].view(4, 8), x, torch.ones(4, 8), t)
+        refused(backend, "velocity", memory[8:40].view(4, 8), torch.ones(4, 8), x, t)
+        refused(backend, "x", square.T, square, torch.ones(4, 4), t)
+        refused(backend, "x", square[:, :2], memory[:8].view(4, 2), torch.ones(4, 2), t)
+        refused(backend, "t", memory[:4].view(4, 1), torch.ones(4, 1), torch.ones(4, 1), memory[2:6])
+        # What lies between one another, as the parts of a wave do, is apart.
+        wave = torch.arange(64.0).view(4, 2, 8)
+        wanted = wave[:, 0] - 0.5 * wave[:, 1]
+        advance(wave[:, 0], wave[:, 1], t, torch.zeros(4), out=wave[:, 1], backend=backend)
+        assert torch.equal(wave[:, 1], wanted)
+        advance(wave[:, 0], wanted, t, t, out=wave[:, 1], backend=backend)
+        assert torch.equal(wave[:, 1], wave[:, 0])
+    assert torch.equal(memory, torch.arange(48.0))
 
 
 def test_a_state_overwritten_after_a_graph_saved_it_is_an_error():
