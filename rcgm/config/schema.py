@@ -68,14 +68,17 @@ class OptimizerConfig(Section):
 
 class EmaConfig(Section):
     decay: Fraction = 0.999
-    """0 makes the student itself the target network."""
+    """Of the average that is sampled from. 0 makes the student itself that, and the target network."""
     warmup: bool = True
     cast: Literal["bfloat16", "float16"] | None = None
     """Run target forwards on a copy of the average in this format."""
+    target_decay: Fraction | None = None
+    """The target network is a second average with this decay; the first one where it is left out."""
+    target_warmup: bool = True
 
     @model_validator(mode="after")
     def _cast_needs_an_average(self) -> EmaConfig:
-        if self.cast is not None and self.decay == 0:
+        if self.cast is not None and (self.decay if self.target_decay is None else self.target_decay) == 0:
             raise ValueError("cast needs decay > 0: with decay 0 the target is the student itself")
         return self
 

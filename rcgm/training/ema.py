@@ -29,7 +29,7 @@ class AutocastNetwork:
 class Ema:
     """Average of a student's parameters, ``ema <- d ema + (1 - d) student``, as a network of the same class.
 
-    With warm-up, d starts at 0 and each step moves it by ``d <- d + (1 - d)(decay - d)/2`` before it is used: an
+    With warm-up, the first step has ``d = 0``, and each moves it by ``d <- d + (1 - d)(decay - d)/2`` for the next: an
     average of the random initial weights would be a poor target for the first 1/(1 - decay) steps (math.md, section 2).
 
     Call :meth:`step` once per optimizer step, before the target forwards of that step. Student and average may be
@@ -39,8 +39,11 @@ class Ema:
         student: the network that is trained. Its parameters have to keep their identity.
         decay: 0 <= decay < 1. With 0 there is no average: ``network`` and ``target`` are the student itself.
         warmup: whether d grows from 0 or is ``decay`` from the first step.
-        cast: bfloat16 or float16: ``target`` runs on a copy of the average in that format, written in the same pass
+        cast: bfloat16 or float16: ``target`` runs on a copy of its average in that format, written in the same pass
             over memory as the average itself.
+        target_decay: ``target`` is a second average with this decay, as where the published programs sample from a
+            slower average than they learn from; None for the first one. With 0 the target is the student.
+        target_warmup: whether the second has a warm-up.
 
     Attributes:
         network: the average, parameters in float32 (float64 for a float64 student), without gradient: the network to
@@ -48,28 +51,44 @@ class Ema:
         target: what an objective is to be given as its target network. It is in the mode that the student is in, as
             in the published loops: objectives subtract the two, so that dropout has to be the same in both.
         current_decay: the d of the last step.
+        second: the second average, or None.
 
     Raises:
         ValueError: decay out of range; a cast to anything but the two formats, or without an average.
     """
 
     def __init__(
-        self, student: nn.Module, decay: float, *, warmup: bool = True, cast: torch.dtype | None = None
+        self,
+        student: nn.Module,
+        decay: float,
+        *,
+        warmup: bool = True,
+        cast: torch.dtype | None = None,
+        target_decay: float | None = None,
+        target_warmup: bool = True,
     ) -> None:
-        if not 0.0 <= decay < 1.0:
-            raise ValueError(f"decay must be in [0, 1), got {decay}")
+        for name, value in (("decay", decay), ("target_decay", target_decay)):
+            if value is not None and not 0.0 <= value < 1.0:
+                raise ValueError(f"{name} must be in [0, 1), got {value}")
         if cast not in (None, torch.bfloat16, torch.float16):
             raise ValueError(f"cast must be torch.bfloat16, torch.float16 or None, got {cast}")
-        if cast is not None and decay == 0.0:
+        if cast is not None and (decay if target_decay is None else target_decay) == 0.0:
             raise ValueError("cast needs decay > 0: with decay 0 the target is the student itself")
+        self.second: Ema | None = None
+        if target_decay is not None:
+            self.second, cast = Ema(student, target_decay, warmup=target_warmup, cast=cast), None
         self.decay = decay
-        self.current_decay = 0.0 if warmup or decay == 0.0 else decay
+        self.current_decay = self._next_decay = 0.0 if warmup or decay == 0.0 else decay
         self.network: nn.Module = student
         self.target: Any = student
         self._student = student
         self._cast_network: nn.Module | None = None
-        if decay == 0.0:
-            return
+        if decay > 0.0:
+            self._make_copies(student, cast)
+        if self.second is not None:
+            self.target = self.second.target
+
+    def _make_copies(self, student: nn.Module, cast: torch.dtype | None) -> None:
         self.network = _frozen_copy(student)
         for parameter in self.network.parameters():
             if parameter.dtype in (torch.float16, torch.bfloat16):
@@ -84,26 +103,29 @@ class Ema:
 
     @property
     def is_student(self) -> bool:
-        """Whether there is no average, and the target is the student itself."""
+        """Whether there is no average to sample from but the student itself."""
         return self.network is self._student
 
     @torch.no_grad()
     def step(self) -> None:
-        """Move the average towards the student; buffers are copied, and so is the mode."""
-        if self.is_student:
-            return
+        """Move the averages towards the student; buffers are copied, and so is the mode."""
         self.release()
         for copied in self.copies:
             if copied.training != self._student.training:
                 copied.train(self._student.training)
-        self.current_decay += (1.0 - self.current_decay) * (self.decay - self.current_decay) / 2.0
+        if self.second is not None:
+            self.second.step()
+        if self.is_student:
+            return
+        self.current_decay = self._next_decay
+        self._next_decay = self._moved(self.current_decay)
         casts = None if self._cast_network is None else list(self._cast_network.parameters())
         ema_update_(list(self.network.parameters()), list(self._student.parameters()), self.current_decay, casts)
         self._copy_buffers(self._student)
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor], current_decay: float) -> None:
-        """Restore the average from a ``state_dict`` of ``network`` and the d it was saved with.
+        """Restore the average from a ``state_dict`` of ``network`` and the d it was saved with; not the second one.
 
         Raises:
             RuntimeError: names or shapes differ from the network's.
@@ -111,6 +133,7 @@ class Ema:
         self.current_decay = current_decay
         if self.is_student:
             return
+        self._next_decay = self._moved(current_decay)
         self.network.load_state_dict(tensors)
         if self._cast_network is not None:
             for copied, parameter in zip(self._cast_network.parameters(), self.network.parameters(), strict=True):
@@ -120,9 +143,10 @@ class Ema:
     @property
     def copies(self) -> list[nn.Module]:
         """The networks that this keeps beside the student, the one that ``target`` runs last; none without average."""
+        second = [] if self.second is None else self.second.copies
         if self.is_student:
-            return []
-        return [self.network] if self._cast_network is None else [self.network, self._cast_network]
+            return second
+        return [self.network, *([] if self._cast_network is None else [self._cast_network]), *second]
 
     def release(self) -> None:
         """Let go of gathered parameters, where the networks are sharded: once the target forwards of a step are made.
@@ -131,6 +155,9 @@ class Ema:
         """
         for network in self.copies:
             gather_nothing(network)
+
+    def _moved(self, decay: float) -> float:
+        return decay + (1.0 - decay) * (self.decay - decay) / 2.0
 
     def _copy_buffers(self, source: nn.Module) -> None:
         for network in (self.network, self._cast_network):

@@ -91,7 +91,14 @@ class Trainer:
         self.folder = folder
         self.dataset = dataset
         cast = None if config.ema.cast is None else getattr(torch, config.ema.cast)
-        self.ema = Ema(student, config.ema.decay, warmup=config.ema.warmup, cast=cast)
+        self.ema = Ema(
+            student,
+            config.ema.decay,
+            warmup=config.ema.warmup,
+            cast=cast,
+            target_decay=config.ema.target_decay,
+            target_warmup=config.ema.target_warmup,
+        )
         self.objective = objective
         self.memory = objective.memory().to(self.device) if hasattr(objective, "memory") else nn.ModuleDict()
         self.teacher = teacher
@@ -272,7 +279,7 @@ class Trainer:
             self.step,
             {
                 "student": self.student.state_dict(),
-                "ema": {} if self.ema.is_student else self.ema.network.state_dict(),
+                **{group: average for group, _, average in self._averages()},
                 "memory": self.memory.state_dict(),
                 "optimizer": export_optimizer(self.optimizer, self.student, self.memory),
                 "random": global_random_state(self.device, self.processes),
@@ -280,7 +287,7 @@ class Trainer:
             {
                 "config": self.config.model_dump(mode="json"),
                 "data": data_info_to_plain(self.dataset.info),
-                "ema_decay": self.ema.current_decay,
+                **{f"{group}_decay": ema.current_decay for group, ema, _ in self._averages()},
                 "teacher_step": None if self.teacher is None else self.teacher.step,
                 **vitals,
                 "seconds": self._elapsed(),
@@ -289,11 +296,20 @@ class Trainer:
             },
         )
 
+    def _averages(self) -> list[tuple[str, Ema, dict[str, Tensor]]]:
+        """The averages with their names in a checkpoint and their tensors, none where an average is the student."""
+        named = {"ema": self.ema, "target_ema": self.ema.second}
+        return [
+            (name, ema, {} if ema.is_student else ema.network.state_dict())
+            for name, ema in named.items()
+            if ema is not None
+        ]
+
     def _restore(self, checkpoint: Checkpoint) -> None:
         checkpoint.read_into("student", self.student.state_dict())
-        average = {} if self.ema.is_student else self.ema.network.state_dict()
-        checkpoint.read_into("ema", average)
-        self.ema.load(average, checkpoint.state["ema_decay"])
+        for group, ema, average in self._averages():
+            checkpoint.read_into(group, average)
+            ema.load(average, checkpoint.state[f"{group}_decay"])
         self.memory.load_state_dict(checkpoint.read("memory"))
         optimizer = empty_optimizer_state(checkpoint.layout.get("optimizer", {}), self.student, self.memory)
         checkpoint.read_into("optimizer", optimizer)

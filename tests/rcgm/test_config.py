@@ -117,6 +117,8 @@ def test_unknown_names_are_refused_with_the_nearest(override, message):
         ("optimizer.schedule=cosine", "optimizer.schedule"),
         ("ema.decay=1", "ema.decay"),
         ("ema={decay: 0, cast: float16}", "ema: cast needs decay > 0"),
+        ("ema.target_decay=1", "ema.target_decay"),
+        ("ema={target_decay: 0, cast: float16}", "ema: cast needs decay > 0"),
         ("accumulate=3", "batch_size must be a multiple of accumulate, got 8 and 3"),
         ("precision=float16", "precision"),
         ("device=tpu", "device"),

@@ -64,6 +64,7 @@ def run(
     *,
     decay: float = 0.9,
     cast: torch.dtype | None = None,
+    target_decay: float | None = None,
     accumulate: int = 1,
     compile: str | bool = False,
     rows: int = 10,
@@ -73,7 +74,7 @@ def run(
 ) -> tuple[dict[str, list[Tensor]], list[collections.Counter]]:
     """Everything that a few steps compute, as whole tensors, and the collectives of each step."""
     student = build_student(dtype)
-    ema = Ema(student, decay, cast=cast)
+    ema = Ema(student, decay, cast=cast, target_decay=target_decay)
     mesh = make_mesh(config, CPU, processes.count)
     parallelize(student, config, mesh, compile=compile, keep_gathered=config.keep_student_gathered)
     for copy in ema.copies:
@@ -115,6 +116,8 @@ def run(
         results["norms"].append(result.grad_norm)
     results["parameters"] = [whole(parameter) for parameter in student.parameters()]
     results["average"] = [whole(parameter) for parameter in ema.network.parameters()]
+    if ema.second is not None:
+        results["average"] += [whole(parameter) for parameter in ema.second.network.parameters()]
     results["memory"] = [tensor.detach() for tensor in memory.state_dict().values()]
     return results, counts
 
@@ -171,6 +174,7 @@ OTHERS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "automatic step": (lambda: MeanFlow(derivative=Auto(every=1)), {}, {"steps": 3}),
     # 3 of 4 rows have r = t, and with them all rows of one process
     "one row to evaluate": (lambda: RCGM(dt=0.1, times=TimeSampler(equal=0.75)), {}, {"rows": 4}),
+    "two averages": (OBJECTIVES["rcgm"], {}, {"target_decay": 0.5}),
     "cast average": (OBJECTIVES["rcgm"], {}, {"cast": torch.bfloat16, "dtype": torch.float32}),
 }
 

@@ -20,8 +20,8 @@ def test_warmup_follows_the_recursion_from_zero():
     ema = Ema(student, 0.9)
     with torch.no_grad():
         student.weight.fill_(3.0)
-    # d: 0 -> 0.45 -> 0.45 + 0.55 * 0.45 / 2 = 0.57375 -> 0.57375 + 0.42625 * 0.32625 / 2
-    expected_decays = [0.45, 0.57375, 0.64328203125]
+    # d: 0, 0.45, 0.45 + 0.55 * 0.45 / 2 = 0.57375, 0.57375 + 0.42625 * 0.32625 / 2
+    expected_decays = [0.0, 0.45, 0.57375, 0.64328203125]
     average = 1.0
     for decay in expected_decays:
         ema.step()
@@ -138,3 +138,56 @@ def test_load_restores_average_decay_and_cast_copy():
 def test_refuses_what_makes_no_sense(options, message):
     with pytest.raises(ValueError, match=message):
         Ema(Scalar(1.0), **options)
+
+
+@pytest.mark.parametrize("cast", [None, torch.bfloat16])
+def test_the_target_may_be_an_average_of_its_own(cast):
+    """Each follows its own decay; what is sampled from is the first."""
+    student = Scalar(1.0)
+    ema = Ema(student, 0.75, warmup=False, cast=cast, target_decay=0.5, target_warmup=False)
+    with torch.no_grad():
+        student.weight.fill_(5.0)
+    ema.step()
+    assert ema.network.weight.item() == 2.0
+    x, t = torch.ones(1, 1), torch.ones(1)
+    assert ema.target(x, t, t).item() == 3.0
+    assert (ema.current_decay, ema.second.current_decay) == (0.75, 0.5)
+    assert len(ema.copies) == (2 if cast is None else 3)
+    assert ema.copies[0] is ema.network
+
+
+def test_the_second_average_has_a_warmup_of_its_own():
+    student = Scalar(1.0)
+    ema = Ema(student, 0.99, warmup=False, target_decay=0.9)
+    for _ in range(2):
+        ema.step()
+    assert (ema.current_decay, ema.second.current_decay) == (0.99, 0.45)
+
+
+def test_the_target_may_be_the_student_beside_an_average_to_sample_from():
+    student = Scalar(1.0)
+    ema = Ema(student, 0.75, warmup=False, target_decay=0.0)
+    with torch.no_grad():
+        student.weight.fill_(5.0)
+    ema.step()
+    assert ema.target is student
+    assert ema.network.weight.item() == 2.0
+    assert ema.copies == [ema.network]
+
+
+def test_a_target_average_beside_the_student():
+    student = Scalar(1.0)
+    ema = Ema(student, 0.0, target_decay=0.5, target_warmup=False)
+    with torch.no_grad():
+        student.weight.fill_(5.0)
+    ema.step()
+    assert ema.network is student
+    assert ema.target.weight.item() == 3.0
+    assert ema.copies == [ema.target]
+
+
+def test_bad_second_average():
+    with pytest.raises(ValueError, match=r"target_decay must be in \[0, 1\), got 1.0"):
+        Ema(Scalar(0.0), 0.9, target_decay=1.0)
+    with pytest.raises(ValueError, match="cast needs decay > 0"):
+        Ema(Scalar(0.0), 0.9, target_decay=0.0, cast=torch.bfloat16)

@@ -34,6 +34,7 @@ def assert_same_run(expected: Path, got: Path) -> None:
         assert one.tensors[group].keys() == two.tensors[group].keys()
         for name, tensor in one.tensors[group].items():
             assert torch.equal(tensor, two.tensors[group][name]), f"{group} {name}"
+    assert one.state.get("target_ema_decay") == two.state.get("target_ema_decay")
     for key in ("ema_decay", "unreported_losses", "config"):
         assert one.state[key] == two.state[key]
 
@@ -43,6 +44,7 @@ def assert_same_run(expected: Path, got: Path) -> None:
     [
         (),
         ("optimizer.name=radam", "ema.decay=0"),
+        ("ema.target_decay=0.5", "ema.warmup=false", "objective.network=target"),
         ("accumulate=2", "optimizer.clip_grad_norm=0.1", "ema.cast=bfloat16", "precision=bfloat16"),
         ("data.labels=true", "objective.label_dropout=0.3", "objective.guidance.scale=0.5", "ema.warmup=false"),
     ],
