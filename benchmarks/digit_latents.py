@@ -19,10 +19,10 @@ from rcgm.autoencoders import load_autoencoder
 from rcgm.config import build_objective_from
 from rcgm.data import Digits
 from rcgm.evaluation import evaluate_digits, train_digit_classifier
+from rcgm.seeds import Purpose
 from rcgm.training import load_run
 from rcgm.training.decoding import Decoder
 from rcgm.training.generation import Request, generate, method_of
-from rcgm.training.randomness import Purpose
 
 FOLDER = Path("runs/digit_latents")
 COUNT = 2000

@@ -43,9 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from rcgm import plots
+    from rcgm.seeds import Purpose
     from rcgm.training.decoding import to_stored
     from rcgm.training.generation import Request, generate
-    from rcgm.training.randomness import Purpose
 
     run = load(options)
     decode = decoder_of(run, options)

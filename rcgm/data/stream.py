@@ -10,10 +10,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from rcgm.data.checks import require_int
-from rcgm.data.keyed import keyed_generator
 from rcgm.data.protocols import Augmented, BatchReader
-
-ORDER, AUGMENTATION = 0, 1
+from rcgm.seeds import Purpose, seeded_generator
 
 Batch = tuple[torch.Tensor, "torch.Tensor | None"]
 
@@ -104,7 +102,7 @@ class BatchStream:
         if isinstance(self._dataset, Augmented):
             epoch = step // self.steps_per_epoch
             samples = [
-                self._dataset.augmented(index, keyed_generator(self._seed, AUGMENTATION, epoch, index))
+                self._dataset.augmented(index, seeded_generator(self._seed, Purpose.AUGMENTATION, epoch, index))
                 for index in indices.tolist()
             ]
             return _collate(samples)
@@ -138,7 +136,7 @@ class BatchStream:
 
     def _order(self, epoch: int) -> torch.Tensor:
         if self._last_epoch is None or self._last_epoch[0] != epoch:
-            order = torch.randperm(len(self._dataset), generator=keyed_generator(self._seed, ORDER, epoch))
+            order = torch.randperm(len(self._dataset), generator=seeded_generator(self._seed, Purpose.ORDER, epoch))
             self._last_epoch = (epoch, order)
         return self._last_epoch[1]
 

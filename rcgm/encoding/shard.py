@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rcgm.data.keyed import keyed_generator
 from rcgm.data.latents.moments import draw, split_moments
 from rcgm.data.latents.shards import FLIPS, LABELS, LATENTS
 from rcgm.encoding.plan import Plan
 from rcgm.encoding.statistics import ChannelStatistics
 from rcgm.files import replaced_atomically, sha256_of, write_atomically
+from rcgm.seeds import Purpose, seeded_generator
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,11 @@ class Shard:
         first = self._members[self._filled]
         return torch.stack(
             [
-                draw(one, "log_variance", keyed_generator(self._plan.seed, first + offset, int(flipped)))
+                draw(
+                    one,
+                    "log_variance",
+                    seeded_generator(self._plan.seed, Purpose.ENCODING, first + offset, int(flipped)),
+                )
                 for offset, one in enumerate(encoded)
             ]
         )

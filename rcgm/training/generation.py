@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from rcgm.data import DataInfo
 from rcgm.objectives import Objective
 from rcgm.sampling import SAMPLERS
+from rcgm.seeds import Purpose, seed_of, seeded_generator
 from rcgm.shares import Processes
-from rcgm.training.randomness import Purpose, mixed_seed
 from rcgm.training.step import autocast_to
 from rcgm.transports import Linear, Transport
 
@@ -77,7 +77,7 @@ class Request:
             wrong = [value for value in classes if value not in known]
             if wrong or not classes:
                 raise ValueError(f"classes must be from 0 to {len(known) - 1}, got {wrong or classes}")
-        generator = torch.Generator().manual_seed(mixed_seed(seed, purpose))
+        generator = seeded_generator(seed, purpose)
         self.noise = torch.randn(count, *info.shape, generator=generator)
         self.labels = None if classes is None else torch.tensor(classes).repeat(-(-count // len(classes)))[:count]
 
@@ -132,8 +132,7 @@ def generate(
     made = []
     method = Method() if method is None else method
     sample = SAMPLERS[method.sampler]
-    own_seed = seed if processes.first else mixed_seed(seed, Purpose.SAMPLING, processes.rank)
-    generator = torch.Generator(device=device).manual_seed(own_seed)
+    generator = torch.Generator(device=device).manual_seed(seed_of(seed, Purpose.SAMPLER, processes.rank))
     with evaluation_mode(network), autocast_to(autocast, device):
         for rows in own.split(CHUNK):
             noise = request.noise[rows].to(device)

@@ -19,9 +19,9 @@ from rcgm.config import (
     fit_to_data,
 )
 from rcgm.parallel import running_processes
+from rcgm.seeds import Purpose, seed_of
 from rcgm.shares import Processes
 from rcgm.training.initial_weights import begin_from
-from rcgm.training.randomness import Purpose, mixed_seed
 from rcgm.training.runs import RunFolder, choose_device
 from rcgm.training.teacher import Teacher, initialise_from, load_teacher
 from rcgm.training.trainer import Trainer
@@ -59,7 +59,7 @@ def _train(
     dataset = build_dataset_from(config)
     config = fit_to_data(config, dataset.info)
     # What an objective learns may begin with random weights of its own.
-    torch.manual_seed(mixed_seed(config.seed, Purpose.INITIALISATION, 1))
+    torch.manual_seed(seed_of(config.seed, Purpose.OBJECTIVE_WEIGHTS))
     objective = build_objective_from(config)
     if objective.needs_null_condition() and config.model.arguments.get("num_classes") is None:
         raise ConfigError(
@@ -81,7 +81,7 @@ def _train(
             device=device,
             step=None if checkpoint is None else checkpoint.state["teacher_step"],
         )
-    torch.manual_seed(mixed_seed(config.seed, Purpose.INITIALISATION))
+    torch.manual_seed(seed_of(config.seed, Purpose.INITIAL_WEIGHTS))
     student = build_model_from(config).to(device)
     if teacher is not None and config.teacher.initialise_student and checkpoint is None:
         _initialise(student, teacher, show_progress)

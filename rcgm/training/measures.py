@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from rcgm.config import EvaluateConfig
 from rcgm.data import Digits
 from rcgm.evaluation import evaluate_digits, evaluate_points, load_inception, train_digit_classifier
+from rcgm.seeds import Purpose
 from rcgm.shares import Processes
 from rcgm.training.generation import Method, Request, generate
 from rcgm.training.image_measure import Decode, ImageMeasure
-from rcgm.training.randomness import Purpose
 from rcgm.training.row_sampler import RowSampler
 
 __all__ = ["Measure", "build_measure", "measure_steps"]

@@ -11,6 +11,7 @@ from torch import nn
 
 from rcgm import plots
 from rcgm.config import TrainConfig, build_objective_from
+from rcgm.seeds import Purpose
 from rcgm.shares import Processes
 from rcgm.training.decoding import Decoder
 from rcgm.training.generation import Request, generate, method_of
@@ -18,7 +19,6 @@ from rcgm.training.image_measure import ImageMeasure
 from rcgm.training.measures import Measure, build_measure, measure_steps
 from rcgm.training.metrics import EvaluationsFile, MetricsFile, TensorBoard
 from rcgm.training.progress import Progress, counting
-from rcgm.training.randomness import Purpose
 from rcgm.training.runs import RunFolder
 from rcgm.training.wandb_log import WeightsAndBiases
 

@@ -1,42 +1,15 @@
-"""Where the random numbers of a run come from: a generator per step, so that a resumed run draws the same ones."""
+"""torch's global generators in a run, which dropout and the like draw from."""
 
 from __future__ import annotations
 
-from enum import IntEnum
-
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from rcgm.seeds import Purpose, seed_of
 from rcgm.shares import Processes
 
-__all__ = [
-    "Purpose",
-    "global_random_state",
-    "mixed_seed",
-    "restore_global_random_state",
-    "separate_global_generators",
-]
-
-
-class Purpose(IntEnum):
-    """What a generator is for; the same seed gives independent numbers to each."""
-
-    TRAINING = 0
-    INITIALISATION = 1
-    PREVIEW = 2
-    EVALUATION = 3
-    SAMPLING = 4
-    GLOBAL = 5
-
-
-def mixed_seed(seed: int, purpose: Purpose, *key: int) -> int:
-    """A seed below 2**32 in which every bit depends on all of ``seed``, ``purpose`` and ``key`` (say step, micro-step).
-
-    torch's CPU generator uses the low 32 bits of its seed only.
-    """
-    return int(np.random.SeedSequence((seed, int(purpose), *key)).generate_state(1, np.uint32)[0])
+__all__ = ["global_random_state", "restore_global_random_state", "separate_global_generators"]
 
 
 def global_random_state(device: torch.device, processes: Processes) -> dict[str, Tensor]:
@@ -56,10 +29,10 @@ def global_random_state(device: torch.device, processes: Processes) -> dict[str,
 
 
 def restore_global_random_state(
-    states: dict[str, Tensor], device: torch.device, processes: Processes, fresh_seed: int
+    states: dict[str, Tensor], device: torch.device, processes: Processes, *, seed: int, step: int
 ) -> None:
-    """Undo :func:`global_random_state`. What was not there then is seeded, from ``fresh_seed`` and the rank."""
-    torch.manual_seed(mixed_seed(fresh_seed, Purpose.GLOBAL, processes.rank))
+    """Undo :func:`global_random_state`. What was not there then is seeded, from ``seed``, ``step`` and the rank."""
+    torch.manual_seed(seed_of(seed, Purpose.GLOBAL, processes.rank, step))
     state = states.get(f"cpu.{processes.rank}")
     if state is not None:
         torch.set_rng_state(state)
@@ -71,4 +44,4 @@ def restore_global_random_state(
 def separate_global_generators(seed: int, processes: Processes) -> None:
     """Give every process but the first numbers of its own: dropout is to differ, initial weights are to be alike."""
     if not processes.first:
-        torch.manual_seed(mixed_seed(seed, Purpose.GLOBAL, processes.rank))
+        torch.manual_seed(seed_of(seed, Purpose.GLOBAL, processes.rank, 0))

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from rcgm.data import DataInfo
 from rcgm.sampling import SAMPLERS
+from rcgm.seeds import Purpose, seed_of, seeded_generator
 from rcgm.training.generation import Method, evaluation_mode, null_condition
-from rcgm.training.randomness import Purpose, mixed_seed
 from rcgm.training.step import autocast_to
 
 __all__ = ["RowSampler"]
@@ -64,7 +64,7 @@ class RowSampler:
         if self._classes is not None:
             labels = torch.tensor([row % self._classes for row in rows], device=self._device)
         generator = torch.Generator(device=self._device)
-        generator.manual_seed(mixed_seed(self._seed, Purpose.SAMPLING, rows.start))
+        generator.manual_seed(seed_of(self._seed, Purpose.SAMPLER_OF_RANGE, rows.start))
         with evaluation_mode(self._network), autocast_to(self._autocast, self._device):
             samples = SAMPLERS[self._method.sampler](
                 self._network,
@@ -80,5 +80,5 @@ class RowSampler:
 
     def _noise(self, row: int) -> Tensor:
         # On the CPU, so that every device starts from the same.
-        generator = torch.Generator().manual_seed(mixed_seed(self._seed, Purpose.EVALUATION, row))
+        generator = seeded_generator(self._seed, Purpose.EVALUATION, row)
         return torch.randn(self._shape, generator=generator)

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from rcgm.parallel import gather_nothing, synchronise_gradients
+from rcgm.seeds import Purpose, seed_of
 from rcgm.shares import Processes
 from rcgm.training.ema import Ema
 from rcgm.training.loss_by_time import LossByTime
-from rcgm.training.randomness import Purpose, mixed_seed
 from rcgm.training.skips import Skips
 
 __all__ = ["StepResult", "TrainStep", "autocast_to"]
@@ -131,7 +131,7 @@ class TrainStep:
             start += share.rows
             last = micro_step == len(shares) - 1
             synchronise_gradients(self._student, last)
-            self._generator.manual_seed(mixed_seed(self._seed, Purpose.TRAINING, step, micro_step))
+            self._generator.manual_seed(seed_of(self._seed, Purpose.TRAINING, step, micro_step))
             with autocast_to(self._autocast, x.device):
                 output = self._objective(
                     self._student,

@@ -315,7 +315,7 @@ class Trainer:
         checkpoint.read_into("optimizer", optimizer)
         import_optimizer(self.optimizer, self.student, optimizer, self.memory)
         restore_global_random_state(
-            checkpoint.read("random"), self.device, self.processes, self.config.seed + checkpoint.step
+            checkpoint.read("random"), self.device, self.processes, seed=self.config.seed, step=checkpoint.step
         )
         self._vitals.restore(checkpoint.state)
         self._seconds_before = checkpoint.state["seconds"]

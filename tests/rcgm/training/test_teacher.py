@@ -8,10 +8,10 @@ import torch
 
 from rcgm.config import ConfigError, build_dataset_from, build_model_from, build_objective_from, fit_to_data
 from rcgm.models import MLP
+from rcgm.seeds import Purpose, seeded_generator
 from rcgm.training import Teacher, initialise_from, latest_checkpoint, load_run, read_checkpoint, train
 from rcgm.training.ema import Ema
 from rcgm.training.optimizers import build_optimizer
-from rcgm.training.randomness import Purpose, mixed_seed
 from rcgm.training.step import TrainStep
 
 FLOW = "objective={name: flow_matching}"
@@ -79,7 +79,7 @@ def test_the_teacher_reaches_the_loss(flow, tiny_config):
     x = dataset.samples[:16]
     reference = copy.deepcopy(student)
     result = step(0, x, None)
-    generator = torch.Generator().manual_seed(mixed_seed(0, Purpose.TRAINING, 0, 0))
+    generator = seeded_generator(0, Purpose.TRAINING, 0, 0)
     times = build_objective_from(config).times.sample(16, generator=generator, device=DEVICE)
     z = torch.randn(x.shape, generator=generator)
     x_t = times.t[:, None] * z + (1 - times.t[:, None]) * x

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from rcgm.config import ConfigError, build_dataset_from, build_model_from, fit_to_data
+from rcgm.seeds import Purpose
 from rcgm.shares import Processes
 from rcgm.training import (
     NonFiniteError,
@@ -19,7 +20,6 @@ from rcgm.training import (
 )
 from rcgm.training.generation import Request, generate
 from rcgm.training.measures import build_measure
-from rcgm.training.randomness import Purpose
 
 
 class Turning:
