@@ -15,6 +15,9 @@ import torch
 
 from benchmarks import environment
 
+PICTURES = {"samples.png": "digits.png", "training.png": "digits_training.png", "training.gif": "digits_training.gif"}
+"""Names under docs/figures, by the files of the run."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -30,7 +33,8 @@ def main() -> None:
         "metrics": summary["evaluation"],
     }
     print(f"written to {environment.write('digits', result)}")
-    shutil.copyfile(run / "samples.png", environment.RESULTS / "digits.png")
+    for picture, name in PICTURES.items():
+        shutil.copyfile(run / picture, environment.FIGURES / name)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+ROOT = Path(__file__).parent.parent
+FIGURES = ROOT / "docs" / "figures"
 FOLDER_VARIABLE = "RCGM_BENCHMARK_RESULTS"
 RESULTS = Path(os.environ.get(FOLDER_VARIABLE) or Path(__file__).parent / "results")
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from benchmarks import environment
@@ -31,7 +29,6 @@ from benchmarks.random_dit import Dithered, RandomDiT, to_nearest
 from rcgm.config import build_dataset_from, load_config
 from rcgm.derivatives import Auto, Central, Estimator, ForwardMode, OneSided
 from rcgm.engine import Engine
-from rcgm.plots import COLOURS, FAINT, INK, save_figure
 from rcgm.queries import STUDENT, Derivative, Queries, Query, Tangent
 from rcgm.times import knots
 from rcgm.training import train
@@ -264,38 +261,6 @@ def trained(run: Path | None, folder: Path) -> tuple[nn.Module, Any, int]:
     return loaded.network, build_dataset_from(loaded.config), loaded.step
 
 
-def plot(cases: list[dict[str, Any]]) -> Path:
-    """A panel for each problem: error against step, ``auto`` where it lands, forward-mode AD as a level."""
-    names = list(dict.fromkeys(case["problem"] for case in cases))
-    figure = Figure(figsize=(11, 7.5), dpi=130, layout="constrained", facecolor="white")
-    for panel, name in enumerate(names):
-        axes = figure.add_subplot(2, math.ceil(len(names) / 2), panel + 1)
-        for colour, case in zip(COLOURS, [case for case in cases if case["problem"] == name], strict=False):
-            for family, style in (("central", "-"), ("central, order 4", "--")):
-                steps = [float(step) for step in case["sweeps"][family]]
-                label = case["format"] if family == "central" else None
-                axes.loglog(steps, list(case["sweeps"][family].values()), style, color=colour, label=label)
-            axes.axhline(case["forward_mode"], color=colour, linewidth=0.8, linestyle=":")
-            for which, marker in (("auto", "*"), ("auto, 4", "P")):
-                axes.plot(
-                    case[which]["derivative_step"], case[which]["error"], marker, color=colour, markersize=12,
-                    markeredgecolor="white",
-                )  # fmt: skip
-        axes.set_title(name, fontsize=11, color=INK, loc="left")
-        axes.set_xlabel("step e", color=INK)
-        axes.set_ylabel("relative error of dF/dt", color=INK)
-        axes.grid(True, color=FAINT, linewidth=0.6, alpha=0.7)
-        if panel == 0:
-            for handle in (
-                axes.plot([], [], "--", color=INK, label="order 4"), axes.plot([], [], ":", color=INK, label="jvp"),
-                axes.plot([], [], "*", color=INK, label="auto, 2 evaluations"),
-                axes.plot([], [], "P", color=INK, label="auto, 4 evaluations"),
-            ):  # fmt: skip
-                handle[0].set_markersize(9)
-            axes.legend(frameon=False, fontsize=8, labelcolor=INK)
-    return save_figure(environment.RESULTS / "fidelity.png", figure)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="folder of a trained run of the digits (default: trains one)")
@@ -329,7 +294,7 @@ def main() -> None:
         "gaps": gaps(digits_problem(network, dataset, everywhere=True)),
         "seconds": time.perf_counter() - began,
     }
-    print(f"written to {environment.write('fidelity', result)} and {plot(cases)} in {result['seconds']:.0f} s")
+    print(f"written to {environment.write('fidelity', result)} in {result['seconds']:.0f} s")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
     python -m benchmarks.pages --check    fail if a page is not what the result files say
 
 A table stands wherever a page has ``<!-- begin NAME -->`` and ``<!-- end NAME -->``, with a NAME of
-``TABLES`` of :mod:`benchmarks.tables`, :mod:`benchmarks.step_tables` or :mod:`benchmarks.costs`.
+``TABLES`` of :mod:`benchmarks.tables`, :mod:`benchmarks.step_tables`, :mod:`benchmarks.headline` or
+:mod:`benchmarks.costs`. The plots go to docs/figures.
 """
 
 from __future__ import annotations
@@ -14,11 +15,10 @@ import re
 import sys
 from pathlib import Path
 
-from benchmarks import costs, step_tables, tables
-from benchmarks.environment import RESULTS, read
+from benchmarks import costs, headline, step_tables, tables
+from benchmarks.environment import FIGURES, ROOT, read
 
-TABLES = {**tables.TABLES, **step_tables.TABLES, **costs.TABLES}
-ROOT = Path(__file__).parent.parent
+TABLES = {**tables.TABLES, **step_tables.TABLES, **headline.TABLES, **costs.TABLES}
 BLOCK = re.compile(r"<!-- begin (?P<name>\S+) -->.*?<!-- end (?P=name) -->", re.DOTALL)
 
 
@@ -34,10 +34,10 @@ def main() -> None:
         page.write_text(with_tables(page.read_text()))
     from benchmarks.plots import PLOTS  # matplotlib, which --check does without
 
-    for name, plot in PLOTS.items():
-        found = read(name)
+    for name, (source, plot) in PLOTS.items():
+        found = read(source)
         if found is not None:
-            plot(found, RESULTS / f"{name}.png")
+            plot(found, FIGURES / f"{name}.png")
 
 
 def pages() -> list[Path]:

@@ -10,6 +10,7 @@ from rcgm.plots import steps_title
 
 DECAYS = (0.0, 0.9, 0.99, 0.999)
 QUALITY = {"digits": "Fréchet distance", "two_moons": "squared MMD"}
+TASKS = {"digits": "digits", "two_moons": "two moons"}
 QUALITY_OF_DIGITS = ("class accuracy", "Fréchet distance")
 OTHER_SIDES = ("compile_over_fused", "published_over_fused")
 NOT_MEASURED = "Not measured."
