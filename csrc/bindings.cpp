@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <stdexcept>
 #include <string>
@@ -46,11 +47,13 @@ std::vector<double> read_scalars(const Scalars& scalars, int64_t count) {
   return std::vector<double>(values, values + count);
 }
 
-// The first sample whose knots do not fall from t_0 to t_{N+1}, t_0 above t_1 unless all are equal; -1 if there is none.
-int64_t first_unordered(const std::vector<double>& knots, int64_t batch) {
+// The first sample that has a weight and whose knots are not finite and falling from t_0 to t_{N+1}, t_0 above t_1 unless all
+// are equal; -1 if there is none.
+int64_t first_unordered(const std::vector<double>& knots, int64_t batch, const std::vector<double>& weight) {
   const int64_t count = batch ? int64_t(knots.size()) / batch : 0;
   for (int64_t b = 0; b < batch; ++b) {
-    bool falling = true;
+    if (!weight.empty() && weight[b] == 0) continue;
+    bool falling = std::isfinite(knots[b]) && std::isfinite(knots[(count - 1) * batch + b]);
     for (int64_t i = 1; i < count; ++i) falling &= knots[(i - 1) * batch + b] >= knots[i * batch + b];
     if (!falling || !(knots[b] > knots[batch + b] || knots[batch + b] == knots[(count - 1) * batch + b])) return b;
   }
@@ -60,15 +63,17 @@ int64_t first_unordered(const std::vector<double>& knots, int64_t batch) {
 // Returns the first sample with unordered knots, before any work, or -1.
 int64_t residual_loss(const std::string& isa, int64_t batch, int64_t size, const Tensor& pred, const std::vector<Tensor>& terms,
                       bool float64, int64_t scalar_rows, const Scalars& scalars, const Scalars& pred_coeff,
-                      const Scalars& scale, const Scalars& weight, const std::vector<double>& options, uintptr_t loss,
-                      const Tensor& gradient, int threads) {
+                      const Scalars& scale, const Scalars& weight, const Scalars& normalize_scale,
+                      const std::vector<double>& options, uintptr_t loss, const Tensor& gradient, uintptr_t storage_scales,
+                      int threads) {
   const LossOptions wanted = loss_options([&](int i) { return options.at(i); });
   if (terms.size() > size_t(kMaxTerms)) throw std::invalid_argument("more terms than kMaxTerms");
   const std::vector<double> read[] = {read_scalars(scalars, scalar_rows * batch), read_scalars(pred_coeff, batch),
-                                      read_scalars(scale, batch), read_scalars(weight, batch)};
+                                      read_scalars(scale, batch), read_scalars(weight, batch),
+                                      read_scalars(normalize_scale, batch)};
   const auto given = [&](int i, const Scalars& s) { return std::get<0>(s) ? read[i].data() : nullptr; };
   if (wanted.times) {
-    const int64_t unordered = first_unordered(read[0], batch);
+    const int64_t unordered = first_unordered(read[0], batch, read[3]);
     if (unordered >= 0) return unordered;
   }
   std::vector<double> losses(batch);
@@ -82,9 +87,11 @@ int64_t residual_loss(const std::string& isa, int64_t batch, int64_t size, const
   a.pred_coeff = given(1, pred_coeff);
   a.scale = given(2, scale);
   a.weight = given(3, weight);
+  a.normalize_scale = given(4, normalize_scale);
   a.options = wanted;
   a.losses = losses.data();
   a.gradient = mutable_array(gradient);
+  a.storage_scales = reinterpret_cast<float*>(storage_scales);
   a.threads = threads;
   const Kernels& chosen = kernels(isa);
   {
@@ -123,8 +130,9 @@ void advance(const std::string& isa, int64_t batch, int64_t size, const Tensor& 
 }
 
 void scale(const std::string& isa, int64_t batch, int64_t size, const Tensor& gradient, uintptr_t upstream, bool per_sample,
-           double divisor, int threads) {
-  const ScaleArguments a = {batch, size, mutable_array(gradient), doubles(upstream), per_sample, divisor, threads};
+           uintptr_t scales, int threads) {
+  const ScaleArguments a = {batch, size, mutable_array(gradient), doubles(upstream), per_sample,
+                            reinterpret_cast<const float*>(scales), threads};
   const Kernels& chosen = kernels(isa);
   py::gil_scoped_release release;
   chosen.scale(a);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -150,21 +151,24 @@ def same_device(name: str, value: Tensor, like: Tensor) -> None:
         raise ValueError(f"{name} must be on {like.device}, got {value.device}")
 
 
-def ordered_times(times: Tensor) -> None:
-    """Check the values of knots ``[N+2, B]``: ``t_0 > t_1 >= ... >= t_{N+1}``, or all equal.
+def ordered_times(times: Tensor, weight: Tensor | None = None) -> None:
+    """Check the values of knots ``[N+2, B]``: finite, ``t_0 > t_1 >= ... >= t_{N+1}``, or all equal.
 
-    Only for CPU tensors: elsewhere it would synchronise, and a sample with unordered knots becomes NaN instead.
+    Only for CPU tensors: elsewhere it would synchronise, and a sample with such knots becomes NaN instead. Samples of
+    weight 0 may hold anything.
     """
     values = times.numpy()  # a handful of numbers: numpy's calls cost a tenth of torch's
-    falling = (values[:-1] >= values[1:]).all(axis=0)
+    falling = (values[:-1] >= values[1:]).all(axis=0) & np.isfinite(values).all(axis=0)
     wrong = ~(falling & ((values[0] > values[1]) | (values[1] == values[-1])))
+    if weight is not None:
+        wrong &= weight.numpy() != 0
     if wrong.any():
         raise unordered(times, int(wrong.argmax()))
 
 
 def unordered(times: Tensor, sample: int) -> ValueError:
-    """What to raise for knots ``[N+2, B]`` that are not in order in ``sample``."""
+    """What to raise for knots ``[N+2, B]`` that are not finite and in order in ``sample``."""
     return ValueError(
-        "times must fall from t_0 to t_{N+1} in every sample, t_0 above t_1 unless all are equal; "
+        "times must fall from t_0 to t_{N+1} in every sample, finite, t_0 above t_1 unless all are equal; "
         f"sample {sample} has {times[:, sample].tolist()}"
     )

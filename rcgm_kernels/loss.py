@@ -12,11 +12,11 @@ from torch import Tensor
 
 from rcgm_kernels import checks
 from rcgm_kernels.backends import AUTOMATIC, choose
-from rcgm_kernels.layout import batched, compute_dtype, dense_samples, sample_size, share_memory
+from rcgm_kernels.layout import batched, compute_dtype, dense_samples, share_memory
 from rcgm_kernels.library import Differentiable, define, is_plain
-from rcgm_kernels.options import REDUCTIONS, AdaptiveWeight, LossOptions, Metric
+from rcgm_kernels.options import AdaptiveWeight, LossOptions, Metric
 
-TENSORS = 4  # per-sample numbers that the operation takes before its options
+NUMBERS = ("scalars", "pred_coeff", "scale", "weight", "normalize_scale")  # of samples, which come before the options
 LEARN_A_WEIGHT = 'to learn a weight, multiply the losses of reduction="none" by it; else detach() it'
 
 
@@ -30,6 +30,8 @@ def fused_loss(
     clip: float | None = 1.0,
     metric: Metric | str = "l2",
     normalize: float | None = None,
+    normalize_scale: Tensor | float | None = None,
+    reduce: str = "mean",
     weight: Tensor | float | None = None,
     adaptive: AdaptiveWeight | float | None = None,
     reduction: str = "mean",
@@ -43,9 +45,10 @@ def fused_loss(
         R    = clamp(zeta, -clip, clip)
         loss = reduction over samples of  weight * rho(mean_D(R^2))
 
-    and the gradient to ``pred`` is that of ``rho(mean_D((pred - stop_gradient(pred - R))^2))``. Where ``t_1 = r``
-    (also at ``t = r``) the residual is ``base - velocity``: flow matching. Each input is read once and the gradient is
-    written in the same pass; arithmetic is float32, or float64 if any input is.
+    and the gradient to ``pred`` is that of ``rho(mean_D((pred - stop_gradient(pred - R))^2))``. ``reduce="sum"`` has a
+    sum over the D elements of a sample for that mean. Where ``t_1 = r`` (also at ``t = r``) the residual is ``base -
+    velocity``: flow matching. Each input is read once and the gradient is written in the same pass; arithmetic is
+    float32, or float64 if any input is.
 
     Args:
         pred: ``F(x_t, t, r)`` with gradient, ``[B, ...]``; float64, float32, float16 or bfloat16, as all tensors here.
@@ -55,15 +58,17 @@ def fused_loss(
         velocity: ``v_t``, ``[B, ...]``.
         times: the knots ``t_0 > t_1 >= ... >= t_{N+1}``, ``[N+2, B]``, float32 or float64; or a sequence of N+2, each a
             number or a tensor of any storage dtype, ``[]``, ``[B]`` or ``[B, 1, ...]``. On a CPU their order is
-            checked; elsewhere a sample with unordered knots gives NaN, and no other sample does.
+            checked; elsewhere a sample with unordered or infinite knots gives NaN, and no other sample does.
         base: ``F(x_t, t, r)`` inside ``zeta``; None takes ``pred`` without gradient.
         clip: bound of the clamp, ``> 0``; None for no clamp.
-        metric: ``"l2"``, ``"pseudo_huber"``, ``"barron"`` or a :class:`Metric`.
-        normalize: as in :func:`fused_residual_loss`.
+        metric: ``"l2"``, ``"pseudo_huber"``, ``"barron"``, ``"barron_reweighting"`` or a :class:`Metric`.
+        normalize, normalize_scale: as in :func:`fused_residual_loss`.
+        reduce: over the elements of a sample, ``"mean"`` or ``"sum"``; the metric is applied to what it gives.
         weight: per-sample weight, a number or a tensor as for ``times``, without gradient: to learn a weight, multiply
-            the losses of ``reduction="none"`` by it.
+            the losses of ``reduction="none"`` by it. A sample of weight 0 is left out: it may hold anything, its loss
+            and gradient are 0, and a mean over the batch still counts it.
         adaptive: an :class:`AdaptiveWeight`, or its power.
-        reduction: ``"mean"``, ``"sum"`` or ``"none"`` (``[B]``).
+        reduction: over samples, ``"mean"``, ``"sum"`` or ``"none"`` (``[B]``).
         backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``; None chooses by device or by ``RCGM_BACKEND``.
 
     Returns:
@@ -82,10 +87,10 @@ def fused_loss(
     times = checks.rows("times", times, pred, len(segments) + 2)
     terms = [*([] if base is None else [base]), *segments, velocity]
     options = _options(
-        pred, clip=clip, metric=metric, normalize=normalize, adaptive=adaptive, reduction=reduction, times=True,
-        pred_in_residual=base is None,
+        pred, clip=clip, metric=metric, normalize=normalize, adaptive=adaptive, reduce=reduce, reduction=reduction,
+        times=True, pred_in_residual=base is None,
     )  # fmt: skip
-    return _loss(pred, terms, times, None, None, weight, options, backend)
+    return _loss(pred, terms, times, None, None, weight, normalize_scale, options, backend)
 
 
 def fused_residual_loss(
@@ -98,6 +103,8 @@ def fused_residual_loss(
     scale: Tensor | float | None = None,
     metric: Metric | str = "l2",
     normalize: float | None = None,
+    normalize_scale: Tensor | float | None = None,
+    reduce: str = "mean",
     weight: Tensor | float | None = None,
     adaptive: AdaptiveWeight | float | None = None,
     reduction: str = "mean",
@@ -108,7 +115,7 @@ def fused_residual_loss(
     ::
 
         R    = scale * clamp(pred_coeff * pred + sum_k coeffs[k] * terms[k], -clip, clip)
-        R    = R / (|R| + normalize)                                  if normalize is given (tangent normalisation, sCM)
+        R    = normalize_scale * R / (|R| + normalize)                if normalize is given (tangent normalisation, sCM)
         loss = reduction over samples of  weight * adaptive * (rho(mean_D(R^2)) + cosine (1 - cos(pred, pred - R)))
 
     The gradient to ``pred`` is as if ``dR/dpred = 1``: that of a regression on the target ``stop_gradient(pred - R)``.
@@ -126,10 +133,12 @@ def fused_residual_loss(
         pred_coeff: a number or a tensor, as one entry of ``coeffs``.
         clip: bound of the clamp, ``> 0``; None for no clamp.
         scale: applied after the clamp; a number or a tensor, as one entry of ``coeffs``.
-        metric: ``"l2"``, ``"pseudo_huber"``, ``"barron"`` or a :class:`Metric`.
+        metric: ``"l2"``, ``"pseudo_huber"``, ``"barron"``, ``"barron_reweighting"`` or a :class:`Metric`.
         normalize: constant ``>= 0`` of the tangent normalisation (0.1 in sCM); it cannot be had with a cosine term,
             since a normalised tangent has no target to compare the prediction with.
-        weight, adaptive, reduction, backend: as in :func:`fused_loss`.
+        normalize_scale: what the normalised residual is multiplied by, a number or a tensor, as one entry of
+            ``coeffs``; None for 1. It needs ``normalize``.
+        reduce, weight, adaptive, reduction, backend: as in :func:`fused_loss`.
 
     Returns:
         The loss, float32 (float64 for float64 input): a scalar, or ``[B]`` for ``reduction="none"``. It has no second
@@ -148,10 +157,10 @@ def fused_residual_loss(
         pred_coeff, pred_in_residual = None, pred_coeff == 1
     scale = None if scale is None else checks.scalars("scale", scale, pred)
     options = _options(
-        pred, clip=clip, metric=metric, normalize=normalize, adaptive=adaptive, reduction=reduction, times=False,
-        pred_in_residual=pred_in_residual,
+        pred, clip=clip, metric=metric, normalize=normalize, adaptive=adaptive, reduce=reduce, reduction=reduction,
+        times=False, pred_in_residual=pred_in_residual,
     )  # fmt: skip
-    return _loss(pred, terms, coeffs, pred_coeff, scale, weight, options, backend)
+    return _loss(pred, terms, coeffs, pred_coeff, scale, weight, normalize_scale, options, backend)
 
 
 def fused_regression(pred: Tensor, target: Tensor, **options: Any) -> Tensor:
@@ -197,7 +206,8 @@ def _loss(
     scalars: Tensor,
     pred_coeff: Tensor | None,
     scale: Tensor | None,
-    weight: Tensor | None,
+    weight: Tensor | float | None,
+    normalize_scale: Tensor | float | None,
     options: LossOptions,
     backend: str | None,
 ) -> Tensor:
@@ -205,8 +215,12 @@ def _loss(
     _check_count(terms, options)
     if weight is not None:
         weight = checks.scalars("weight", weight, pred, LEARN_A_WEIGHT)
-    inputs, backend = (pred, terms, scalars, pred_coeff, scale, weight), backend or AUTOMATIC
-    if not is_plain(pred, *terms, scalars, pred_coeff, scale, weight):
+    if normalize_scale is not None:
+        if options.normalize is None:
+            raise ValueError("normalize_scale must be None without normalize: it multiplies the normalised residual")
+        normalize_scale = checks.scalars("normalize_scale", normalize_scale, pred)
+    inputs, backend = (pred, terms, scalars, pred_coeff, scale, weight, normalize_scale), backend or AUTOMATIC
+    if not is_plain(pred, *terms, *inputs[2:]):
         inputs = (pred, [term.detach() for term in terms], *inputs[2:])
         if torch._C._are_functorch_transforms_active():
             return _ResidualLoss.call(*inputs, options, backend)[0]
@@ -236,19 +250,6 @@ def _term_list(name: str, value: Tensor | Sequence[Tensor], pred: Tensor) -> lis
     return [checks.state(f"{name}[{index}]", tensor, pred) for index, tensor in enumerate(value)]
 
 
-def _storage_scale(pred: Tensor, reduction: str) -> float:
-    """What the stored gradient is multiplied by, so that float16 can hold it.
-
-    A gradient of size ``1 / (D B)`` would vanish in float16 before a gradient scaler's factor reaches it, so it is
-    stored without that factor, which the backward pass applies in float32 together with the upstream gradient. It is
-    made a power of two, the largest up to ``D B``: applying that does not round a second time.
-    """
-    if pred.dtype != torch.float16:
-        return 1.0
-    shares = max(sample_size(pred), 1) * (max(pred.shape[0], 1) if reduction == "mean" else 1)
-    return float(1 << (shares.bit_length() - 1))
-
-
 def _residual_loss(
     pred: Tensor,
     terms: list[Tensor],
@@ -256,11 +257,13 @@ def _residual_loss(
     pred_coeff: Tensor | None,
     scale: Tensor | None,
     weight: Tensor | None,
+    normalize_scale: Tensor | None,
     options: LossOptions,
     backend: str,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss, the gradient and the scales that it is stored with."""
     return choose(backend, pred.device).residual_loss(
-        pred, terms, scalars, pred_coeff, scale, weight, options, _storage_scale(pred, options.reduction)
+        pred, terms, scalars, pred_coeff, scale, weight, normalize_scale, options
     )
 
 
@@ -270,18 +273,20 @@ def _with_options(function: Callable[..., object]) -> Callable[..., object]:
     @functools.wraps(function)
     def call(pred: Tensor, terms: list[Tensor], *rest) -> object:
         *numbers, backend = rest
-        inputs, flat = numbers[:TENSORS], numbers[TENSORS:]
+        inputs, flat = numbers[: len(NUMBERS)], numbers[len(NUMBERS) :]
         return function(pred, terms, *inputs, LossOptions.from_flat(*flat), backend)
 
     return call
 
 
-def _fake_residual_loss(pred: Tensor, terms: list[Tensor], *others) -> tuple[Tensor, Tensor]:
+def _fake_residual_loss(pred: Tensor, terms: list[Tensor], *others) -> tuple[Tensor, Tensor, Tensor]:
     *_, options, _ = others
     loss = pred.new_empty(pred.shape[:1] if options.reduction == "none" else (), dtype=compute_dtype(pred, *terms))
+    scaled = options.gradient_is_scaled(pred.dtype)
+    scales = pred.new_empty(pred.shape[:1] if scaled else 0, dtype=torch.float32)
     if not options.with_gradient:
-        return loss, pred.new_empty(0)
-    return loss, torch.empty_like(pred, memory_format=torch.contiguous_format)
+        return loss, pred.new_empty(0), scales
+    return loss, torch.empty_like(pred, memory_format=torch.contiguous_format), scales
 
 
 def _check_residual_loss(
@@ -291,6 +296,7 @@ def _check_residual_loss(
     pred_coeff: Tensor | None,
     scale: Tensor | None,
     weight: Tensor | None,
+    normalize_scale: Tensor | None,
     options: LossOptions,
     backend: str,
 ) -> None:
@@ -305,54 +311,53 @@ def _check_residual_loss(
             raise ValueError(f"terms must end with the velocity and begin with the base if any, got {len(terms)}")
         rows = segments + 2
     checks.stored_scalars("scalars", scalars, (rows, pred.shape[0]), pred)
-    for name, values in (("pred_coeff", pred_coeff), ("scale", scale), ("weight", weight)):
+    for name, values in zip(NUMBERS[1:], (pred_coeff, scale, weight, normalize_scale), strict=True):
         if values is not None:
             checks.stored_scalars(name, values, tuple(pred.shape[:1]), pred)
 
 
-def _differentiable_residual_loss(pred: Tensor, terms: list[Tensor], *others) -> tuple[Tensor, Tensor]:
+def _differentiable_residual_loss(pred: Tensor, terms: list[Tensor], *others) -> tuple[Tensor, Tensor, Tensor]:
     *numbers, options, _ = others
     if torch.is_grad_enabled():
-        for name, values in zip(("scalars", "pred_coeff", "scale", "weight"), numbers, strict=True):
+        for name, values in zip(NUMBERS, numbers, strict=True):
             if values is not None and values.requires_grad:
                 raise ValueError(f"{name} must not require a gradient, since it would get none: detach() it")
         if pred.requires_grad and not options.with_gradient:
             raise ValueError("with_gradient must be true for a pred that requires a gradient")
-    return _ResidualLoss.in_one.apply(pred, terms, *others)[:2]
+    return _ResidualLoss.in_one.apply(pred, terms, *others)[:3]
 
 
 class _ResidualLoss(Differentiable):
     """The forward pass has made the gradient already; the backward pass multiplies it by the upstream one.
 
-    The third result is empty. It belongs to the graph, so that a second derivative, which would be wrong, finds a way
+    The last result is empty. It belongs to the graph, so that a second derivative, which would be wrong, finds a way
     through it to its error.
     """
 
     @staticmethod
-    def forward(pred: Tensor, terms: list[Tensor], *others) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(pred: Tensor, terms: list[Tensor], *others) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         *numbers, options, backend = others
         with torch._C._AutoDispatchBelowAutograd():
             results = torch.ops.rcgm_kernels.residual_loss(pred, terms, *numbers, *options.flat(), backend)
         return *results, results[0].new_empty(0)
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple, outputs: tuple[Tensor, Tensor, Tensor]) -> None:
-        *_, options, backend = inputs
-        _, gradient, handle = outputs
+    def setup_context(ctx, inputs: tuple, outputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+        _, gradient, scales, handle = outputs
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(gradient)
-        ctx.save_for_backward(gradient, handle)
-        ctx.inputs, ctx.reduction, ctx.backend = len(inputs), options.reduction, backend
+        ctx.mark_non_differentiable(gradient, scales)
+        ctx.save_for_backward(gradient, scales, handle)
+        ctx.inputs, ctx.backend = len(inputs), inputs[-1]
 
     @staticmethod
     def backward(ctx, upstream: Tensor | None, *_):
-        gradient, handle = ctx.saved_tensors
+        gradient, scales, handle = ctx.saved_tensors
         nothing = (None,) * (ctx.inputs - 1)
         if upstream is None:
             return (None, *nothing)
         if torch.is_grad_enabled():
-            return (_OnlyOnce.call(handle, gradient, upstream, ctx.reduction, ctx.backend), *nothing)
-        return (_scaled(gradient, upstream, ctx.reduction, ctx.backend, _graph_is_kept()), *nothing)
+            return (_OnlyOnce.call(handle, gradient, upstream, scales, ctx.backend), *nothing)
+        return (_scaled(gradient, upstream, scales, ctx.backend, _graph_is_kept()), *nothing)
 
     @staticmethod
     def jvp(ctx, *_):
@@ -366,7 +371,7 @@ class _PlainResidualLoss(_ResidualLoss):
     """For tensors that are known to need no dispatcher."""
 
     @staticmethod
-    def forward(*arguments) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(*arguments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         results = _residual_loss(*arguments)
         return *results, results[0].new_empty(0)
 
@@ -375,12 +380,12 @@ class _OnlyOnce(Differentiable):
     """The backward pass under ``create_graph=True``: works once, and says why it cannot be differentiated again."""
 
     @staticmethod
-    def forward(handle: Tensor, gradient: Tensor, upstream: Tensor, reduction: str, backend: str) -> Tensor:
+    def forward(handle: Tensor, gradient: Tensor, upstream: Tensor, scales: Tensor, backend: str) -> Tensor:
         if not torch._C._are_functorch_transforms_active():
-            return _scaled(gradient, upstream, reduction, backend, again=True)
+            return _scaled(gradient, upstream, scales, backend, again=True)
         dtype = compute_dtype(gradient, upstream)
-        factor = batched(upstream.to(dtype) / _storage_scale(gradient, reduction), gradient)
-        return (gradient.to(dtype) * factor).to(gradient.dtype)
+        factor = upstream.to(dtype) / scales if scales.numel() else upstream.to(dtype)
+        return (gradient.to(dtype) * batched(factor, gradient)).to(gradient.dtype)
 
     @staticmethod
     def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
@@ -406,19 +411,17 @@ def _graph_is_kept() -> bool:
     return torch._C._autograd._get_current_graph_task_keep_graph()
 
 
-def _scaled(gradient: Tensor, upstream: Tensor, reduction: str, backend: str, again: bool) -> Tensor:
-    """``gradient * upstream`` without the storage scale, in place where nobody will ask for ``gradient`` again."""
+def _scaled(gradient: Tensor, upstream: Tensor, scales: Tensor, backend: str, again: bool) -> Tensor:
+    """``gradient * upstream`` without the stored scales, in place where nobody will ask for ``gradient`` again."""
     if again or type(gradient) is not Tensor:  # a tracer's tensor: the compiler decides what to reuse
         gradient = gradient.clone()
-    elif (
-        upstream.device.type == "cpu" and upstream.ndim == 0 and upstream.item() == _storage_scale(gradient, reduction)
-    ):
+    elif not scales.numel() and upstream.device.type == "cpu" and upstream.ndim == 0 and upstream.item() == 1:
         return gradient  # as the kernel would, but for the price of the call
-    torch.ops.rcgm_kernels.scale_gradient_(gradient, upstream, reduction, backend)
+    torch.ops.rcgm_kernels.scale_gradient_(gradient, upstream, scales, backend)
     return gradient
 
 
-def _check_scale_gradient(gradient: Tensor, upstream: Tensor, reduction: str, backend: str) -> None:
+def _check_scale_gradient(gradient: Tensor, upstream: Tensor, scales: Tensor, backend: str) -> None:
     checks.state("gradient", gradient)
     checks.writable("gradient", gradient)
     if dense_samples(gradient) is not gradient:
@@ -427,27 +430,30 @@ def _check_scale_gradient(gradient: Tensor, upstream: Tensor, reduction: str, ba
     if upstream.shape not in ((), gradient.shape[:1]):
         raise ValueError(f"upstream must have the shape [] or [{gradient.shape[0]}], got {list(upstream.shape)}")
     checks.same_device("upstream", upstream, gradient)
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+    if scales.dtype != torch.float32 or scales.shape not in ((0,), gradient.shape[:1]):
+        wanted = f"float32 of the shape [0] or [{gradient.shape[0]}]"
+        raise ValueError(f"scales must be {wanted}, got {checks.names([scales.dtype])} of {list(scales.shape)}")
+    checks.same_device("scales", scales, gradient)
 
 
-def _scale_gradient_(gradient: Tensor, upstream: Tensor, reduction: str, backend: str) -> None:
-    if gradient.device.type != "meta" and share_memory(gradient, upstream):
-        raise ValueError("gradient must share no memory with upstream: it is written")
-    choose(backend, gradient.device).scale_gradient_(gradient, upstream, _storage_scale(gradient, reduction))
+def _scale_gradient_(gradient: Tensor, upstream: Tensor, scales: Tensor, backend: str) -> None:
+    for name, other in (("upstream", upstream), ("scales", scales)):
+        if gradient.device.type != "meta" and share_memory(gradient, other):
+            raise ValueError(f"gradient must share no memory with {name}: it is written")
+    choose(backend, gradient.device).scale_gradient_(gradient, upstream, scales.contiguous())
 
 
 define(
     "residual_loss(Tensor pred, Tensor[] terms, Tensor scalars, Tensor? pred_coeff, Tensor? scale, Tensor? weight, "
-    f"{LossOptions.SCHEMA}, str backend) -> (Tensor, Tensor)",
+    f"Tensor? normalize_scale, {LossOptions.SCHEMA}, str backend) -> (Tensor, Tensor, Tensor)",
     _with_options(_residual_loss),
     check=_with_options(_check_residual_loss),
     fake=_with_options(_fake_residual_loss),
     autograd=_with_options(_differentiable_residual_loss),
 )
 define(
-    "scale_gradient_(Tensor(a!) gradient, Tensor upstream, str reduction, str backend) -> ()",
+    "scale_gradient_(Tensor(a!) gradient, Tensor upstream, Tensor scales, str backend) -> ()",
     _scale_gradient_,
     check=_check_scale_gradient,
-    fake=lambda gradient, upstream, reduction, backend: None,
+    fake=lambda gradient, upstream, scales, backend: None,
 )

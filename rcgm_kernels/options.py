@@ -7,20 +7,30 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+
 from rcgm_kernels import checks
 
-METRICS = ("l2", "pseudo_huber", "barron")
+METRICS = ("l2", "pseudo_huber", "barron", "barron_reweighting")
+REDUCES = ("mean", "sum")
+ADAPTIVE_OF = ("residual", "loss")
 REDUCTIONS = ("mean", "sum", "none")
 
 
 @dataclass(frozen=True)
 class Metric:
-    """How a residual becomes a loss: ``rho(m) + cosine * (1 - cos(pred, pred - R))`` with ``m = mean_D(R^2)``.
+    """How a residual becomes a loss: ``rho(m) + cosine * (1 - cos(pred, pred - R))``.
+
+    ``m`` is the mean or the sum of ``R^2`` over the elements of a sample, as the loss's ``reduce`` says.
 
     Args:
         name: ``"l2"``: ``rho = m``. ``"pseudo_huber"``: ``rho = sqrt(m + c^2) - c`` (Song & Dhariwal 2023).
             ``"barron"``: the general robust loss of Barron 2019, equation 1, of shape ``alpha`` and width ``c``.
-        c: width, ``>= 0`` for pseudo-Huber and ``> 0`` for Barron; L2 ignores it.
+            ``"barron_reweighting"``: ``rho = w m / c`` where the weight ``w = (m / (c^2 + 1e-8) / |alpha - 2| +
+            1)^((alpha - 2)/2)`` is held without gradient (TwinFlow's program). Its gradient, ``w / c`` for each unit of
+            ``m``, is ``2 c`` times that of ``"barron"``, but for the 1e-8; its value is another, and falls for large
+            ``m`` with ``alpha < 0``.
+        c: width, ``>= 0`` for pseudo-Huber and ``> 0`` for the two of Barron; L2 ignores it.
         alpha: shape of Barron: 2 is L2 / (2 c^2), 1 is pseudo-Huber / c, 0 is Cauchy, -2 Geman-McClure, ``-inf``
             Welsch.
         cosine: weight of the cosine term over the whole sample, ``>= 0``; 0 leaves it out.
@@ -39,8 +49,9 @@ class Metric:
             raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {self.name!r}")
         for name in ("c", "alpha", "cosine"):
             checks.number(f"metric {name}", getattr(self, name))
-        if not (math.isfinite(self.c) and self.c >= 0) or (self.name == "barron" and self.c == 0):
-            needed = "a finite number > 0" if self.name == "barron" else "a finite number >= 0"
+        positive = self.name.startswith("barron")
+        if not (math.isfinite(self.c) and self.c >= 0) or (positive and self.c == 0):
+            needed = "a finite number > 0" if positive else "a finite number >= 0"
             raise ValueError(f"metric c must be {needed} for {self.name}, got {self.c!r}")
         if math.isnan(self.alpha) or self.alpha == math.inf:
             raise ValueError(f"metric alpha must be a number or -inf, got {self.alpha!r}")
@@ -62,16 +73,20 @@ _NAMED = {name: Metric(name) for name in METRICS}
 
 @dataclass(frozen=True)
 class AdaptiveWeight:
-    """The weight ``1 / (|R|^2 + eps)^power`` of a sample, without gradient (MeanFlow; TiM with power 1).
+    """The weight of a sample by its own size, without gradient.
 
-    ``|R|^2`` is the sum over the sample's elements, ``D m`` in the notation of the losses.
+    ``of="residual"``: ``1 / (|R|^2 + eps)^power``, ``|R|^2`` being the sum over the sample's elements, whatever the
+    loss reduces them by (MeanFlow). ``of="loss"``: ``1 / (loss + eps)^power``, of the sample's whole loss, with its
+    cosine term, before any weight (TiM as trained: power 1, eps 1e-5).
 
     Raises:
-        TypeError, ValueError: if ``power`` is not a finite number or ``eps`` is not a finite number ``> 0``.
+        TypeError, ValueError: if ``power`` is not a finite number, ``eps`` is not a finite number ``> 0`` or ``of`` is
+            neither of these.
     """
 
     power: float = 1.0
     eps: float = 1e-3
+    of: str = "residual"
 
     def __post_init__(self) -> None:
         for name in ("power", "eps"):
@@ -80,6 +95,8 @@ class AdaptiveWeight:
             raise ValueError(f"adaptive power must be finite, got {self.power!r}")
         if not (math.isfinite(self.eps) and self.eps > 0):
             raise ValueError(f"adaptive eps must be a finite number > 0, got {self.eps!r}")
+        if self.of not in ADAPTIVE_OF:
+            raise ValueError(f"adaptive of must be one of {', '.join(ADAPTIVE_OF)}, got {self.of!r}")
 
     @staticmethod
     def from_value(value: AdaptiveWeight | float | None) -> AdaptiveWeight | None:
@@ -105,6 +122,7 @@ class LossOptions:
         clip: bound of the clamp, ``> 0``, ``inf`` for none.
         metric, adaptive: as the losses take them.
         normalize: constant of the tangent normalisation ``R / (|R| + constant)``, or None.
+        reduce: over the elements of a sample, ``"mean"`` or ``"sum"``.
         reduction: over samples, ``"mean"``, ``"sum"`` or ``"none"``.
         with_gradient: whether the gradient is wanted.
 
@@ -118,12 +136,13 @@ class LossOptions:
     metric: Metric
     normalize: float | None
     adaptive: AdaptiveWeight | None
+    reduce: str
     reduction: str
     with_gradient: bool
 
     SCHEMA: ClassVar[str] = (
         "bool times, bool pred_in_residual, float clip, str metric, float metric_c, float metric_alpha, float cosine, "
-        "float? normalize, float power, float eps, str reduction, bool with_gradient"
+        "float? normalize, float power, float eps, str adaptive_of, str reduce, str reduction, bool with_gradient"
     )
     """The arguments by which an operation of torch takes them, in the order of :meth:`flat`."""
 
@@ -139,6 +158,8 @@ class LossOptions:
             raise ValueError(
                 "normalize and a cosine term exclude each other: set metric cosine to 0 or normalize to None"
             )
+        if self.reduce not in REDUCES:
+            raise ValueError(f"reduce must be one of {', '.join(REDUCES)}, got {self.reduce!r}")
         if self.reduction not in REDUCTIONS:
             raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {self.reduction!r}")
 
@@ -156,6 +177,8 @@ class LossOptions:
             None if self.normalize is None else float(self.normalize),
             float(adaptive.power),
             float(adaptive.eps),
+            adaptive.of,
+            self.reduce,
             self.reduction,
             self.with_gradient,
         )
@@ -173,6 +196,8 @@ class LossOptions:
         normalize: float | None,
         power: float,
         eps: float,
+        adaptive_of: str,
+        reduce: str,
         reduction: str,
         with_gradient: bool,
     ) -> LossOptions:
@@ -183,11 +208,26 @@ class LossOptions:
             clip=clip,
             metric=Metric(metric, metric_c, metric_alpha, cosine),
             normalize=normalize,
-            adaptive=AdaptiveWeight(power, eps) if power else None,
+            adaptive=AdaptiveWeight(power, eps, adaptive_of) if power else None,
+            reduce=reduce,
             reduction=reduction,
             with_gradient=with_gradient,
         )
 
-    def gradient_scale(self, batch: int, storage_scale: float) -> float:
-        """What the stored gradient of each sample's own loss is multiplied by."""
-        return storage_scale / batch if self.reduction == "mean" and batch else storage_scale
+    def share(self, batch: int) -> float:
+        """The share of a sample's loss, and of its gradient, in the loss of the batch."""
+        return 1 / batch if self.reduction == "mean" and batch else 1.0
+
+    def divisor(self, size: int) -> int:
+        """What a sample's sum of squares is divided by."""
+        return size if self.reduce == "mean" else 1
+
+    def gradient_is_scaled(self, dtype: torch.dtype) -> bool:
+        """Whether the gradient is stored with a scale for each sample, so that it fits the range of ``dtype``.
+
+        A gradient of size ``1 / (D B)`` would vanish in float16 before a gradient scaler's factor reaches it, and one
+        that fits could overflow if it were stored without that factor. So each sample is multiplied by a power of two
+        that brings the bound of its elements below 2^15; the backward pass, which has the upstream gradient, divides by
+        it in float32. That does not round a second time.
+        """
+        return self.with_gradient and dtype == torch.float16

@@ -20,7 +20,7 @@ struct MutableArray {
   DType dtype;
 };
 
-enum class Metric : int { kL2 = 0, kPseudoHuber = 1, kBarron = 2 };
+enum class Metric : int { kL2 = 0, kPseudoHuber = 1, kBarron = 2, kBarronReweighting = 3 };
 
 enum class Reduction : int { kMean = 0, kSum = 1, kNone = 2 };
 
@@ -34,9 +34,12 @@ struct LossOptions {
   double metric_alpha;  // shape of Barron
   double cosine;      // weight of the cosine term; 0: none
   double normalize;   // constant of the tangent normalisation; negative: none
-  double power;       // adaptive weight 1 / (|R|^2 + eps)^power; 0: none
+  double power;       // adaptive weight 1 / (size + eps)^power; 0: none
   double eps;
-  double grad_scale;  // what the stored gradient is multiplied by: the reduction's 1/B, and fp16's range guard
+  bool adaptive_of_loss;  // its size is the sample's loss, else |R|^2
+  bool sum_of_elements;   // a sample's squares are added up, else averaged
+  double share;           // of a sample in the loss of the batch: what its gradient is multiplied by
+  bool scaled;            // the gradient is stored with a scale for each sample (Outcome::storage_scale)
   Reduction reduction;  // over samples
 };
 
@@ -56,7 +59,10 @@ LossOptions loss_options(const Fields& fields) {
   o.normalize = next();
   o.power = next();
   o.eps = next();
-  o.grad_scale = next();
+  o.adaptive_of_loss = next() != 0;
+  o.sum_of_elements = next() != 0;
+  o.share = next();
+  o.scaled = next() != 0;
   o.reduction = Reduction(int(next()));
   return o;
 }

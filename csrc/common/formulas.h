@@ -10,20 +10,41 @@ struct Sums {
   double rr, pp, pr, yy;
 };
 
-// loss of the sample; its gradient is residual_factor * R + pred_factor * p, element by element.
-struct Outcome {
-  double loss, residual_factor, pred_factor;
+// What is known of a sample before its sums.
+struct Sample {
+  double weight;           // 0 leaves it out, whatever it holds
+  double normalize_scale;  // what a normalised residual is multiplied by
+  double largest;          // bound of |R| by clamp and scale; infinite without a clamp
 };
+
+// loss of the sample; its gradient is residual_factor * R + pred_factor * p, element by element, which includes
+// storage_scale: a power of two, 1 unless the gradient is stored in float16.
+struct Outcome {
+  double loss, residual_factor, pred_factor, storage_scale;
+};
+
+// A clamp that is wider tells too little of the size of the residual to choose the scale of a float16 gradient by.
+constexpr double kTightClip = 1024;
 
 // The loss of a sample is known only after its sums are. With plain L2 the factor of the gradient does not depend on
 // them, so the gradient can be written while the residual is still in a register.
 RCGM_FN bool gradient_needs_sums(const LossOptions& o) {
-  return o.metric != Metric::kL2 || o.cosine != 0 || o.normalize >= 0 || o.power != 0;
+  return o.metric != Metric::kL2 || o.cosine != 0 || o.normalize >= 0 || o.power != 0 || (o.scaled && o.clip > kTightClip);
+}
+
+// The power of two that brings numbers up to `bound` below 2^15, so that float16 holds them and what is much smaller. It
+// stays within the range of float32, in which it is kept, and so does its inverse.
+RCGM_FN double storage_scale_of(double bound) {
+  if (!(bound < INFINITY)) return 1;
+  int exponent;
+  frexp(bound, &exponent);
+  exponent = 15 - exponent;
+  return ldexp(1.0, exponent < -100 ? -100 : exponent > 100 ? 100 : exponent);
 }
 
 RCGM_FN double power_of(double base, double exponent) { return exponent == -1 ? 1 / base : pow(base, exponent); }
 
-// rho(m) and its derivative, m = mean of R^2. Barron 2019, "A general and adaptive robust loss function", eq. 1.
+// rho(m) and its derivative, m = mean or sum of R^2. Barron 2019, "A general and adaptive robust loss function", eq. 1.
 RCGM_FN void metric_value(const LossOptions& o, double m, double* value, double* slope) {
   const double c = o.metric_c;
   if (o.metric == Metric::kL2) {
@@ -33,6 +54,11 @@ RCGM_FN void metric_value(const LossOptions& o, double m, double* value, double*
     const double root = sqrt(m + c * c);
     *value = root > 0 || root != root ? m / (root + c) : 0;  // sqrt(m + c^2) - c without its cancellation
     *slope = root > 0 || root != root ? 0.5 / root : 0;
+  } else if (o.metric == Metric::kBarronReweighting) {  // a weight without gradient
+    const double alpha = o.metric_alpha, x = m / (c * c + 1e-8);
+    const double weight = alpha == 2 ? 1 : alpha < -1e30 ? exp(-0.5 * x) : exp((0.5 * alpha - 1) * log1p(x / fabs(alpha - 2)));
+    *value = weight * m / c;
+    *slope = weight / c;
   } else {
     const double alpha = o.metric_alpha, x = m / (c * c), half = 0.5 / (c * c);
     if (alpha == 2) {
@@ -53,19 +79,18 @@ RCGM_FN void metric_value(const LossOptions& o, double m, double* value, double*
 }
 
 // Everything that follows the reduction over one sample of `size` elements. math.md sections 2 and 3.
-RCGM_FN Outcome finish_sample(const LossOptions& o, Sums s, double size, double weight) {
+RCGM_FN Outcome finish_sample(const LossOptions& o, Sums s, double size, const Sample& n) {
+  Outcome out = {0, 0, 0, 1};
+  if (n.weight == 0) return out;
+  const double divisor = o.sum_of_elements ? 1 : size, length = sqrt(s.rr);
   double shrink = 1;
   if (o.normalize >= 0) {  // sCM: R <- R / (|R| + c); a zero residual has no direction, and stays 0
-    const double length = sqrt(s.rr) + o.normalize;
-    shrink = length == 0 ? 0 : 1 / length;
+    shrink = length + o.normalize == 0 ? 0 : n.normalize_scale / (length + o.normalize);
     s.rr *= shrink * shrink;
   }
-  if (o.power != 0) weight *= power_of(s.rr + o.eps, -o.power);
-  Outcome out;
   double slope;
-  metric_value(o, s.rr / size, &out.loss, &slope);
-  out.residual_factor = slope * 2 / size * shrink;
-  out.pred_factor = 0;
+  metric_value(o, s.rr / divisor, &out.loss, &slope);
+  out.residual_factor = slope * 2 / divisor * shrink;
   if (o.cosine != 0) {
     const double p = sqrt(s.pp), y = sqrt(s.yy), smallest = 1e-8;
     if (p < smallest || y < smallest) {  // a zero vector has no direction: the worst value, no gradient
@@ -79,21 +104,38 @@ RCGM_FN Outcome finish_sample(const LossOptions& o, Sums s, double size, double 
       out.pred_factor -= o.cosine * s.pr / (s.pp * p * y);
     }
   }
+  double weight = n.weight;
+  if (o.power != 0) weight *= power_of((o.adaptive_of_loss ? out.loss : s.rr) + o.eps, -o.power);
   out.loss *= weight;
-  out.residual_factor *= weight * o.grad_scale;
-  out.pred_factor *= weight * o.grad_scale;
+  weight *= o.share;
+  if (o.scaled) {
+    // No element exceeds `largest`, not even where its square is too small or too large for float32.
+    const double largest = fmin(fmax(gradient_needs_sums(o) ? length : n.largest, 0x1p-60), 0x1p128);
+    const double bound = fabs(out.residual_factor) * largest + fabs(out.pred_factor) * sqrt(s.pp);
+    out.storage_scale = storage_scale_of(fabs(weight) * bound);
+    weight *= out.storage_scale;
+  }
+  out.residual_factor *= weight;
+  out.pred_factor *= weight;
   return out;
 }
 
 // Coefficients of the N-th order residual from its knots, t_0 = t > t_1 >= ... >= t_{N+1} = r. In the anchored form
 //     R = sum_i a_i (T_i - anchor) - (v - anchor),    a_i = -(t_i - t_{i+1}) / (t_0 - t_1)
 // the coefficient of the anchor, (t - r) / dt = 1 - sum_i a_i, is implied, and nothing of size 1/dt is ever cancelled.
-// `knot(i)` gives t_i. Where t_1 = r every a_i is 0: flow matching. Unordered knots give NaN, in this sample alone.
+// `knot(i)` gives t_i. Where t_1 = r every a_i is 0: flow matching. Knots that are unordered or not finite give NaN, in this
+// sample alone; where there are no segments that is for the coefficient of the velocity to say.
 template <typename Knot>
 RCGM_FN double segment_coefficient(const Knot& knot, int i) {
   const double dt = knot(0) - knot(1), length = knot(i) - knot(i + 1);
   if (length == 0 && dt >= 0) return 0;
-  return length > 0 && dt > 0 ? -length / dt : NAN;
+  return length > 0 && length < INFINITY && dt > 0 ? -length / dt : NAN;
+}
+
+template <typename Knot>
+RCGM_FN double velocity_coefficient(const Knot& knot) {
+  const double dt = knot(0) - knot(1);
+  return dt >= 0 && dt < INFINITY ? -1 : NAN;
 }
 
 template <typename T>

@@ -15,9 +15,11 @@ struct LossArguments {
   const double* pred_coeff;  // [batch], null: 1
   const double* scale;       // [batch], null: 1
   const double* weight;      // [batch], null: 1
+  const double* normalize_scale;  // [batch], null: 1
   LossOptions options;
   double* losses;         // [batch], out
   MutableArray gradient;  // out; null data: not wanted
+  float* storage_scales;  // [batch], out; null unless the gradient is scaled
   int threads;
 };
 
@@ -46,7 +48,7 @@ struct ScaleArguments {
   MutableArray gradient;
   const double* upstream;  // one value, or [batch]
   bool per_sample;
-  double divisor;
+  const float* scales;  // what the gradient is stored with, [batch]; null: 1
   int threads;
 };
 

@@ -36,7 +36,7 @@ static Combination<T> combination_of(const LossArguments& a, int64_t b) {
   const auto coefficient = [&](int k) {
     if (!a.options.times) return scalar(k);
     const int segment = a.options.pred_in_residual ? k : k - 1;  // terms: [base], segments, velocity
-    return k == a.count - 1 ? -1.0 : segment_coefficient(scalar, segment + 1);
+    return k == a.count - 1 ? velocity_coefficient(scalar) : segment_coefficient(scalar, segment + 1);
   };
   double total = 0;
   int first = 0;
@@ -310,17 +310,36 @@ static void gradient_from_kept(const LossArguments& a, const Combination<T>& c, 
   }
 }
 
+static Sample sample_of(const LossArguments& a, int64_t b) {
+  const auto number = [&](const double* values) { return values ? values[b] : 1.0; };
+  return {number(a.weight), number(a.normalize_scale), a.options.clip * fabs(number(a.scale))};
+}
+
+static void store_outcome(const LossArguments& a, int64_t b, const Outcome& outcome) {
+  a.losses[b] = outcome.loss;
+  if (a.storage_scales) a.storage_scales[b] = float(outcome.storage_scale);
+}
+
+// A sample of weight 0 is not read: it may hold anything.
+static bool left_out(const LossArguments& a, int64_t b) {
+  if (!a.weight || a.weight[b] != 0) return false;
+  store_outcome(a, b, {0, 0, 0, 1});
+  if (a.gradient.data) memset(element(a.gradient, b, 0), 0, size_t(a.size * bytes_of(a.gradient.dtype)));
+  return true;
+}
+
 // A whole sample on one thread: its inputs are still in the cache when a second look at them is needed.
 template <typename T>
 static void loss_of_sample(const LossArguments& a, int64_t b, int64_t blocks, bool needs_sums) {
   alignas(64) T kept[kBlock];
+  if (left_out(a, b)) return;
   const Combination<T> c = combination_of<T>(a, b);
-  const double weight = a.weight ? a.weight[b] : 1;
+  const Sample sample = sample_of(a, b);
   const bool with_gradient = a.gradient.data != nullptr, keep = with_gradient && needs_sums && blocks == 1;
-  const Outcome known = finish_sample(a.options, Sums{0, 0, 0, 0}, double(a.size), weight);
+  const Outcome known = finish_sample(a.options, Sums{0, 0, 0, 0}, double(a.size), sample);
   const Sums sums = sample_sums<T>(a, c, b, blocks, with_gradient && !needs_sums ? &known : nullptr, keep ? kept : nullptr);
-  const Outcome outcome = finish_sample(a.options, sums, double(a.size), weight);
-  a.losses[b] = outcome.loss;
+  const Outcome outcome = finish_sample(a.options, sums, double(a.size), sample);
+  store_outcome(a, b, outcome);
   if (keep) {
     gradient_from_kept<T>(a, c, outcome, b, kept);
   } else if (with_gradient && needs_sums) {
@@ -331,10 +350,11 @@ static void loss_of_sample(const LossArguments& a, int64_t b, int64_t blocks, bo
 // Fewer samples than threads can share: the blocks of a sample are spread over the threads.
 template <typename T>
 static void loss_of_large_sample(const LossArguments& a, int64_t b, int64_t blocks, bool needs_sums, Sums* partial) {
+  if (left_out(a, b)) return;
   const Combination<T> c = combination_of<T>(a, b);
-  const double weight = a.weight ? a.weight[b] : 1;
+  const Sample sample = sample_of(a, b);
   const bool with_gradient = a.gradient.data != nullptr;
-  const Outcome known = finish_sample(a.options, Sums{0, 0, 0, 0}, double(a.size), weight);
+  const Outcome known = finish_sample(a.options, Sums{0, 0, 0, 0}, double(a.size), sample);
 #pragma omp parallel for num_threads(a.threads) schedule(static)
   for (int64_t block = 0; block < blocks; ++block) {
     partial[block] = loss_block<T>(a, c, b, block, with_gradient && !needs_sums ? &known : nullptr, nullptr);
@@ -343,8 +363,8 @@ static void loss_of_large_sample(const LossArguments& a, int64_t b, int64_t bloc
   for (int64_t block = 0; block < blocks; ++block) {
     sums.rr += partial[block].rr, sums.pp += partial[block].pp, sums.pr += partial[block].pr, sums.yy += partial[block].yy;
   }
-  const Outcome outcome = finish_sample(a.options, sums, double(a.size), weight);
-  a.losses[b] = outcome.loss;
+  const Outcome outcome = finish_sample(a.options, sums, double(a.size), sample);
+  store_outcome(a, b, outcome);
   if (!with_gradient || !needs_sums) return;
 #pragma omp parallel for num_threads(a.threads) schedule(static)
   for (int64_t block = 0; block < blocks; ++block) loss_block<T>(a, c, b, block, &outcome, nullptr);

@@ -67,7 +67,7 @@ template <typename T>
 static void scale_as(const ScaleArguments& a) {
   const Array gradient = {a.gradient.data, a.gradient.stride, a.gradient.dtype};
   for_each_chunk(a.batch, a.size, a.threads, [&](int64_t b, int64_t offset, int64_t length) {
-    const T factor = T(a.upstream[a.per_sample ? b : 0] / a.divisor);
+    const T factor = T(a.upstream[a.per_sample ? b : 0] / (a.scales ? a.scales[b] : 1.0));
     if (factor == 1) return;
     alignas(64) T buffer[kChunk];
     const T* values = buffer;
@@ -78,7 +78,7 @@ static void scale_as(const ScaleArguments& a) {
 }
 
 static void scale(const ScaleArguments& a) {
-  if (!a.per_sample && a.upstream[0] == a.divisor) return;
+  if (!a.scales && !a.per_sample && a.upstream[0] == 1) return;
   if (a.gradient.dtype == DType::kFloat64) {
     scale_as<double>(a);
   } else {

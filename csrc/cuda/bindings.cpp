@@ -33,14 +33,15 @@ Scalars scalars(const py::tuple& t) { return {pointer<const void>(t, 0), integer
 // (device, stream)
 Place place(const py::tuple& t) { return {int(integer(t, 0)), pointer(t, 1)}; }
 
-// batch, size, pred, terms, scalars, pred_coeff, scale, weight, options, loss, gradient, workspace, counter
+// batch, size, pred, terms, scalars, pred_coeff, scale, weight, normalize_scale, options, loss, gradient, storage_scales,
+// workspace, counter
 LossArguments loss_arguments(const py::tuple& t) {
   const py::tuple terms = fields_of(t, 3);
   LossArguments a = {};
   a.batch = integer(t, 0);
   a.size = integer(t, 1);
   a.pred = array(fields_of(t, 2));
-  const py::tuple options = fields_of(t, 8);
+  const py::tuple options = fields_of(t, 9);
   a.options = loss_options([&](int i) { return number(options, i); });
   const bool pred_first = a.options.pred_in_residual;
   if (terms.size() + pred_first > size_t(kMaxTerms)) throw std::invalid_argument("more terms than kMaxTerms");
@@ -50,10 +51,12 @@ LossArguments loss_arguments(const py::tuple& t) {
   a.pred_coeff = scalars(fields_of(t, 5));
   a.scale = scalars(fields_of(t, 6));
   a.weight = scalars(fields_of(t, 7));
-  a.loss = pointer(t, 9);
-  a.gradient = mutable_array(fields_of(t, 10));
-  a.workspace = pointer<double>(t, 11);
-  a.counter = pointer<unsigned>(t, 12);
+  a.normalize_scale = scalars(fields_of(t, 8));
+  a.loss = pointer(t, 10);
+  a.gradient = mutable_array(fields_of(t, 11));
+  a.storage_scales = pointer<float>(t, 12);
+  a.workspace = pointer<double>(t, 13);
+  a.counter = pointer<unsigned>(t, 14);
   return a;
 }
 
@@ -90,9 +93,10 @@ void advance_of(const py::tuple& where, const py::tuple& t) {
           place(where));
 }
 
-// batch, size, gradient, upstream, divisor
+// batch, size, gradient, upstream, scales
 void scale_of(const py::tuple& where, const py::tuple& t) {
-  scale({integer(t, 0), integer(t, 1), mutable_array(fields_of(t, 2)), scalars(fields_of(t, 3)), number(t, 4)}, place(where));
+  scale({integer(t, 0), integer(t, 1), mutable_array(fields_of(t, 2)), scalars(fields_of(t, 3)), scalars(fields_of(t, 4))},
+        place(where));
 }
 
 void ema_of(const py::tuple& where, const py::list& entries, double decay) { ema(ema_tensors(entries), decay, place(where)); }

@@ -19,7 +19,8 @@ struct Knots {
 __device__ __forceinline__ double coefficient(const LossArguments& a, int k, int64_t sample) {
   if (a.options.times) {
     if (k == 0) return 1;
-    return k == a.count - 1 ? -1.0 : segment_coefficient(Knots{a.scalars, sample}, k);
+    const Knots knots = {a.scalars, sample};
+    return k == a.count - 1 ? velocity_coefficient(knots) : segment_coefficient(knots, k);
   }
   if (!a.options.pred_in_residual) return scalar(a.scalars, k, sample);
   return k == 0 ? scalar(a.pred_coeff, 0, sample) : scalar(a.scalars, k - 1, sample);
@@ -31,11 +32,18 @@ __device__ __forceinline__ LossOptions plain(const LossOptions& o) {
   p.clip = o.clip;
   p.metric = Metric::kL2;
   p.normalize = -1;
-  p.grad_scale = o.grad_scale;
+  p.sum_of_elements = o.sum_of_elements;
+  p.share = o.share;
+  p.scaled = o.scaled;
   return p;
 }
 
-// Fill the slots of `sample` with `lanes` threads (a power of two up to 32). All lanes of the warp take part.
+__device__ __forceinline__ Sample sample_of(const LossArguments& a, int64_t sample) {
+  return {scalar(a.weight, 0, sample), scalar(a.normalize_scale, 0, sample), a.options.clip * fabs(scalar(a.scale, 0, sample))};
+}
+
+// Fill the slots of `sample` with `lanes` threads (a power of two up to 32). All lanes of the warp take part. A sample that
+// is not active, beyond the batch or of weight 0, is not read.
 template <typename T>
 __device__ __forceinline__ void prepare(const LossArguments& a, int64_t sample, bool active, int lane, int lanes, T* slots) {
   double sum = 0;
@@ -109,10 +117,10 @@ __device__ __forceinline__ void write_gradient(const LossArguments& a, const T* 
   const T factor = slots[kResidualFactor];
 #pragma unroll
   for (int i = 0; i < V; ++i) value[i] = factor * residual[i];
-  if (a.options.cosine != 0) {
+  const T pred_factor = slots[kPredFactor];
+  if (a.options.cosine != 0 && pred_factor != 0) {
     T pred[V];
     prediction<S, V>(a, sample, offset, pred);
-    const T pred_factor = slots[kPredFactor];
 #pragma unroll
     for (int i = 0; i < V; ++i) value[i] += pred_factor * pred[i];
   }
@@ -128,6 +136,10 @@ __device__ __forceinline__ void set_factors(const Outcome& outcome, T* slots) {
 template <typename T>
 __device__ __forceinline__ void store_loss(const LossArguments& a, int64_t index, double value) {
   static_cast<T*>(a.loss)[index] = T(value);
+}
+
+__device__ __forceinline__ void store_scale(const LossArguments& a, int64_t sample, const Outcome& outcome) {
+  if (a.storage_scales) a.storage_scales[sample] = float(outcome.storage_scale);
 }
 
 // The loss of the batch from the sum over its samples.

@@ -25,10 +25,11 @@ struct LossArguments {
   int count;             // tensors of the combination; the first is the anchor where its coefficient is not 0
   Scalars scalars;     // knots, with which the coefficient of the first tensor is 1, or coefficients
   Scalars pred_coeff;  // of the first tensor where that is the prediction
-  Scalars scale, weight;
+  Scalars scale, weight, normalize_scale;
   LossOptions options;
   void* loss;             // one value or [batch], of the compute type
   MutableArray gradient;  // null data: not wanted
+  float* storage_scales;  // [batch]; null unless the gradient is scaled
   double* workspace;      // loss_workspace(...) doubles, of any content
   unsigned* counter;      // one, 0 before and after
 };
@@ -52,7 +53,7 @@ struct ScaleArguments {
   int64_t batch, size;
   MutableArray gradient;
   Scalars upstream;  // stride 0: one value for all samples
-  double divisor;
+  Scalars scales;    // what the gradient is stored with
 };
 
 struct EmaTensor {

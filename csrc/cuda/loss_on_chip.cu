@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(kRegisterBound<typename S::T>, 1) on_chip_kern
   const int threads = int(blockDim.x), lanes = p.plan.lanes, cluster = p.plan.shape.cluster, groups = threads / lanes;
   const int lane = int(threadIdx.x) & (lanes - 1), group = int(threadIdx.x) / lanes, rank = rank_in_cluster(cluster);
   const int64_t unit = blockIdx.x / unsigned(cluster), sample = unit * groups + group;
-  const bool active = sample < a.batch, cosine = a.options.cosine != 0, keep = p.plan.keep;
+  const bool exists = sample < a.batch, cosine = a.options.cosine != 0, keep = p.plan.keep;
   const bool write_now = a.gradient.data && !keep;
 
   char* const base = dynamic_shared();
@@ -65,16 +65,19 @@ __global__ void __launch_bounds__(kRegisterBound<typename S::T>, 1) on_chip_kern
   const int64_t room = divided_up(p.plan.kept * int64_t(sizeof(T)), 16) * 16;
   T* const kept = reinterpret_cast<T*>(base + layout.kept + group * room);
 
-  const double weight = active ? scalar(a.weight, 0, sample) : 0;
+  const Sample numbers = exists ? sample_of(a, sample) : Sample{0, 0, 0};
+  const bool active = numbers.weight != 0;
   if (lane < kWarp) {
     prepare(a, sample, active, lane, lanes < kWarp ? lanes : kWarp, slots);
-    if (lane == 0 && write_now) set_factors(finish_sample(plain(a.options), Sums{0, 0, 0, 0}, double(a.size), weight), slots);
+    if (lane == 0 && write_now) {
+      set_factors(finish_sample(plain(a.options), Sums{0, 0, 0, 0}, double(a.size), numbers), slots);
+    }
   }
   __syncthreads();
 
-  const int64_t all_vectors = active ? a.size / V : 0;
+  const int64_t all_vectors = exists ? a.size / V : 0;
   const Range mine = part_of(all_vectors, rank, cluster);
-  const int64_t tail = all_vectors * V, end = active && rank == cluster - 1 ? a.size : tail;
+  const int64_t tail = all_vectors * V, end = exists && rank == cluster - 1 ? a.size : tail;
   const Kept<T, V> kept_vectors = {kept, mine.end - mine.begin};
   T* const kept_tail = kept + (mine.end - mine.begin) * V;
 
@@ -83,7 +86,7 @@ __global__ void __launch_bounds__(kRegisterBound<typename S::T>, 1) on_chip_kern
     constexpr int kCount = sizeof(value) / sizeof(T);
     residual<S, kCount>(a, slots, sample, offset, value);
     running.add(value);
-    if (cosine) {
+    if (cosine && active) {
       T pred[kCount];
       prediction<S, kCount>(a, sample, offset, pred);
       running.add(value, pred);
@@ -123,11 +126,14 @@ __global__ void __launch_bounds__(kRegisterBound<typename S::T>, 1) on_chip_kern
   }
 
   double loss = 0;
-  if (lane == 0 && active) {
-    const Outcome outcome = finish_sample(a.options, sums, double(a.size), weight);
+  if (lane == 0 && exists) {
+    const Outcome outcome = finish_sample(a.options, sums, double(a.size), numbers);
     loss = outcome.loss;
     if (keep) set_factors(outcome, slots);
-    if (a.options.reduction == Reduction::kNone && rank == 0) store_loss<T>(a, sample, loss);
+    if (rank == 0) {
+      store_scale(a, sample, outcome);
+      if (a.options.reduction == Reduction::kNone) store_loss<T>(a, sample, loss);
+    }
   }
   __syncthreads();
   if (keep) {

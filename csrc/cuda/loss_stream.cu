@@ -44,12 +44,13 @@ __device__ __forceinline__ void finish_batch(const LossParameters& p, double* sh
       sums.yy = sum_of_lanes(sums.yy, lanes);
     }
     if (lane == 0 && sample < a.batch) {
-      const Outcome outcome = finish_sample(options, sums, double(a.size), scalar(a.weight, 0, sample));
+      const Outcome outcome = finish_sample(options, sums, double(a.size), sample_of(a, sample));
       total += outcome.loss;
       if (a.options.reduction == Reduction::kNone) store_loss<T>(a, sample, outcome.loss);
       if (two_passes) {
         factors_of(p, sample)[0] = outcome.residual_factor;
         factors_of(p, sample)[1] = outcome.pred_factor;
+        store_scale(a, sample, outcome);
       }
     }
   }
@@ -76,16 +77,19 @@ __global__ void __launch_bounds__(kStreamThreads, kResidentBlocks<typename S::T>
   const unsigned chunk = blockIdx.x % unsigned(p.plan.chunks);
   const int64_t sample = blockIdx.x / unsigned(p.plan.chunks);
   const bool cosine = kPass == Pass::kSums && a.options.cosine != 0;
+  const Sample numbers = sample_of(a, sample);
+  const bool active = numbers.weight != 0;
   const bool write = kPass == Pass::kGradient || (kPass == Pass::kWhole && a.gradient.data);
   if (threadIdx.x < kWarp) {
-    prepare(a, sample, true, int(threadIdx.x), kWarp, slots);
+    prepare(a, sample, active, int(threadIdx.x), kWarp, slots);
     if (threadIdx.x == 0) {
       if constexpr (kPass == Pass::kWhole) {
-        const double weight = scalar(a.weight, 0, sample);
-        set_factors(finish_sample(plain(a.options), Sums{0, 0, 0, 0}, double(a.size), weight), slots);
+        const Outcome known = finish_sample(plain(a.options), Sums{0, 0, 0, 0}, double(a.size), numbers);
+        set_factors(known, slots);
+        if (chunk == 0) store_scale(a, sample, known);
       } else if constexpr (kPass == Pass::kGradient) {
         const double* factors = factors_of(p, sample);
-        set_factors(Outcome{0, factors[0], factors[1]}, slots);
+        set_factors(Outcome{0, factors[0], factors[1], 1}, slots);
       }
     }
   }
@@ -98,7 +102,7 @@ __global__ void __launch_bounds__(kStreamThreads, kResidentBlocks<typename S::T>
     constexpr int kCount = sizeof(value) / sizeof(T);
     residual<S, kCount>(a, slots, sample, offset, value);
     if (kPass != Pass::kGradient) running.add(value);
-    if (cosine) {
+    if (cosine && active) {
       T pred[kCount];
       prediction<S, kCount>(a, sample, offset, pred);
       running.add(value, pred);

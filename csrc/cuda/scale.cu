@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kPartitionThreads, 4) scale_kernel(const __gri
   constexpr int V = S::kWidth;
   const Work w = work_of(p.partition, blockIdx.x, int(threadIdx.x));
   if (w.begin == w.end) return;
-  const T factor = T(scalar(p.a.upstream, 0, w.sample) / p.a.divisor);
+  const T factor = T(scalar(p.a.upstream, 0, w.sample) / scalar(p.a.scales, 0, w.sample));
   if (factor == 1) return;
   const int64_t step = int64_t(p.partition.lanes) * V, tail = w.begin + (w.end - w.begin) / V * V;
 #pragma unroll 2
@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(kPartitionThreads, 4) scale_kernel(const __gri
 void scale(const ScaleArguments& a, const Place& place) {
   enter(place);
   ScaleArguments flat = a;
-  if (a.upstream.stride == 0) {  // one factor: one long sample, whatever the size of the real ones
+  if (a.upstream.stride == 0 && !a.scales.data) {  // one factor: one long sample, whatever the size of the real ones
     flat.size = a.batch * a.size;
     flat.batch = 1;
   }

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rcgm_kernels import checks
-from rcgm_kernels.backends import native
+from rcgm_kernels.backends import native, reference
 from rcgm_kernels.layout import compute_dtype, dense_samples, sample_size
 from rcgm_kernels.options import LossOptions
 
@@ -45,17 +45,21 @@ def residual_loss(
     pred_coeff: Tensor | None,
     scale: Tensor | None,
     weight: Tensor | None,
+    normalize_scale: Tensor | None,
     options: LossOptions,
-    storage_scale: float,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`rcgm_kernels.backends.reference.residual_loss`."""
+    if not pred.numel():
+        return reference.residual_loss(pred, terms, scalars, pred_coeff, scale, weight, normalize_scale, options)
     pred = dense_samples(pred.detach())
     terms = [dense_samples(term) for term in terms]
     batch = pred.shape[0]
     dtype = compute_dtype(pred, *terms)
     loss = torch.empty(batch if options.reduction == "none" else (), dtype=dtype)
     gradient = torch.empty(pred.shape if options.with_gradient else 0, dtype=pred.dtype)
-    small = [None if values is None else values.contiguous() for values in (scalars, pred_coeff, scale, weight)]
+    scales = torch.empty(batch if options.gradient_is_scaled(pred.dtype) else 0, dtype=torch.float32)
+    numbers = (scalars, pred_coeff, scale, weight, normalize_scale)
+    numbers = [None if values is None else values.contiguous() for values in numbers]
     unordered = _cpu.residual_loss(
         _isa(),
         batch,
@@ -64,18 +68,19 @@ def residual_loss(
         [native.array(term) for term in terms],
         dtype == torch.float64,
         scalars.shape[0],
-        *((0, False) if values is None else (values.data_ptr(), values.dtype == torch.float64) for values in small),
-        native.loss_options(options, batch, storage_scale),
+        *((0, False) if values is None else (values.data_ptr(), values.dtype == torch.float64) for values in numbers),
+        native.loss_options(options, pred),
         loss.data_ptr(),
         native.array(gradient) if options.with_gradient else native.NO_ARRAY,
+        scales.data_ptr() if scales.numel() else 0,
         torch.get_num_threads(),
     )
     if unordered >= 0:
         raise checks.unordered(scalars, unordered)
-    return loss, gradient
+    return loss, gradient, scales
 
 
-def scale_gradient_(gradient: Tensor, upstream: Tensor, divisor: float) -> None:
+def scale_gradient_(gradient: Tensor, upstream: Tensor, scales: Tensor) -> None:
     """See :func:`rcgm_kernels.backends.reference.scale_gradient_`."""
     upstream = _doubles(upstream)
     _cpu.scale(
@@ -85,7 +90,7 @@ def scale_gradient_(gradient: Tensor, upstream: Tensor, divisor: float) -> None:
         native.array(gradient),
         upstream.data_ptr(),
         upstream.ndim == 1,
-        divisor,
+        scales.data_ptr() if scales.numel() else 0,
         torch.get_num_threads(),
     )
 

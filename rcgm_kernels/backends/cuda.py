@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from rcgm_kernels.backends import native
+from rcgm_kernels.backends import native, reference
 from rcgm_kernels.layout import compute_dtype, dense_samples, sample_size
 from rcgm_kernels.options import LossOptions
 
@@ -46,22 +45,23 @@ def residual_loss(
     pred_coeff: Tensor | None,
     scale: Tensor | None,
     weight: Tensor | None,
+    normalize_scale: Tensor | None,
     options: LossOptions,
-    storage_scale: float,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`rcgm_kernels.backends.reference.residual_loss`.
 
     One launch, but for samples that do not fit on the chip with a metric, weight or normalisation that needs a sample's
     sums before its gradient: two.
     """
+    if not pred.numel():
+        return reference.residual_loss(pred, terms, scalars, pred_coeff, scale, weight, normalize_scale, options)
     pred = dense_samples(pred.detach())
     terms = [dense_samples(term) for term in terms]
     batch, size = pred.shape[0], sample_size(pred)
     shape, dtype = (batch,) if options.reduction == "none" else (), compute_dtype(pred, *terms)
     gradient = torch.empty(pred.shape if options.with_gradient else 0, dtype=pred.dtype, device=pred.device)
-    if batch * size == 0:
-        empty_sum = 0.0 if batch == 0 and options.reduction == "sum" else math.nan
-        return torch.full(shape, empty_sum, dtype=dtype, device=pred.device), gradient
+    scaled = options.gradient_is_scaled(pred.dtype)
+    scales = torch.empty(batch if scaled else 0, dtype=torch.float32, device=pred.device)
     loss = torch.empty(shape, dtype=dtype, device=pred.device)
     workspace = torch.empty(
         _cuda.loss_workspace(pred.device.index or 0, batch, size), dtype=torch.float64, device=pred.device
@@ -75,25 +75,26 @@ def residual_loss(
             size,
             native.array(pred),
             tuple(native.array(term) for term in terms),
-            *(_numbers(values) for values in (scalars, pred_coeff, scale, weight)),
-            native.loss_options(options, batch, storage_scale),
+            *(_numbers(values) for values in (scalars, pred_coeff, scale, weight, normalize_scale)),
+            native.loss_options(options, pred),
             loss.data_ptr(),
             native.array(gradient) if options.with_gradient else native.NO_ARRAY,
+            scales.data_ptr() if scaled else 0,
             workspace.data_ptr(),
             counter.data_ptr(),
         ),
     )
-    return loss, gradient
+    return loss, gradient, scales
 
 
-def scale_gradient_(gradient: Tensor, upstream: Tensor, divisor: float) -> None:
+def scale_gradient_(gradient: Tensor, upstream: Tensor, scales: Tensor) -> None:
     """See :func:`rcgm_kernels.backends.reference.scale_gradient_`. Where the factor is 1, nothing is touched."""
     if gradient.numel() == 0:
         return
     if upstream.dtype not in (torch.float32, torch.float64):
         upstream = upstream.float()
-    arguments = (gradient.shape[0], sample_size(gradient), native.array(gradient), _numbers(upstream), divisor)
-    _launch("scale", gradient.device, arguments)
+    factors = _numbers(upstream), _numbers(scales if scales.numel() else None)
+    _launch("scale", gradient.device, (gradient.shape[0], sample_size(gradient), native.array(gradient), *factors))
 
 
 def interpolate(x: Tensor, z: Tensor, alpha: Tensor, gamma: Tensor, out_dtype: torch.dtype) -> Tensor:

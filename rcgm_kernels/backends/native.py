@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rcgm_kernels.options import METRICS, NOT_ADAPTIVE, REDUCTIONS, LossOptions
+from rcgm_kernels.options import ADAPTIVE_OF, METRICS, NOT_ADAPTIVE, REDUCES, REDUCTIONS, LossOptions
 
 DTYPES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
 NO_ARRAY = (0, 0, 0)
@@ -21,7 +21,7 @@ def array(tensor: Tensor) -> tuple[int, int, int]:
     return tensor.data_ptr(), tensor.stride(0), DTYPES[tensor.dtype]
 
 
-def loss_options(options: LossOptions, batch: int, storage_scale: float) -> tuple[float | int, ...]:
+def loss_options(options: LossOptions, pred: Tensor) -> tuple[float | int, ...]:
     """The fields of the struct LossOptions, in its order."""
     metric, adaptive = options.metric, options.adaptive or NOT_ADAPTIVE
     return (
@@ -35,7 +35,10 @@ def loss_options(options: LossOptions, batch: int, storage_scale: float) -> tupl
         -1.0 if options.normalize is None else options.normalize,
         adaptive.power,
         adaptive.eps,
-        options.gradient_scale(batch, storage_scale),
+        ADAPTIVE_OF.index(adaptive.of),
+        REDUCES.index(options.reduce),
+        options.share(pred.shape[0]),
+        options.gradient_is_scaled(pred.dtype),
         REDUCTIONS.index(options.reduction),
     )
 

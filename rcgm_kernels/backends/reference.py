@@ -34,13 +34,17 @@ def residual_loss(
     pred_coeff: Tensor | None,
     scale: Tensor | None,
     weight: Tensor | None,
+    normalize_scale: Tensor | None,
     options: LossOptions,
-    storage_scale: float,
-) -> tuple[Tensor, Tensor]:
-    """The loss and the gradient to ``pred`` (an empty tensor where it is not wanted)."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss, the gradient to ``pred``, and the scales ``[B]`` that its samples are stored with.
+
+    The gradient is an empty tensor where it is not wanted, the scales where there are none
+    (:meth:`LossOptions.gradient_is_scaled`).
+    """
     if options.times and scalars.device.type == "cpu":
-        checks.ordered_times(scalars)
-    dtype = compute_dtype(pred, *terms)
+        checks.ordered_times(scalars, weight)
+    dtype, size = compute_dtype(pred, *terms), sample_size(pred)
     p = pred.to(dtype)
     tensors = [term.to(dtype) for term in terms]
     if options.pred_in_residual:
@@ -49,35 +53,58 @@ def residual_loss(
     residual = residual.clamp(-options.clip, options.clip)
     if scale is not None:
         residual = batched(scale.to(dtype), residual) * residual
-
-    size = sample_size(pred)
+    if weight is not None:  # a sample of weight 0 may hold anything
+        left_out = batched(weight == 0, residual)
+        residual, p = residual.masked_fill(left_out, 0), p.masked_fill(left_out, 0)
 
     def total(values: Tensor) -> Tensor:
         return values.reshape(values.shape[0], size).sum(1)
 
     if options.normalize is not None:
         length = total(residual.square()).sqrt() + options.normalize
-        residual = residual / batched(torch.where(length == 0, 1, length), residual)  # a zero residual stays 0
-    squared = total(residual.square())
-    loss, slope = _metric(options.metric, squared / size)
-    gradient = batched(2 * slope / size, residual) * residual
+        factor = torch.where(length == 0, 0, 1 / length)  # a zero residual stays 0
+        if normalize_scale is not None:
+            factor = torch.where(length == 0, 0, factor * normalize_scale.to(dtype))
+        residual = batched(factor, residual) * residual
+    squared, divisor = total(residual.square()), options.divisor(size)
+    loss, slope = _metric(options.metric, squared / divisor if divisor else squared * torch.nan)
+    gradient = batched(2 * slope / max(divisor, 1), residual) * residual
     if options.metric.cosine:
         cosine, cosine_gradient = _cosine(p, residual, total)
         loss = loss + options.metric.cosine * cosine
         gradient = gradient + options.metric.cosine * cosine_gradient
-    sample_weight = _weight(squared, weight, options.adaptive)
+    sample_weight = _weight(squared, loss, weight, options.adaptive)
     loss = loss * sample_weight
-    gradient = gradient * batched(sample_weight * options.gradient_scale(pred.shape[0], storage_scale), residual)
+    gradient = gradient * batched(sample_weight * options.share(pred.shape[0]), residual)
+    if weight is not None:
+        loss, gradient = loss.masked_fill(weight == 0, 0), gradient.masked_fill(left_out, 0)
     if options.reduction != "none":
         loss = loss.mean() if options.reduction == "mean" else loss.sum()
-    return loss, gradient.to(pred.dtype).contiguous() if options.with_gradient else pred.new_empty(0)
+    scales = pred.new_empty(0, dtype=torch.float32)
+    if not options.with_gradient:
+        return loss, pred.new_empty(0), scales
+    if options.gradient_is_scaled(pred.dtype):
+        scales = _storage_scales(gradient)
+        gradient = gradient * batched(scales.to(dtype), gradient)
+    return loss, gradient.to(pred.dtype).contiguous(), scales
 
 
-def scale_gradient_(gradient: Tensor, upstream: Tensor, divisor: float) -> None:
-    """Multiply ``gradient`` by ``upstream / divisor`` (a scalar or one value a sample)."""
+def _storage_scales(gradient: Tensor) -> Tensor:
+    """For each sample the power of two, float32 ``[B]``, that brings its elements below 2^15."""
+    if not gradient.numel():
+        return gradient.new_ones(gradient.shape[0], dtype=torch.float32)
+    largest = gradient.nan_to_num(0, 0, 0).abs().flatten(1).amax(1) if gradient.ndim > 1 else gradient.abs()
+    exponent = torch.frexp(largest.double()).exponent
+    return torch.ldexp(torch.ones_like(largest, dtype=torch.float32), (15 - exponent).clamp(-100, 100))
+
+
+def scale_gradient_(gradient: Tensor, upstream: Tensor, scales: Tensor) -> None:
+    """Multiply ``gradient`` by ``upstream`` (a scalar or one value a sample) and divide it by its stored ``scales``."""
     dtype = compute_dtype(gradient, upstream)
-    factor = batched(upstream.to(dtype) / divisor, gradient)
-    gradient.copy_(gradient.to(dtype) * factor)
+    factor = upstream.to(dtype)
+    if scales.numel():
+        factor = factor / scales.to(dtype)
+    gradient.copy_(gradient.to(dtype) * batched(factor, gradient))
 
 
 def interpolate(x: Tensor, z: Tensor, alpha: Tensor, gamma: Tensor, out_dtype: torch.dtype) -> Tensor:
@@ -109,7 +136,7 @@ def _coefficients(
     """Coefficients of all tensors ``[K, B]`` and their sums ``[B]``, the sum taken before rounding to ``dtype``."""
     if options.times:
         base, segments = recursive_coefficients(scalars)
-        coeffs = torch.cat([base[None], segments, -torch.ones_like(base)[None]])
+        coeffs = torch.cat([base[None], segments, torch.where(base.isnan(), base, -1)[None]])
         return coeffs.to(dtype), torch.zeros_like(base, dtype=dtype)
     coeffs = scalars.double()
     if options.pred_in_residual:
@@ -143,6 +170,13 @@ def _metric(metric: Metric, m: Tensor) -> tuple[Tensor, Tensor]:
         root = (m + c * c).sqrt()
         zero = root == 0
         return torch.where(zero, 0, m / (root + c)), torch.where(zero, 0, 0.5 / root)
+    if metric.name == "barron_reweighting":
+        x = m / (c * c + 1e-8)
+        if alpha == -torch.inf:
+            weight = torch.exp(-0.5 * x)
+        else:
+            weight = torch.ones_like(m) if alpha == 2 else (x / abs(alpha - 2) + 1).pow(0.5 * alpha - 1)
+        return weight * m / c, weight / c
     x, half = m / (c * c), 0.5 / (c * c)
     if alpha == 2:
         return 0.5 * x, torch.full_like(m, half)
@@ -169,6 +203,8 @@ def _cosine(p: Tensor, residual: Tensor, total) -> tuple[Tensor, Tensor]:
     return value, torch.where(batched(directed, p), gradient, 0)
 
 
-def _weight(squared: Tensor, weight: Tensor | None, adaptive: AdaptiveWeight | None) -> Tensor:
+def _weight(squared: Tensor, loss: Tensor, weight: Tensor | None, adaptive: AdaptiveWeight | None) -> Tensor:
     total = torch.ones_like(squared) if weight is None else weight.to(squared.dtype)
-    return total if adaptive is None else total * (squared + adaptive.eps).pow(-adaptive.power)
+    if adaptive is None:
+        return total
+    return total * ((loss if adaptive.of == "loss" else squared) + adaptive.eps).pow(-adaptive.power)

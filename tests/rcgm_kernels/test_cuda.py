@@ -259,7 +259,9 @@ class Case:
     clip: float = 1.5
     metric: Metric = L2
     normalize: float | None = None
+    normalize_scale: bool = False
     adaptive: AdaptiveWeight | None = None
+    reduce: str = "mean"
     reduction: str = "mean"
     with_gradient: bool = True
     scalar_dtype: torch.dtype = F32
@@ -274,12 +276,13 @@ class Case:
             metric=self.metric,
             normalize=self.normalize,
             adaptive=self.adaptive,
+            reduce=self.reduce,
             reduction=self.reduction,
             with_gradient=self.with_gradient,
         )
 
     def inputs(self) -> list:
-        """pred, terms, scalars, pred_coeff, scale, weight, on the CPU."""
+        """pred, terms, scalars, pred_coeff, scale, weight, normalize_scale, on the CPU."""
         generator = torch.Generator().manual_seed(self.seed)
 
         def normal(*shape: int) -> Tensor:
@@ -301,7 +304,8 @@ class Case:
             scalars = scalars.to(self.scalar_dtype)
             if count > 1:
                 scalars[1, ::2] = 0
-        optional = [numbers(self.batch) if wanted else None for wanted in (self.pred_coeff, self.scale, self.weight)]
+        wanted = (self.pred_coeff, self.scale, self.weight, self.normalize_scale)
+        optional = [numbers(self.batch) if each else None for each in wanted]
         return [tensors[0], tensors[1:], scalars, *optional]
 
 
@@ -311,13 +315,9 @@ def moved(value: object, device: torch.device, dtype: torch.dtype | None = None)
     return [moved(item, device, dtype) for item in value] if isinstance(value, list) else value
 
 
-def storage_scale(case: Case) -> float:
-    return float(case.size * case.batch) if case.dtypes[0] == F16 else 1.0
-
-
 def expected(case: Case, inputs: list) -> tuple[Tensor, Tensor]:
     """The reference, in float64, on what the narrower dtypes hold."""
-    return reference.residual_loss(*moved(inputs, torch.device("cpu"), F64), case.options, storage_scale(case))
+    return reference.residual_loss(*moved(inputs, torch.device("cpu"), F64), case.options)[:2]
 
 
 def assert_close(got: Tensor, want: Tensor, tolerance: float) -> None:
@@ -330,7 +330,7 @@ def assert_close(got: Tensor, want: Tensor, tolerance: float) -> None:
 
 def check_loss(place: Place, case: Case, inputs: list | None = None) -> tuple[Tensor, Tensor]:
     inputs = case.inputs() if inputs is None else inputs
-    got_loss, got_gradient = cuda.residual_loss(*moved(inputs, place.device), case.options, storage_scale(case))
+    got_loss, got_gradient, scales = cuda.residual_loss(*moved(inputs, place.device), case.options)
     want_loss, want_gradient = expected(case, inputs)
     compute = F64 if F64 in case.dtypes else F32
     assert got_loss.dtype == compute
@@ -338,6 +338,12 @@ def check_loss(place: Place, case: Case, inputs: list | None = None) -> tuple[Te
     assert_close(got_loss, want_loss, TOLERANCE[compute])
     if case.with_gradient:
         assert got_gradient.is_contiguous()
+        if case.dtypes[0] == F16:
+            assert scales.shape == (case.batch,)
+            assert got_gradient.nan_to_num(0, 0, 0).abs().max() < 2**15 * (1 + 1e-3)
+            got_gradient = got_gradient.double() / scales.double()[:, None]
+        else:
+            assert not scales.numel()
         assert_close(got_gradient, want_gradient, max(TOLERANCE[case.dtypes[0]], TOLERANCE[compute]))
     else:
         assert got_gradient.numel() == 0
@@ -350,7 +356,10 @@ METRICS = {
     "barron": {"metric": Metric("barron", c=0.5, alpha=-2.0), "adaptive": AdaptiveWeight(0.5, 1e-2)},
     "welsch": {"metric": Metric("barron", c=0.5, alpha=-math.inf)},
     "cosine": {"metric": Metric("l2", cosine=0.5), "adaptive": AdaptiveWeight(1.0, 1e-3)},
-    "normalized": {"normalize": 0.1},
+    "normalized": {"normalize": 0.1, "normalize_scale": True},
+    "sum": {"reduce": "sum", "clip": 2000.0},
+    "reweighting": {"metric": Metric("barron_reweighting", 0.5), "reduce": "sum"},
+    "of the loss": {"metric": Metric("pseudo_huber", c=0.1, cosine=0.5), "adaptive": AdaptiveWeight(1.0, 1e-5, "loss")},
 }
 DTYPES = {
     "float64": (F64,) * 4,
@@ -438,8 +447,7 @@ def test_every_way_to_split_the_work(place: Place, name: str, reduction: str) ->
         assert (got_path, got_cluster) == (path, cluster)
     # The same bits in whatever order the threads come.
     place.emulate(**device, backwards=True)
-    again = cuda.residual_loss(*moved(case.inputs(), place.device), case.options, storage_scale(case))
-    for one, other in zip(first, again, strict=True):
+    for one, other in zip(first, check_loss(place, case), strict=True):
         assert torch.equal(one, other)
 
 
@@ -495,14 +503,36 @@ def test_unneeded_segments_and_prediction_are_not_read(place: Place, size: int) 
     assert not gradient.isnan().any()
 
 
-def test_unordered_knots_give_nan_in_their_sample(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reference.checks, "ordered_times", lambda times: None)  # the reference gives NaN too, unasked
-    case = Case(4, 40, (F32,) * 4, times=True, reduction="none")
+@pytest.mark.parametrize("order", [0, 2])
+def test_knots_unordered_or_not_finite_give_nan_in_their_sample(
+    place: Place, monkeypatch: pytest.MonkeyPatch, order: int
+) -> None:
+    monkeypatch.setattr(reference.checks, "ordered_times", lambda *_: None)  # the reference gives NaN too, unasked
+    case = Case(6, 40, (F32,) * (order + 2), times=True, reduction="none")
     inputs = case.inputs()
-    inputs[2][2, 1] = 2.0
+    inputs[2][order + 1, 1] = 2.0
+    inputs[2][0, 2] = math.inf
+    inputs[2][order + 1, 4] = -math.inf
+    inputs[2][:, 5] = math.inf
     loss, gradient = check_loss(place, case, inputs)
-    assert loss.isnan().tolist() == [False, True, False, False]
-    assert gradient.isnan().any(1).tolist() == [False, True, False, False]
+    assert loss.isnan().tolist() == [False, True, True, False, True, True]
+    assert gradient.isnan().any(1).tolist() == [False, True, True, False, True, True]
+
+
+@pytest.mark.parametrize("size", [2, 64, 900, 5000])
+@pytest.mark.parametrize("metric", ["l2", "cosine", "normalized", "pseudo_huber"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_sample_of_weight_zero_is_not_read(place: Place, metric: str, size: int, reduction: str) -> None:
+    case = Case(5, size, (F16,) * 3, pred_coeff=True, scale=True, weight=True, reduction=reduction, **METRICS[metric])
+    inputs = case.inputs()
+    inputs[5][torch.tensor([1, 4])] = 0
+    for tensor in (inputs[0], *inputs[1]):
+        tensor[1], tensor[4] = math.nan, math.inf
+    for numbers in (inputs[2].T, inputs[3], inputs[4]):
+        numbers[1], numbers[4] = math.inf, math.nan
+    loss, gradient = check_loss(place, case, inputs)
+    assert loss.isfinite().all()
+    assert (gradient[[1, 4]] == 0).all() and (gradient[0] != 0).any()
 
 
 def strided(tensor: Tensor, how: str) -> Tensor:
@@ -548,11 +578,11 @@ def test_rest_of_a_single_sample_behind_the_vectors(place: Place, metric: str, s
 def test_numbers_may_have_any_stride(place: Place) -> None:
     case = Case(6, 48, (F32,) * 4, pred_coeff=True, scale=True, weight=True)
     inputs = moved(case.inputs(), place.device)
-    contiguous = cuda.residual_loss(*inputs, case.options, 1.0)
+    contiguous = cuda.residual_loss(*inputs, case.options)
     inputs[2] = inputs[2].t().contiguous().t()
     for index in (3, 4, 5):
         inputs[index] = torch.stack([inputs[index], inputs[index] + 1], 1)[:, 0]
-    for one, other in zip(contiguous, cuda.residual_loss(*inputs, case.options, 1.0), strict=True):
+    for one, other in zip(contiguous, cuda.residual_loss(*inputs, case.options), strict=True):
         assert torch.equal(one, other)
 
 
@@ -560,13 +590,13 @@ def test_numbers_may_have_any_stride(place: Place) -> None:
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_empty_tensors(place: Place, batch: int, size: int, reduction: str) -> None:
     case = Case(batch, size, (F32,) * 2, reduction=reduction)
-    inputs = [torch.zeros(batch, size), [torch.zeros(batch, size)], torch.ones(1, batch), None, None, None]
-    loss, gradient = cuda.residual_loss(*moved(inputs, place.device), case.options, 1.0)
-    want, _ = reference.residual_loss(*inputs, case.options, 1.0)
+    inputs = [torch.zeros(batch, size), [torch.zeros(batch, size)], torch.ones(1, batch), None, None, None, None]
+    loss, gradient, _ = cuda.residual_loss(*moved(inputs, place.device), case.options)
+    want, *_ = reference.residual_loss(*inputs, case.options)
     assert torch.equal(loss.cpu().nan_to_num(nan=-7.0), want.nan_to_num(nan=-7.0))
     assert gradient.shape == (batch, size)
     empty, numbers = torch.zeros(batch, size, device=place.device), torch.ones(batch, device=place.device)
-    cuda.scale_gradient_(empty, numbers.new_ones(()), 2.0)
+    cuda.scale_gradient_(empty, numbers.new_ones(()), numbers[:0])
     cuda.advance_(empty, empty, empty, numbers, numbers)
     assert cuda.interpolate(empty, empty, numbers[None], numbers[None], BF16).shape == (1, batch, size)
     cuda.ema_update_([empty], [empty], 0.5, [])
@@ -587,9 +617,10 @@ def test_scale_gradient(place: Place, batch: int, size: int, upstream_dtype: tor
     for upstream in (torch.tensor(3.25), per_sample, torch.tensor(0.75).expand(batch)):
         gradient = place.empty((batch, size), dtype)
         gradient.copy_(start)
-        cuda.scale_gradient_(gradient, moved(upstream.to(upstream_dtype), place.device), 2.0)
-        want = start.double() * (upstream.double() / 2).reshape(-1, 1)
-        assert_close(gradient, want, tolerance)
+        scales = 2.0 ** torch.arange(-3, batch - 3).clamp(max=5) if dtype == F16 else torch.ones(0)
+        cuda.scale_gradient_(gradient, *moved([upstream.to(upstream_dtype), scales], place.device))
+        factor = upstream.double() / scales.double() if len(scales) else upstream.double()
+        assert_close(gradient, start.double() * factor.reshape(-1, 1), tolerance)
 
 
 @pytest.mark.parametrize("dtype", [BF16, F32])
@@ -597,10 +628,11 @@ def test_factor_one_changes_no_bit(place: Place, dtype: torch.dtype) -> None:
     bits = torch.arange(-(2**15), 2**15, dtype=torch.int16 if dtype == BF16 else torch.int32)
     bits = bits if dtype == BF16 else bits << 16 | 1
     gradient = moved(bits.view(dtype).view(4, -1).clone(), place.device)
-    cuda.scale_gradient_(gradient, torch.tensor(2.0, device=place.device), 2.0)
+    none = torch.ones(0, device=place.device)
+    cuda.scale_gradient_(gradient, torch.tensor(1.0, device=place.device), none)
     assert torch.equal(gradient.cpu().view(bits.dtype).reshape(-1), bits)
-    upstream = torch.tensor([2.0, 4.0, 2.0, 2.0], device=place.device)
-    cuda.scale_gradient_(gradient, upstream, 2.0)
+    upstream = torch.tensor([1.0, 2.0, 1.0, 1.0], device=place.device)
+    cuda.scale_gradient_(gradient, upstream, none)
     changed = (gradient.cpu().view(bits.dtype) != bits.view(4, -1)).any(1)
     assert changed.tolist() == [False, True, False, False]
 
@@ -724,8 +756,8 @@ def test_graph_capture(place: Place, metric: str, size: int) -> None:
     results = {}
 
     def step() -> None:
-        results["loss"], results["gradient"] = cuda.residual_loss(*inputs, case.options, 1.0)
-        cuda.scale_gradient_(results["gradient"], results["loss"].new_full((), 2.0), 1.0)
+        results["loss"], results["gradient"], scales = cuda.residual_loss(*inputs, case.options)
+        cuda.scale_gradient_(results["gradient"], results["loss"].new_full((), 2.0), scales)
 
     graph = captured(step)
     fresh = replace(case, seed=7).inputs()
@@ -754,7 +786,7 @@ def test_losses_on_several_streams(place: Place) -> None:
         losses = []
         for case, arguments, stream in zip(cases, inputs, streams, strict=True):
             with torch.cuda.stream(stream):
-                losses.append(cuda.residual_loss(*arguments, case.options, 1.0)[0])
+                losses.append(cuda.residual_loss(*arguments, case.options)[0])
     torch.cuda.synchronize()
     for case, arguments, loss in zip(cases, inputs, losses, strict=True):
         assert_close(loss, expected(case, moved(arguments, torch.device("cpu")))[0], TOLERANCE[F32])

@@ -115,3 +115,48 @@ def test_a_prediction_with_coefficient_zero_may_hold_anything(implementation, dt
         assert not loss.isnan().any()
         assert same(loss, expected_loss)
         assert same(gradient, expected_gradient)
+
+
+@given(loss_cases(most_elements=60_000), st.sampled_from(BAD), st.randoms(use_true_random=False))
+@every(100)
+def test_a_sample_of_weight_zero_may_hold_anything(case, value, random):
+    case = replace(case, batch=max(case.batch, 2), weighted=True, layouts=("dense",), stacked=False)
+    clean, dirty = case.call(), case.call()
+    out = random.randrange(case.batch)
+    for call in (clean, dirty):
+        call.arguments["weight"][out] = random.choice([0.0, -0.0])
+    for tensor in dirty.states():
+        tensor[out] = value
+    for name in ("coeffs", "scale", "pred_coeff", "times", "normalize_scale"):
+        if isinstance(dirty.arguments.get(name), torch.Tensor):
+            dirty.arguments[name][..., out] = value
+    for implementation in cpu_implementations():
+        with running(implementation) as backend:
+            expected_loss, expected_gradient = clean.run(backend)
+            loss, gradient = dirty.run(backend)
+        assert same(loss, expected_loss), implementation
+        assert same(gradient, expected_gradient), implementation
+        assert (gradient[out] == 0).all()
+        if case.reduction == "none":
+            assert loss[out] == 0
+
+
+@pytest.mark.parametrize("implementation", cpu_implementations())
+def test_a_mean_counts_samples_of_weight_zero(implementation):
+    pred, times = torch.ones(4, 3), torch.tensor([[0.9], [0.1]]).expand(2, 4)
+    with running(implementation) as backend:
+        loss = fused_loss(pred, [], torch.zeros(4, 3), times, weight=torch.tensor([1.0, 0, 0, 0]), backend=backend)
+    assert loss.item() == 0.25
+
+
+@pytest.mark.parametrize("implementation", cpu_implementations())
+@pytest.mark.parametrize("place", [(0, 1), (-1, 1), (slice(None), 1)])
+@pytest.mark.parametrize("order", [0, 2])
+def test_infinite_knots_are_refused(implementation, order, place):
+    times = torch.linspace(1, 0, order + 2)[:, None].repeat(1, 3)
+    times[place] = math.inf if place[0] == 0 else -math.inf
+    pred = torch.ones(3, 4)
+    with running(implementation) as backend:
+        with pytest.raises(ValueError, match=r"times must fall .* finite, .* sample 1 has"):
+            fused_loss(pred, [pred] * order, pred, times, backend=backend)
+        fused_loss(pred, [pred] * order, pred, times, weight=torch.tensor([1.0, 0.0, 1.0]), backend=backend)

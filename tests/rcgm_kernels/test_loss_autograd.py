@@ -204,6 +204,47 @@ def test_gradient_scaling_saves_small_float16_gradients(backend):
     assert (unaided.grad == 0).all()
 
 
+@pytest.mark.parametrize("clip", [1.0, 2000.0, None])
+@pytest.mark.parametrize(
+    "metric", [Metric(), Metric("pseudo_huber"), Metric(cosine=0.5)], ids=["l2", "huber", "cosine"]
+)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_finite_float16_gradients_stay_finite_and_small_ones_stay(backend, clip, metric, reduction):
+    # Weights of 1e5 beside 1e-6: each sample has a scale of its own.
+    generator = torch.Generator().manual_seed(0)
+    pred, velocity = 3 * torch.randn(2, 6, 4096, generator=generator).half()
+    weight, times = torch.tensor([1e5, 1e-6, 1.0, 1e5, 1e-6, 1e2]), torch.tensor([[0.9], [0.1]]).expand(2, 6)
+    options = {"clip": clip, "metric": metric, "weight": weight, "reduction": reduction, "backend": backend}
+
+    def gradient(dtype: torch.dtype, factor: float) -> Tensor:
+        leaf = pred.to(dtype).requires_grad_()
+        (factor * fused_loss(leaf, [], velocity.to(dtype), times, **options)).sum().backward()
+        return leaf.grad.double()
+
+    exact = gradient(torch.float64, 1.0)
+    assert 1 < exact.abs().max() < 65504
+    for factor in (1.0, 2.0**16):
+        wanted = factor * exact
+        actual = gradient(torch.float16, factor)
+        assert torch.equal(actual.isfinite(), wanted.abs() < 65520)
+        # half a unit where float16 is normal, and half of its smallest number below
+        allowed = (2**-11 + 1e-5) * wanted.abs() + 2**-25 * 1.01
+        assert ((actual - wanted).abs()[actual.isfinite()] <= allowed[actual.isfinite()]).all()
+
+
+def test_one_samples_size_does_not_change_another(backend):
+    generator = torch.Generator().manual_seed(0)
+    pred, velocity = torch.randn(2, 3, 700, generator=generator).half()
+    times = torch.tensor([[0.9], [0.1]]).expand(2, 3)
+    gradients = []
+    for factor in (1.0, 1e3):
+        leaf = pred * torch.tensor([1.0, factor, 1.0]).half()[:, None]
+        leaf.requires_grad_()
+        (2.0**12 * fused_loss(leaf, [], velocity, times, clip=None, backend=backend)).backward()
+        gradients.append(leaf.grad[[0, 2]])
+    assert torch.equal(*gradients)
+
+
 def test_gradient_scaler_steps(loss_of):
     network = nn.Linear(8, SIZE)
     plain = nn.Linear(8, SIZE)

@@ -33,6 +33,10 @@ def rho(metric: Metric, m: Tensor) -> Tensor:
         return m
     if metric.name == "pseudo_huber":
         return (m + c**2).sqrt() - c
+    if metric.name == "barron_reweighting":
+        base = m.detach() / (c**2 + 1e-8)
+        weight = (-base / 2).exp() if alpha == -math.inf else (base / (abs(alpha - 2) or 1) + 1) ** (alpha / 2 - 1)
+        return weight * m / c
     x = m / c**2
     if alpha == 2:
         return x / 2
@@ -48,15 +52,18 @@ def regression(call: LossCall) -> tuple[Tensor, Tensor]:
     given, r = call.arguments, residual(call)
     if given.get("normalize") is not None:
         r = r / (batched(r.reshape(len(r), -1).norm(dim=1), r) + given["normalize"])
+        if given["normalize_scale"] is not None:
+            r = batched(torch.as_tensor(given["normalize_scale"]), r) * r
     pred = call.pred.detach().clone().requires_grad_()
     target = (pred - r).detach()
     squares = (pred - target).square().reshape(len(pred), -1)
-    losses = rho(given["metric"], squares.mean(1))
+    losses = rho(given["metric"], squares.mean(1) if given["reduce"] == "mean" else squares.sum(1))
     if given["metric"].cosine:
         losses = losses + given["metric"].cosine * (1 - cosine_similarity(pred.flatten(1), target.flatten(1)))
     adaptive = AdaptiveWeight.from_value(given["adaptive"])
     if adaptive is not None:
-        losses = losses / (squares.sum(1).detach() + adaptive.eps) ** adaptive.power
+        size = losses.detach() if adaptive.of == "loss" else squares.sum(1).detach()
+        losses = losses / (size + adaptive.eps) ** adaptive.power
     if given["weight"] is not None:
         losses = losses * given["weight"]
     loss = {"mean": losses.mean, "sum": losses.sum, "none": lambda: losses}[given["reduction"]]()
@@ -169,6 +176,8 @@ def test_both_losses_are_one_when_the_coefficients_are(backend):
 def test_the_gradient_of_flow_matching_is_the_true_one(backend, metric):
     if metric == Metric("pseudo_huber", c=0.0):
         metric = Metric("pseudo_huber", c=1e-3)
+    if metric.name == "barron_reweighting" and metric.alpha != 2:
+        pytest.skip("its weight is held without gradient")
     pred, velocity = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     times = torch.tensor([[0.9], [0.1]]).expand(2, 3)
     weight = torch.tensor([0.5, 2.0, 1.0])
@@ -253,6 +262,38 @@ def test_barron_is_continuous_in_its_shape_and_has_pseudo_huber_inside():
         torch.testing.assert_close(special, general, rtol=1e-5, atol=0)
     torch.testing.assert_close(losses(Metric("barron", 0.8, 1.0)), losses(Metric("pseudo_huber", 0.8)) / 0.8)
     torch.testing.assert_close(losses(Metric("barron", 0.8, 2.0)), losses(Metric("l2")) / (2 * 0.8**2))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_sum_over_elements_by_hand(backend):
+    pred = torch.tensor([[3.0, 4.0], [0.0, 2.0]], requires_grad=True)
+    times = torch.tensor([[0.9], [0.1]]).expand(2, 2)
+    options = {"clip": None, "reduce": "sum", "reduction": "none", "backend": backend}
+
+    def losses(**others) -> Tensor:
+        return fused_loss(pred, [], torch.zeros(2, 2), times, **options, **others)
+
+    assert losses().tolist() == [25, 4]
+    torch.testing.assert_close(
+        losses(metric=Metric("pseudo_huber", c=12**0.5)), torch.tensor([37.0, 16.0]).sqrt() - 12**0.5
+    )
+    assert losses(adaptive=AdaptiveWeight(1.0, 7.0))[0].item() == 25 / 32
+    assert losses(adaptive=AdaptiveWeight(0.5, 11.0, of="loss"))[0].item() == pytest.approx(25 / 6)
+    (gradient,) = torch.autograd.grad(losses().sum(), pred)
+    assert gradient.tolist() == [[6, 8], [0, 4]]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_reweighting_has_the_gradient_of_barron_by_its_width(backend):
+    pred, velocity = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    times = torch.tensor([[0.9], [0.1]]).expand(2, 6)
+    pred.requires_grad_()
+    for alpha in (2.0, 1.0, 0.0, -2.0, -math.inf):
+        gradients = [
+            torch.autograd.grad(fused_loss(pred, [], velocity, times, metric=metric, backend=backend), pred)[0]
+            for metric in (Metric("barron_reweighting", 0.8, alpha), Metric("barron", 0.8, alpha))
+        ]
+        torch.testing.assert_close(gradients[0], 1.6 * gradients[1], rtol=1e-7, atol=0)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -39,9 +39,9 @@ def residual_loss_arguments(dtype: torch.dtype, reduction: str, backend: str, gr
     scalars = coeffs, random(3, seed=3), random(3, seed=4), random(3, seed=5).abs()
     options = LossOptions(
         times=False, pred_in_residual=True, clip=1.0, metric=Metric("pseudo_huber", 0.1, cosine=0.5), normalize=None,
-        adaptive=AdaptiveWeight(), reduction=reduction, with_gradient=grad,
+        adaptive=AdaptiveWeight(), reduce="sum", reduction=reduction, with_gradient=grad,
     )  # fmt: skip
-    return pred, terms, *scalars, *options.flat(), backend
+    return pred, terms, *scalars, None, *options.flat(), backend
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -64,16 +64,16 @@ def test_residual_loss_of_knots_is_well_registered(backend):
     times = torch.tensor([[0.9], [0.1]]).expand(2, 3)
     options = LossOptions(
         times=True, pred_in_residual=True, clip=1.0, metric=Metric(), normalize=None, adaptive=None,
-        reduction="mean", with_gradient=True,
+        reduce="mean", reduction="mean", with_gradient=True,
     )  # fmt: skip
-    arguments = (pred, [velocity], times, None, None, None, *options.flat(), backend)
+    arguments = (pred, [velocity], times, None, None, None, None, *options.flat(), backend)
     torch.library.opcheck(OPS.residual_loss.default, arguments)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_in_place_operations_are_well_registered(backend):
     gradient, upstream = random(3, 4, dtype=torch.float16), random(3, seed=1)
-    torch.library.opcheck(OPS.scale_gradient_.default, (gradient, upstream, "none", backend))
+    torch.library.opcheck(OPS.scale_gradient_.default, (gradient, upstream, torch.tensor([1.0, 0.5, 4.0]), backend))
     x, velocity, t, r = random(3, 4), random(3, 4, seed=1), random(3, seed=2), random(3, seed=3)
     torch.library.opcheck(OPS.advance_.default, (torch.zeros(3, 4, dtype=torch.bfloat16), x, velocity, t, r, backend))
     averages, params, copies = [random(4), random(2, 3)], [random(4, seed=1), random(2, 3, seed=1)], [torch.zeros(4)]

@@ -346,8 +346,9 @@ def test_upstream_gradient(upstream, shape: tuple[int, int], dtype: torch.dtype)
     if by.ndim:
         by[1] = 4.0  # after the divisor: a sample that stays as it is, beside others that do not
     scaled = gradient.to(DEVICE, copy=True)
-    backend.scale_gradient_(scaled, by.to(DEVICE), 4.0)
-    factor = (by / 4)[:, None] if by.ndim else by / 4
+    scales = torch.full(shape[:1], 4.0)
+    backend.scale_gradient_(scaled, by.to(DEVICE), scales.to(DEVICE))
+    factor = (by / scales).expand(shape[0])[:, None]
     torch.testing.assert_close(scaled.cpu(), (gradient.float() * factor).to(dtype), rtol=0, atol=0, equal_nan=True)
 
 
@@ -421,21 +422,21 @@ from rcgm_kernels.backends import triton as backend
 from rcgm_kernels.options import LossOptions
 
 def loss(batch, size, dtype, order=2, times=True, first=True, own=None, metric=Metric(), clip=1.0, normalize=None,
-         adaptive=None, scale=False, gradient=True):
-    options = LossOptions(times, first, clip, metric, normalize, adaptive, "mean", gradient)
+         adaptive=None, scale=False, gradient=True, reduce="mean"):
+    options = LossOptions(times, first, clip, metric, normalize, adaptive, reduce, "mean", gradient)
     numbers = torch.ones(batch)
     backend.residual_loss(
         torch.zeros(batch, size, dtype=dtype), [torch.zeros(batch, size, dtype=dtype) for _ in range(order + 1)],
         torch.zeros(order + 2 if times else order + 1, batch), own, numbers if scale else None,
-        numbers if scale else None, options, 1.0,
+        numbers if scale else None, numbers if scale and normalize is not None else None, options,
     )
 
 def path(batch, size, dtype):
     x, t = torch.zeros(batch, size, dtype=dtype), torch.zeros(2, batch)
     backend.interpolate(x, x, t, t, dtype)
     backend.advance_(x.clone(), x, x, t[0], t[1])
-    backend.scale_gradient_(x, t[0], 1.0)
-    backend.scale_gradient_(x, torch.ones(()), 1.0)
+    backend.scale_gradient_(x, t[0], t[1])
+    backend.scale_gradient_(x, torch.ones(()), t[0, :0])
 
 def ema(dtype, decay, copies=True):
     averages = [torch.zeros(n) for n in (5000, 8192)]
@@ -496,7 +497,14 @@ for shape in (2.0, 1.0, 0.0, float("-inf")):
     loss(3, 35, half, metric=Metric("barron", 1.0, shape))
 for metric in (Metric(cosine=0.5), Metric("pseudo_huber", 1.0, cosine=0.5), Metric("barron", cosine=0.5)):
     loss(2, 20001, half, metric=metric, adaptive=AdaptiveWeight())
+    loss(2, 20001, torch.float16, metric=metric, adaptive=AdaptiveWeight(of="loss"))
+for size in (35, 20001):
+    loss(3, size, torch.float16)
+    loss(3, size, torch.float16, clip=float("inf"), reduce="sum")
+for shape in (2.0, 1.0, float("-inf")):
+    loss(3, 35, half, metric=Metric("barron_reweighting", 1.0, shape))
 loss(3, 35, half, first=False, normalize=0.1, clip=float("inf"))
+loss(3, 35, half, times=False, normalize=0.1, scale=True)
 loss(3, 35, half, order=-1, times=False)
 loss(3, 35, half, times=False, own=torch.ones(3), scale=True)
 loss(3, 35, half, times=False, first=False, gradient=False, metric=Metric(cosine=0.5))

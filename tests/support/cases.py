@@ -27,6 +27,15 @@ METRICS = (
     Metric("pseudo_huber", c=5.0, cosine=0.2),
     *(Metric("barron", c=2.0, alpha=alpha) for alpha in (2.0, 1.0, 0.5, 0.0, -2.0, -torch.inf)),
     Metric("barron", c=0.5, alpha=1.0, cosine=1.0),
+    *(Metric("barron_reweighting", c=0.7, alpha=alpha) for alpha in (2.0, 1.0, -1.0, -torch.inf)),
+)
+ADAPTIVE = (
+    None,
+    1.0,
+    AdaptiveWeight(0.5, 1e-2),
+    AdaptiveWeight(-0.5, 1.0),
+    AdaptiveWeight(1.0, 1e-5, of="loss"),
+    AdaptiveWeight(0.5, 1e-2, of="loss"),
 )
 # Around the chunks (512, 4096) and the blocks (16384) of the kernels; samples without elements, or with one.
 SAMPLE_SHAPES = (
@@ -213,7 +222,9 @@ class LossCase:
     clip: float | None
     metric: Metric
     normalize: float | None
+    normalize_scale: str | None
     adaptive: AdaptiveWeight | float | None
+    reduce: str
     reduction: str
 
     def call(self) -> LossCall:
@@ -235,9 +246,14 @@ class LossCase:
             "clip": self.clip,
             "metric": self.metric,
             "adaptive": self.adaptive,
+            "reduce": self.reduce,
             "reduction": self.reduction,
-            "weight": self._scalar(generator) if self.weighted else None,
+            "weight": self._weight(generator) if self.weighted else None,
+            "normalize": self.normalize,
         }
+        if self.normalize is not None:
+            scales = {None: None, "number": 3.0, "tensor": self._scalar(generator)}
+            options["normalize_scale"] = scales[self.normalize_scale]
         terms: list[Tensor] | Tensor = [tensor(center) for _ in range(self.count)]
         if self.stacked and len(self.dtypes) == 1 and terms:
             terms = torch.stack(terms)
@@ -256,12 +272,16 @@ class LossCase:
             "coeffs": coeffs.to(self.scalar_dtype),
             "pred_coeff": self._pred_coeff(generator),
             "scale": self._scalar(generator) if self.scaled else None,
-            "normalize": self.normalize,
         }
         return LossCall(fused_residual_loss, pred, {"terms": terms, **options})
 
     def _scalar(self, generator: torch.Generator) -> Tensor:
         return torch.rand(self.batch, generator=generator, dtype=torch.float64).add(0.1).to(self.scalar_dtype)
+
+    def _weight(self, generator: torch.Generator) -> Tensor:
+        """One in five samples is left out."""
+        left_out = torch.rand(self.batch, generator=generator) < 0.2
+        return torch.where(left_out, 0.0, self._scalar(generator))
 
     def _pred_coeff(self, generator: torch.Generator) -> Tensor | float:
         if self.pred_coeff != "tensor":
@@ -344,7 +364,9 @@ def loss_cases(
         clip=draw(st.sampled_from([None, 1.0, 0.05, 50.0])),
         metric=metric,
         normalize=None if metric.cosine else draw(st.sampled_from([None, 0.1, 0.0])),
-        adaptive=draw(st.sampled_from([None, 1.0, AdaptiveWeight(0.5, 1e-2), AdaptiveWeight(-0.5, 1.0)])),
+        normalize_scale=draw(st.sampled_from([None, "number", "tensor"])),
+        adaptive=draw(st.sampled_from(ADAPTIVE)),
+        reduce=draw(st.sampled_from(["mean", "sum"])),
         reduction=draw(st.sampled_from(["mean", "sum", "none"])),
     )
 

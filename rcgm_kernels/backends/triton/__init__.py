@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rcgm_kernels import checks
+from rcgm_kernels.backends import reference
 from rcgm_kernels.options import LossOptions
 
 NAME = "triton"
@@ -40,24 +41,26 @@ def residual_loss(
     pred_coeff: Tensor | None,
     scale: Tensor | None,
     weight: Tensor | None,
+    normalize_scale: Tensor | None,
     options: LossOptions,
-    storage_scale: float,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`rcgm_kernels.backends.reference.residual_loss`."""
     from rcgm_kernels.backends.triton import loss
 
+    if not pred.numel():
+        return reference.residual_loss(pred, terms, scalars, pred_coeff, scale, weight, normalize_scale, options)
     if options.times and scalars.device.type == "cpu":
-        checks.ordered_times(scalars)
+        checks.ordered_times(scalars, weight)
     with _on(pred):
-        return loss.residual_loss(pred, terms, scalars, pred_coeff, scale, weight, options, storage_scale)
+        return loss.residual_loss(pred, terms, scalars, pred_coeff, scale, weight, normalize_scale, options)
 
 
-def scale_gradient_(gradient: Tensor, upstream: Tensor, divisor: float) -> None:
+def scale_gradient_(gradient: Tensor, upstream: Tensor, scales: Tensor) -> None:
     """See :func:`rcgm_kernels.backends.reference.scale_gradient_`."""
     from rcgm_kernels.backends.triton import scale
 
     with _on(gradient):
-        scale.scale_gradient_(gradient, upstream, divisor)
+        scale.scale_gradient_(gradient, upstream, scales)
 
 
 def interpolate(x: Tensor, z: Tensor, alpha: Tensor, gamma: Tensor, out_dtype: torch.dtype) -> Tensor:

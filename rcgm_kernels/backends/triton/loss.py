@@ -31,6 +31,7 @@ from rcgm_kernels.layout import compute_dtype, dense_samples, sample_size
 from rcgm_kernels.options import LossOptions
 
 WHOLE = 16384  # elements of the largest sample that one program keeps in registers
+TIGHT_CLIP = 1024.0  # as in formulas.h
 FINISHED_AT_ONCE = 1024  # sums of chunks that a program adds up at a time
 
 
@@ -43,14 +44,16 @@ class Form(NamedTuple):
     metric: str
     cosine: bool
     normalize: bool
-    adaptive: bool
+    adaptive: str
     with_gradient: bool
+    scaled: bool
+    tight: bool
     compute: tl.dtype
 
     @property
     def gradient_waits(self) -> bool:
-        """Whether the factor of the gradient depends on the sums over the sample."""
-        return self.metric != "l2" or self.cosine or self.normalize or self.adaptive
+        """Whether the factor of the gradient depends on the sums over the sample; formulas.h."""
+        return self.metric != "l2" or self.cosine or self.normalize or self.adaptive != "" or not self.tight
 
 
 def residual_loss(
@@ -60,48 +63,52 @@ def residual_loss(
     pred_coeff: Tensor | None,
     scale: Tensor | None,
     weight: Tensor | None,
+    normalize_scale: Tensor | None,
     options: LossOptions,
-    storage_scale: float,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`rcgm_kernels.backends.reference.residual_loss`."""
     pred = dense_samples(pred.detach())
     terms = [dense_samples(term) for term in terms]
     batch, size, dtype = pred.shape[0], sample_size(pred), compute_dtype(pred, *terms)
     losses = torch.empty(batch, dtype=dtype, device=pred.device)
     gradient = torch.empty(pred.shape if options.with_gradient else 0, dtype=pred.dtype, device=pred.device)
-    if batch and size:
-        tensors = [pred, *terms] if options.pred_in_residual else terms
-        inputs = {
-            "PRED": pred,
-            "PRED_STRIDE": pred.stride(0),
-            "TENSORS": tuple(tensors),
-            "STRIDES": tuple(tensor.stride(0) for tensor in tensors),
-            "SCALARS": scalars.contiguous(),
-            "PRED_COEFF": None if pred_coeff is None else pred_coeff.contiguous(),
-            "SCALE": None if scale is None else scale.contiguous(),
-            "CLIP": options.clip,
-        }
-        finishing = {
-            "WEIGHT": None if weight is None else weight.contiguous(),
-            "LOSSES": losses,
-            **_numbers(options, size),
-            "GRADIENT_SCALE": options.gradient_scale(batch, storage_scale),
-        }
-        _launch(inputs, finishing, gradient, batch, size, _form(options, dtype))
-    elif batch:
-        losses.fill_(torch.nan)
+    scaled = options.gradient_is_scaled(pred.dtype)
+    scales = torch.empty(batch if scaled else 0, dtype=torch.float32, device=pred.device)
+    tensors = [pred, *terms] if options.pred_in_residual else terms
+    inputs = {
+        "PRED": pred,
+        "PRED_STRIDE": pred.stride(0),
+        "TENSORS": tuple(tensors),
+        "STRIDES": tuple(tensor.stride(0) for tensor in tensors),
+        "SCALARS": scalars.contiguous(),
+        "PRED_COEFF": None if pred_coeff is None else pred_coeff.contiguous(),
+        "SCALE": None if scale is None else scale.contiguous(),
+        "WEIGHT": None if weight is None else weight.contiguous(),
+        "CLIP": options.clip,
+    }
+    finishing = {
+        "LOSSES": losses,
+        "SCALES": scales if scaled else None,
+        "NORMALIZE_SCALE": None if normalize_scale is None else normalize_scale.contiguous(),
+        **_numbers(options, size),
+        "SHARE": options.share(batch),
+    }
+    _launch(inputs, finishing, gradient, batch, size, _form(options, pred.dtype, dtype))
     if options.reduction == "mean":
         losses = losses.mean()
     elif options.reduction == "sum":
         losses = losses.sum()
-    return losses, gradient
+    return losses, gradient, scales
 
 
-def _form(options: LossOptions, dtype: torch.dtype) -> Form:
+def _form(options: LossOptions, stored: torch.dtype, dtype: torch.dtype) -> Form:
     metric = options.metric
     name = metric.name
     if name == "barron":  # its limits told apart
         name = {2.0: "barron_l2", 0.0: "cauchy", float("-inf"): "welsch"}.get(metric.alpha, name)
+    elif name == "barron_reweighting" and metric.alpha == float("-inf"):
+        name = "welsch_reweighting"
+    scaled = options.gradient_is_scaled(stored)
     return Form(
         times=options.times,
         pred_first=options.pred_in_residual,
@@ -109,8 +116,10 @@ def _form(options: LossOptions, dtype: torch.dtype) -> Form:
         metric=name,
         cosine=metric.cosine != 0,
         normalize=options.normalize is not None,
-        adaptive=options.adaptive is not None,
+        adaptive="" if options.adaptive is None else options.adaptive.of,
         with_gradient=options.with_gradient,
+        scaled=scaled,
+        tight=not scaled or options.clip <= TIGHT_CLIP,
         compute=COMPUTE[dtype],
     )
 
@@ -118,7 +127,7 @@ def _form(options: LossOptions, dtype: torch.dtype) -> Form:
 def _numbers(options: LossOptions, size: int) -> dict[str, float]:
     metric, adaptive = options.metric, options.adaptive
     return {
-        "PER_ELEMENT": 1 / size,
+        "PER_ELEMENT": 1 / options.divisor(size),
         "WIDTH": float(metric.c),
         "SHAPE": float(metric.alpha),
         "COSINE": float(metric.cosine),
@@ -145,13 +154,13 @@ def _launch(inputs: dict, finishing: dict, gradient: Tensor, batch: int, size: i
     block = {"ROWS": 1, "COLUMNS": BLOCK, "num_warps": warps(BLOCK)}
     at_once = form.with_gradient and not form.gradient_waits
     _sums[(batch * chunks,)](
-        **inputs, WEIGHT=finishing["WEIGHT"], PER_ELEMENT=finishing["PER_ELEMENT"],
-        GRADIENT_SCALE=finishing["GRADIENT_SCALE"], GRADIENT=gradient, PARTIAL=partial, **where,
-        AT_ONCE=at_once, FORM=form, **block,
+        **inputs, PER_ELEMENT=finishing["PER_ELEMENT"], SHARE=finishing["SHARE"], GRADIENT=gradient, PARTIAL=partial,
+        **where, AT_ONCE=at_once, FORM=form, **block,
     )  # fmt: skip
     columns = min(triton.next_power_of_2(chunks), FINISHED_AT_ONCE)
     _finish[(batch,)](
-        **finishing, PARTIAL=partial, FACTORS=factors, BATCH=batch, CHUNKS=chunks, FORM=form,
+        SCALE=inputs["SCALE"], WEIGHT=inputs["WEIGHT"], CLIP=inputs["CLIP"], **finishing,
+        PARTIAL=partial, FACTORS=factors, BATCH=batch, CHUNKS=chunks, FORM=form,
         ROUNDS=triton.cdiv(chunks, columns), COLUMNS=columns, num_warps=warps(columns),
     )  # fmt: skip
     if form.with_gradient and not at_once:
@@ -168,12 +177,12 @@ def _coefficient(k, count, SCALARS, PRED_COEFF, first_step, rows, row_mask, BATC
     """Coefficient of tensor ``k`` of ``count``, float64 [ROWS]; formulas.h. With times, ``k`` is 1 or more."""
     if FORM.times:
         if k == count - 1:
-            value = tl.full(rows.shape, -1.0, tl.float64)
+            value = tl.where((first_step >= 0) & (first_step < float("inf")), -1.0, float("nan"))
         else:
             start = load_scalars(SCALARS, rows + k * BATCH.to(tl.int64), row_mask)
             length = start - load_scalars(SCALARS, rows + (k + 1) * BATCH.to(tl.int64), row_mask)
             per_step = 1 / tl.where(first_step > 0, first_step, float("nan"))
-            value = tl.where(length > 0, -length * per_step, float("nan"))
+            value = tl.where((length > 0) & (length < float("inf")), -length * per_step, float("nan"))
             value = tl.where((length == 0) & (first_step >= 0), 0.0, value)
     elif FORM.pred_first and k == 0:
         if PRED_COEFF is None:
@@ -184,6 +193,15 @@ def _coefficient(k, count, SCALARS, PRED_COEFF, first_step, rows, row_mask, BATC
         row = k - 1 if FORM.pred_first else k
         value = load_scalars(SCALARS, rows + row * BATCH.to(tl.int64), row_mask)
     return value
+
+
+@triton.jit
+def _with_weight(WEIGHT, rows, row_mask, mask):
+    """The masks of samples and block without the samples of weight 0, which are not read: they may hold anything."""
+    if WEIGHT is not None:
+        row_mask = row_mask & (load_scalars(WEIGHT, rows, row_mask) != 0)
+        mask = mask & row_mask[:, None]
+    return row_mask, mask
 
 
 @triton.jit
@@ -251,6 +269,15 @@ def _metric(m, WIDTH, SHAPE, FORM: tl.constexpr):
         zero = root == 0
         safe = tl.where(zero, 1.0, root)
         value, slope = tl.where(zero, 0.0, m / (safe + WIDTH)), tl.where(zero, 0.0, 0.5 / safe)
+    elif FORM.metric == "barron_reweighting" or FORM.metric == "welsch_reweighting":
+        x = m / (tl.full(m.shape, WIDTH, tl.float64) * WIDTH + 1e-8)
+        if FORM.metric == "welsch_reweighting":
+            slope = tl.exp(-0.5 * x) / WIDTH
+        else:
+            shape = tl.full(m.shape, SHAPE, tl.float64)
+            beta = tl.where(shape == 2, 1.0, tl.abs(shape - 2))  # to the power of 0
+            slope = tl.exp((0.5 * shape - 1) * _log1p(x / beta)) / WIDTH
+        value = slope * m
     else:
         half = tl.full(m.shape, 0.5, tl.float64) / (WIDTH * WIDTH)
         x = 2 * half * m
@@ -270,21 +297,34 @@ def _metric(m, WIDTH, SHAPE, FORM: tl.constexpr):
 
 
 @triton.jit
+def _storage_scale(bound):
+    """The power of two that brings ``bound`` below 2^15, float64; formulas.h."""
+    exponent = ((bound.to(tl.int64, bitcast=True) >> 52) & 2047) - 1022
+    power = tl.minimum(tl.maximum(15 - exponent, -100), 100)
+    return tl.where(bound < float("inf"), ((power + 1023) << 52).to(tl.float64, bitcast=True), 1.0)
+
+
+@triton.jit
 def _outcome(
-    rr, pp, pr, yy, WEIGHT, rows, row_mask, PER_ELEMENT, WIDTH, SHAPE, COSINE, NORMALIZE, POWER, EPS, GRADIENT_SCALE,
-    FORM: tl.constexpr,
+    rr, pp, pr, yy, SCALE, WEIGHT, NORMALIZE_SCALE, CLIP, rows, row_mask,
+    PER_ELEMENT, WIDTH, SHAPE, COSINE, NORMALIZE, POWER, EPS, SHARE, FORM: tl.constexpr,
 ):  # fmt: skip
-    """Loss of each sample and the factors of R and of the prediction in its gradient, float64 [ROWS]; formulas.h."""
+    """Of each sample, float64 [ROWS]: loss, factors of R and of the prediction in its gradient, storage scale.
+
+    formulas.h.
+    """
     weight = tl.full(rr.shape, 1.0, tl.float64)
     if WEIGHT is not None:
         weight = load_scalars(WEIGHT, rows, row_mask)
+    left_out = weight == 0
     shrink = tl.full(rr.shape, 1.0, tl.float64)
+    length = tl.sqrt(rr)
     if FORM.normalize:
-        length = tl.sqrt(rr) + NORMALIZE
-        shrink = tl.where(length == 0, 0.0, 1 / tl.where(length == 0, 1.0, length))
+        if NORMALIZE_SCALE is not None:
+            shrink = load_scalars(NORMALIZE_SCALE, rows, row_mask)
+        zero = length + NORMALIZE == 0
+        shrink = tl.where(zero, 0.0, shrink / tl.where(zero, 1.0, length + NORMALIZE))
         rr = rr * shrink * shrink
-    if FORM.adaptive:
-        weight = weight * tl.exp(-POWER * tl.log(rr + EPS))
     loss, slope = _metric(rr * PER_ELEMENT, WIDTH, SHAPE, FORM)
     by_residual = slope * (2 * PER_ELEMENT) * shrink
     by_pred = tl.zeros(rr.shape, tl.float64)
@@ -298,8 +338,26 @@ def _outcome(
         loss += COSINE * tl.where(undirected, 1.0, across / (2 * product))
         by_residual += tl.where(undirected, 0.0, COSINE / product)
         by_pred -= tl.where(undirected, 0.0, COSINE * pr / (tl.where(undirected, 1.0, pp) * product))
-    gradient_weight = weight * GRADIENT_SCALE
-    return loss * weight, by_residual * gradient_weight, by_pred * gradient_weight
+    if FORM.adaptive == "loss":
+        weight = weight * tl.exp(-POWER * tl.log(loss + EPS))
+    elif FORM.adaptive == "residual":
+        weight = weight * tl.exp(-POWER * tl.log(rr + EPS))
+    loss = tl.where(left_out, 0.0, loss * weight)
+    weight = weight * SHARE
+    scale = tl.full(rr.shape, 1.0, tl.float64)
+    if FORM.scaled:
+        if not FORM.gradient_waits:
+            length = tl.full(rr.shape, CLIP, tl.float64)
+            if SCALE is not None:
+                length *= tl.abs(load_scalars(SCALE, rows, row_mask))
+        largest = tl.where(length > 2.0**-60, length, 2.0**-60)
+        largest = tl.where(length < 2.0**128, largest, 2.0**128)
+        bound = tl.abs(by_residual) * largest
+        if FORM.cosine:
+            bound += tl.abs(by_pred) * tl.sqrt(pp)
+        scale = tl.where(left_out, 1.0, _storage_scale(tl.abs(weight) * bound))
+        weight = weight * scale
+    return loss, tl.where(left_out, 0.0, by_residual * weight), tl.where(left_out, 0.0, by_pred * weight), scale
 
 
 @triton.jit
@@ -325,23 +383,26 @@ def _block_sums(residual, pred, FORM: tl.constexpr):
 
 @triton.jit(do_not_specialize=["BATCH", "CHUNKS"])
 def _whole_samples(
-    PRED, PRED_STRIDE, TENSORS, STRIDES, SCALARS, PRED_COEFF, SCALE, CLIP: tl.float64,
-    WEIGHT, LOSSES, PER_ELEMENT: tl.float64, WIDTH: tl.float64, SHAPE: tl.float64, COSINE: tl.float64,
-    NORMALIZE: tl.float64, POWER: tl.float64, EPS: tl.float64, GRADIENT_SCALE: tl.float64,
+    PRED, PRED_STRIDE, TENSORS, STRIDES, SCALARS, PRED_COEFF, SCALE, WEIGHT, CLIP: tl.float64,
+    LOSSES, SCALES, NORMALIZE_SCALE, PER_ELEMENT: tl.float64, WIDTH: tl.float64, SHAPE: tl.float64,
+    COSINE: tl.float64, NORMALIZE: tl.float64, POWER: tl.float64, EPS: tl.float64, SHARE: tl.float64,
     GRADIENT, BATCH, SIZE, CHUNKS, FORM: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """ROWS whole samples a program."""
     rows, columns, row_mask, mask = tile(BATCH, SIZE, CHUNKS, ROWS, COLUMNS)
-    residual = _residual(TENSORS, STRIDES, SCALARS, PRED_COEFF, SCALE, CLIP, rows, columns, row_mask, mask, BATCH, FORM)
+    used, inside = _with_weight(WEIGHT, rows, row_mask, mask)
+    residual = _residual(TENSORS, STRIDES, SCALARS, PRED_COEFF, SCALE, CLIP, rows, columns, used, inside, BATCH, FORM)
     pred = residual
     if FORM.cosine:
-        pred = load(PRED, PRED_STRIDE, rows, columns, mask, FORM.compute)
+        pred = load(PRED, PRED_STRIDE, rows, columns, inside, FORM.compute)
     rr, pp, pr, yy = _block_sums(residual, pred, FORM)
-    loss, by_residual, by_pred = _outcome(
-        rr, pp, pr, yy, WEIGHT, rows, row_mask,
-        PER_ELEMENT, WIDTH, SHAPE, COSINE, NORMALIZE, POWER, EPS, GRADIENT_SCALE, FORM,
+    loss, by_residual, by_pred, scale = _outcome(
+        rr, pp, pr, yy, SCALE, WEIGHT, NORMALIZE_SCALE, CLIP, rows, row_mask,
+        PER_ELEMENT, WIDTH, SHAPE, COSINE, NORMALIZE, POWER, EPS, SHARE, FORM,
     )  # fmt: skip
     tl.store(LOSSES + rows, narrowed(loss, LOSSES), mask=row_mask)
+    if FORM.scaled:
+        tl.store(SCALES + rows, scale.to(tl.float32), mask=row_mask)
     if FORM.with_gradient:
         gradient = by_residual.to(FORM.compute)[:, None] * residual
         if FORM.cosine:
@@ -351,17 +412,18 @@ def _whole_samples(
 
 @triton.jit(do_not_specialize=["BATCH", "CHUNKS"])
 def _sums(
-    PRED, PRED_STRIDE, TENSORS, STRIDES, SCALARS, PRED_COEFF, SCALE, CLIP: tl.float64,
-    WEIGHT, PER_ELEMENT: tl.float64, GRADIENT_SCALE: tl.float64,
+    PRED, PRED_STRIDE, TENSORS, STRIDES, SCALARS, PRED_COEFF, SCALE, WEIGHT, CLIP: tl.float64,
+    PER_ELEMENT: tl.float64, SHARE: tl.float64,
     GRADIENT, PARTIAL, BATCH, SIZE, CHUNKS, AT_ONCE: tl.constexpr,
     FORM: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Sums of one chunk of a large sample; AT_ONCE writes the gradient too, whose factor does not depend on them."""
     rows, columns, row_mask, mask = tile(BATCH, SIZE, CHUNKS, ROWS, COLUMNS)
-    residual = _residual(TENSORS, STRIDES, SCALARS, PRED_COEFF, SCALE, CLIP, rows, columns, row_mask, mask, BATCH, FORM)
+    used, inside = _with_weight(WEIGHT, rows, row_mask, mask)
+    residual = _residual(TENSORS, STRIDES, SCALARS, PRED_COEFF, SCALE, CLIP, rows, columns, used, inside, BATCH, FORM)
     pred = residual
     if FORM.cosine:
-        pred = load(PRED, PRED_STRIDE, rows, columns, mask, FORM.compute)
+        pred = load(PRED, PRED_STRIDE, rows, columns, inside, FORM.compute)
     rr, pp, pr, yy = _block_sums(residual, pred, FORM)
     at = PARTIAL + tl.program_id(0) + tl.arange(0, ROWS)
     kinds = BATCH.to(tl.int64) * CHUNKS
@@ -371,9 +433,10 @@ def _sums(
         tl.store(at + 2 * kinds, pr)
         tl.store(at + 3 * kinds, yy)
     if AT_ONCE:
-        _, by_residual, _ = _outcome(
-            rr, pp, pr, yy, WEIGHT, rows, row_mask, PER_ELEMENT, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, GRADIENT_SCALE, FORM
-        )
+        _, by_residual, _, _ = _outcome(
+            rr, pp, pr, yy, SCALE, WEIGHT, None, CLIP, rows, row_mask,
+            PER_ELEMENT, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, SHARE, FORM,
+        )  # fmt: skip
         store(GRADIENT, SIZE, rows, columns, mask, by_residual.to(FORM.compute)[:, None] * residual)
 
 
@@ -389,8 +452,8 @@ def _sum_of_chunks(PARTIAL, row, CHUNKS, ROUNDS: tl.constexpr, COLUMNS: tl.const
 
 @triton.jit(do_not_specialize=["BATCH", "CHUNKS"])
 def _finish(
-    WEIGHT, LOSSES, PER_ELEMENT: tl.float64, WIDTH: tl.float64, SHAPE: tl.float64, COSINE: tl.float64,
-    NORMALIZE: tl.float64, POWER: tl.float64, EPS: tl.float64, GRADIENT_SCALE: tl.float64,
+    SCALE, WEIGHT, CLIP: tl.float64, LOSSES, SCALES, NORMALIZE_SCALE, PER_ELEMENT: tl.float64, WIDTH: tl.float64,
+    SHAPE: tl.float64, COSINE: tl.float64, NORMALIZE: tl.float64, POWER: tl.float64, EPS: tl.float64, SHARE: tl.float64,
     PARTIAL, FACTORS, BATCH, CHUNKS, FORM: tl.constexpr, ROUNDS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """One large sample: its loss and the factors of its gradient from the sums of its chunks."""
@@ -403,10 +466,12 @@ def _finish(
         pp = _sum_of_chunks(PARTIAL + kinds, row, CHUNKS, ROUNDS, COLUMNS)
         pr = _sum_of_chunks(PARTIAL + 2 * kinds, row, CHUNKS, ROUNDS, COLUMNS)
         yy = _sum_of_chunks(PARTIAL + 3 * kinds, row, CHUNKS, ROUNDS, COLUMNS)
-    loss, by_residual, by_pred = _outcome(
-        rr, pp, pr, yy, WEIGHT, rows, rows < BATCH,
-        PER_ELEMENT, WIDTH, SHAPE, COSINE, NORMALIZE, POWER, EPS, GRADIENT_SCALE, FORM,
+    loss, by_residual, by_pred, scale = _outcome(
+        rr, pp, pr, yy, SCALE, WEIGHT, NORMALIZE_SCALE, CLIP, rows, rows < BATCH,
+        PER_ELEMENT, WIDTH, SHAPE, COSINE, NORMALIZE, POWER, EPS, SHARE, FORM,
     )  # fmt: skip
+    if FORM.scaled:
+        tl.store(SCALES + rows, scale.to(tl.float32))
     tl.store(LOSSES + rows, narrowed(loss, LOSSES))
     tl.store(FACTORS + rows, by_residual)
     tl.store(FACTORS + BATCH + rows, by_pred)
@@ -414,14 +479,15 @@ def _finish(
 
 @triton.jit(do_not_specialize=["BATCH", "CHUNKS"])
 def _gradient_of_sums(
-    PRED, PRED_STRIDE, TENSORS, STRIDES, SCALARS, PRED_COEFF, SCALE, CLIP: tl.float64,
+    PRED, PRED_STRIDE, TENSORS, STRIDES, SCALARS, PRED_COEFF, SCALE, WEIGHT, CLIP: tl.float64,
     GRADIENT, FACTORS, BATCH, SIZE, CHUNKS, FORM: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Second pass over a large sample whose gradient had to wait for its sums."""
     rows, columns, row_mask, mask = tile(BATCH, SIZE, CHUNKS, ROWS, COLUMNS)
-    residual = _residual(TENSORS, STRIDES, SCALARS, PRED_COEFF, SCALE, CLIP, rows, columns, row_mask, mask, BATCH, FORM)
+    used, inside = _with_weight(WEIGHT, rows, row_mask, mask)
+    residual = _residual(TENSORS, STRIDES, SCALARS, PRED_COEFF, SCALE, CLIP, rows, columns, used, inside, BATCH, FORM)
     gradient = load_scalars(FACTORS, rows, row_mask).to(FORM.compute)[:, None] * residual
     if FORM.cosine:
-        pred = load(PRED, PRED_STRIDE, rows, columns, mask, FORM.compute)
+        pred = load(PRED, PRED_STRIDE, rows, columns, inside, FORM.compute)
         gradient += load_scalars(FACTORS + BATCH, rows, row_mask).to(FORM.compute)[:, None] * pred
     store(GRADIENT, SIZE, rows, columns, mask, gradient)
