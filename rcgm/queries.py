@@ -65,7 +65,7 @@ class Derivative:
             differences then evaluate on it.
         at_prediction: whether the student predicts at ``(x, t, r)`` in this step, so that an estimator may use its
             prediction rather than evaluate again.
-        share: which rows of a larger batch the samples are; None where they are the whole batch.
+        share: which rows of the batch of a step the samples are; None where they are all of it.
     """
 
     x: Tensor

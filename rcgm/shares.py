@@ -1,4 +1,4 @@
-"""Which rows of a batch this process holds, where several processes train together."""
+"""Which rows of a step's batch are here: in this process, where several train together, and in this micro-batch."""
 
 from __future__ import annotations
 
@@ -10,53 +10,102 @@ from torch import Tensor
 
 __all__ = ["Processes", "Share"]
 
+LARGEST_DRAW = 2**22
+"""Elements of noise that are drawn at a time, for all processes and micro-batches."""
+
 
 @dataclass(frozen=True)
 class Share:
-    """Rows ``rank``, ``rank + count``, ... of a batch of ``total`` rows.
+    """Rows ``first``, ``first + stride``, ... of the batch of a step, which has ``total`` rows.
 
-    What is random is drawn for the whole batch, alike in every process, and each keeps its rows: so the numbers of a
-    step do not depend on how many processes there are. Rows are dealt out in turn because those with ``r = t``, which
-    need no target forward, are the first of a batch: every process then has as many of them, to one.
+    The rows are dealt out in turn to the ``parts`` micro-batches, and those of each in turn to the ``count`` processes.
+    What is random is drawn for the whole batch, alike everywhere, and each keeps its rows: so the numbers of a step do
+    not depend on how it is split. Rows with ``r = t``, which need no target forward, are the first of the batch: dealt
+    out in turn every process and micro-batch has as many of them, to one, and they are its first.
+
+    Args:
+        total: rows of the whole batch.
+        rank, count: number of this process, and how many there are.
+        part, parts: number of the micro-batch, and how many there are.
 
     Raises:
-        ValueError: the batch has fewer rows than there are processes, or there is no such rank.
+        ValueError: there is no such process or micro-batch, or too few rows for each to have one.
     """
 
     total: int
     rank: int = 0
     count: int = 1
+    part: int = 0
+    parts: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rank < self.count:
-            raise ValueError(f"rank must be from 0 to {self.count - 1}, got {self.rank}")
-        if self.total < self.count:
+        for name, value, number in (("rank", self.rank, self.count), ("part", self.part, self.parts)):
+            if not 0 <= value < number:
+                raise ValueError(f"{name} must be from 0 to {number - 1}, got {value}")
+        if self.total // self.parts < self.count:
             raise ValueError(
-                f"a micro-batch must have at least one row for each of the {self.count} processes, got {self.total}: "
-                "make batch_size larger or accumulate smaller"
+                f"a batch must have a row for each of {self.count} processes in each of {self.parts} micro-batches, "
+                f"{self.count * self.parts} or more, got {self.total}: make batch_size larger or accumulate smaller"
             )
+
+    @property
+    def first(self) -> int:
+        """The first row that is here."""
+        return self.part + self.parts * self.rank
+
+    @property
+    def stride(self) -> int:
+        """From each row that is here to the next."""
+        return self.parts * self.count
 
     @property
     def rows(self) -> int:
         """How many rows are here."""
         return self.before(self.total)
 
+    @property
+    def together(self) -> int:
+        """How many rows this micro-batch has in all processes."""
+        return len(range(self.part, self.total, self.parts))
+
     def of(self, whole: Tensor) -> Tensor:
-        """The rows of ``whole`` ``[total, ...]`` that are here, ``[rows, ...]``; ``whole`` itself in one process."""
-        return whole if self.count == 1 else whole[self.rank :: self.count].contiguous()
+        """The rows of ``whole`` ``[total, ...]`` that are here, ``[rows, ...]``; ``whole`` itself where all are."""
+        return whole if self.stride == 1 else whole[self.first :: self.stride].contiguous()
 
     def before(self, number: int) -> int:
         """How many of the first ``number`` rows of the batch are here."""
-        return len(range(self.rank, number, self.count))
+        return len(range(self.first, number, self.stride))
+
+    def last(self, number: int) -> int:
+        """How many of the last ``number`` rows of this micro-batch are here."""
+        return self.rows - len(range(self.rank, self.together - number, self.count))
 
     def left_out(self, number: int) -> int:
         """How many leading rows are left out here of a forward that leaves out the first ``number`` of the batch.
 
-        Where the forward takes place at all it does so in every process, be it of one row more than is needed: sharded
-        parameters are gathered in it by all of them together.
+        Where the forward of a micro-batch takes place at all it does so in every process, be it of one row more than is
+        needed: sharded parameters are gathered in it by all of them together.
         """
         here = self.before(number)
-        return here - 1 if number < self.total and here == self.rows else here
+        takes_place = self.part + self.parts * (self.together - 1) >= number
+        return here - 1 if takes_place and here == self.rows else here
+
+    def normal(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
+        """The rows that are here of noise from N(0, 1) for the whole batch; shape, dtype and device of ``like``.
+
+        The rows of the others are drawn too, a few at a time, and thrown away: that costs little beside what a network
+        does with a row, and the memory is that of the rows that are here.
+        """
+        at_once = max(1, LARGEST_DRAW // max(1, like[0].numel()))
+        options = {"generator": generator, "device": like.device, "dtype": like.dtype}
+        if self.stride == 1 and self.total <= at_once:
+            return torch.randn(like.shape, **options)
+        here = torch.empty(like.shape, device=like.device, dtype=like.dtype)
+        for start in range(0, self.total, at_once):
+            stop = min(start + at_once, self.total)
+            drawn = torch.randn((stop - start, *like.shape[1:]), **options)
+            here[self.before(start) : self.before(stop)] = drawn[(self.first - start) % self.stride :: self.stride]
+        return here
 
     def add_up_(self, tensor: Tensor) -> Tensor:
         """Replace ``tensor`` by its sum over the processes, on its device, without waiting for it."""
@@ -77,9 +126,9 @@ class Processes:
         """Whether this is the one that writes files and speaks."""
         return self.rank == 0
 
-    def share(self, total: int) -> Share:
-        """This process's share of a batch of ``total`` rows."""
-        return Share(total, self.rank, self.count)
+    def share(self, total: int, part: int = 0, parts: int = 1) -> Share:
+        """This process's share of micro-batch ``part`` of ``parts`` of a batch of ``total`` rows."""
+        return Share(total, self.rank, self.count, part, parts)
 
     def all_agree(self, value: bool, device: torch.device) -> bool:
         """Whether ``value`` is true in every process. Waits for the device."""

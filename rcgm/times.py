@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass, replace
 from typing import Any
@@ -96,8 +97,10 @@ class TimeSampler:
             smaller, else ``t``; ``"zero"``: ``r = 0`` (consistency models); ``"equal"``: ``r = t`` (flow matching);
             ``"dyadic"``: an interval of length ``2^-k``, ``k`` uniform from 0 to ``levels - 1``, that ends at a
             multiple of its length (Shortcut; the distribution of ``t`` is that of the samples with ``r = t``).
-        equal: fraction of the samples of a batch, rounded to whole samples, in which ``r = t``.
-        zero: fraction of the samples, after those, in which ``r = 0``.
+        equal: fraction of the samples in which ``r = t``, of those of a whole step, over all processes and
+            micro-batches. Where it is not a whole number of samples, that is rounded up or down at random, so that the
+            mean over the steps is the fraction: with a batch of 1, ``equal`` is the probability.
+        zero: fraction of the samples, after those, in which ``r = 0``; rounded alike.
         segments: number of parts of ``"segments"``.
         levels: number of lengths of ``"dyadic"``; 8 goes down to 1/128, the paper's.
         shift: ``t`` becomes ``shift t/(1 + (shift - 1) t)``: more noise for large images.
@@ -154,14 +157,27 @@ class TimeSampler:
 
     def sample(self, batch: int, *, generator: torch.Generator | None, device: torch.device | str) -> Times:
         """Times for ``batch`` samples, drawn with ``generator`` (which must be of ``device``)."""
+        equal, bound = self._numbers(batch, generator, device)
         t, r = self._interval(batch, generator, device)
-        equal = batch if self.interval == "equal" else round(self.equal * batch)
         if self.interval == "dyadic" and equal:
             t = torch.cat([self._draw(equal, generator, device), t[equal:]])
-        zeros = min(round(self.zero * batch), batch - equal)
-        if equal or zeros:
-            r = torch.cat([t[:equal], torch.zeros_like(r[:zeros]), r[equal + zeros :]])
+        if bound:
+            r = torch.cat([t[:equal], torch.zeros_like(r[equal:bound]), r[bound:]])
         return Times(t, r, equal)
+
+    def _numbers(self, batch: int, generator: torch.Generator | None, device: torch.device | str) -> tuple[int, int]:
+        """How many samples have ``r = t``, and how many have that or ``r = 0``; the same for the same generator."""
+        if self.interval == "equal":
+            return batch, batch
+        # to 1e-9, as 0.29 * 100 is less than 29
+        exact = [round(float(fraction * batch), 9) for fraction in (self.equal, self.equal + self.zero)]
+        if all(number.is_integer() for number in exact):
+            return int(exact[0]), int(exact[1])
+        # One random number for both bounds, which keeps both means. It comes from the state of the generator, which is
+        # on the host for every device: a number drawn on a GPU would have to be waited for.
+        state = _generator_of(generator, device).get_state().numpy().tobytes()
+        chance = int.from_bytes(hashlib.blake2b(state, digest_size=6).digest(), "little") / 2**48
+        return math.floor(exact[0] + chance), math.floor(exact[1] + chance)
 
     def _interval(
         self, batch: int, generator: torch.Generator | None, device: torch.device | str
@@ -208,6 +224,16 @@ class TimeSampler:
         shapes = torch.stack([torch.full((batch,), value, device=device) for value in (self.a, self.b)])
         first, second = torch._standard_gamma(shapes, generator=generator).unbind(0)
         return first / (first + second)
+
+
+def _generator_of(generator: torch.Generator | None, device: torch.device | str) -> torch.Generator:
+    if generator is not None:
+        return generator
+    device = torch.device(device)
+    if device.type == "cpu":
+        return torch.default_generator
+    module = torch.get_device_module(device)
+    return module.default_generators[module.current_device() if device.index is None else device.index]
 
 
 def _check_distribution(prefix: str, name: str, a: float, b: float) -> None:

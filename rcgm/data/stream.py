@@ -36,9 +36,10 @@ class BatchStream:
         start_step: the step to begin iterating at.
         workers: processes that read ahead, two batches each. Data that lie in memory (`BatchReader.in_memory`) are
             indexed in this process all the same, which is faster.
-        rank, world_size: this stream gives rows `rank`, `rank + world_size`, ... of each batch.
-        parts: micro-batches that a batch is split into, equal and at least world_size long: the rows are dealt out in
-            each of them, one after another.
+        rank, world_size: this stream gives runs `rank`, `rank + world_size`, ... of each batch.
+        parts: rows of a run. With as many as a step has micro-batches, to which the rows are dealt out in turn, a run
+            is a row of each, and each of them has its rows dealt out to the ranks in turn. A batch has at least
+            world_size whole runs.
         pin_memory: give page-locked tensors, for copies to a GPU that do not block. None: where CUDA is available.
 
     Raises:
@@ -71,8 +72,6 @@ class BatchStream:
         if self._rank >= self._world_size:
             raise ValueError(f"rank is {rank}; with world_size {world_size} it needs 0 to {self._world_size - 1}")
         self._parts = require_int("parts", parts, 1)
-        if self._batch_size % self._parts:
-            raise ValueError(f"batch_size is {batch_size}; it needs a multiple of parts, {parts}")
         if self._batch_size // self._parts < self._world_size:
             raise ValueError(
                 f"batch_size is {batch_size} in {parts} parts; it needs at least {world_size * parts}, a sample of "
@@ -95,7 +94,7 @@ class BatchStream:
         """This rank's indices into the data set at `step`: int64 `[B]`."""
         epoch, position = divmod(require_int("step", step, 0), self.steps_per_epoch)
         whole = self._order(epoch)[position * self._batch_size :][: self._batch_size]
-        return whole.view(self._parts, -1)[:, self._rank :: self._world_size].flatten()
+        return torch.cat(whole.split(self._parts)[self._rank :: self._world_size])
 
     def __getitem__(self, step: int) -> Batch:
         indices = self.indices(step)

@@ -45,7 +45,7 @@ class Auto(Estimator):
 
     What was measured is kept in :meth:`memory`: saved and resumed with a run, the same for the same seed. Copies that
     share an instance share it; separate runs want separate instances. Where several processes train together the
-    measurements are of the samples of all of them, and so the steps are the same.
+    measurements are of the samples of all of them, and so the steps are the same. A micro-batch counts as a call.
 
     Args:
         evaluations: 2, or 4. With four, each sample takes the fourth-order stencil or, where the curvature is of high
@@ -116,7 +116,7 @@ class Auto(Estimator):
             return self._plain(derivative)
         queries, combine = self._plain(derivative)
         whole = _whole(derivative)
-        start = max(derivative.start, whole.before(whole.total - max(round(self.share * whole.total), 4)))
+        start = max(derivative.start, whole.rows - whole.last(max(round(self.share * whole.together), 4)))
         ladder, record = self._ladder(derivative, start)
 
         def combined(answers: list[Tensor]) -> Combination:

@@ -263,7 +263,9 @@ class Objective(ABC):
             dropped: in which samples the condition is replaced by the null one, bool ``[B]``; None draws it by
                 ``label_dropout``.
             step: number of the training step, for warm-ups and update frequencies.
-            share: which rows of a larger batch ``x`` holds, where several processes train together; None for all.
+            share: which rows ``x`` holds of the batch of a step that is split over processes or micro-batches. What is
+                random is then drawn for the whole batch, so that all of them need a ``generator`` in the same state.
+                None: ``x`` is the whole batch.
 
         Raises:
             TypeError, ValueError: before any work, for an argument that does not fit; the message names it.
@@ -276,10 +278,7 @@ class Objective(ABC):
             return _own(sampler.sample(whole.total, generator=generator, device=x.device), whole)
 
         parts = self.parts(draw(self.times) if times is None else given_times(times, x), step, draw)
-        z = noise
-        if z is None:
-            shape = (whole.total, *x.shape[1:])
-            z = whole.of(torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype))
+        z = whole.normal(x, generator) if noise is None else noise
         null_cond = conditions.expanded(null_cond, batch)
         if dropped is None and cond is not None and self.label_dropout:
             dropped = whole.of(torch.rand(whole.total, generator=generator, device=x.device)) < self.label_dropout

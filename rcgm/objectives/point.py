@@ -24,7 +24,7 @@ class Point:
         dropped: ``[B]``, true where the condition was replaced by the null one; None where none was.
         step: number of the training step.
         on_path: whether the path is that of ``x`` and ``z``; false once a teacher or guidance has changed it.
-        share: which rows of a larger batch these samples are; None where they are the whole batch.
+        share: which rows of the batch of a step these samples are; None where they are all of it.
     """
 
     x: Tensor

@@ -39,10 +39,10 @@ def autocast_to(dtype: torch.dtype, device: torch.device) -> contextlib.Abstract
 class TrainStep:
     """EMA, forwards, backwards, clipping and the optimizer, in that order.
 
-    The batch is split into ``accumulate`` micro-batches. Each has a generator seeded from (seed, step, micro-step), so
-    the numbers of a step do not depend on the steps before it, nor on how many processes share it: each draws for all
-    and keeps what belongs to its rows. Losses and gradients are means over all rows, of whatever process and
-    micro-batch. Nothing here waits for the device.
+    The rows of the batch are dealt out to ``accumulate`` micro-batches (:class:`~rcgm.shares.Share`). Each begins with
+    a generator seeded from (seed, step), draws for the whole batch and keeps what belongs to its rows. So the numbers
+    of a step do not depend on the steps before it, nor on how many processes and micro-batches share it. Losses and
+    gradients are means over all rows, of whatever process and micro-batch. Nothing here waits for the device.
 
     Args:
         student: in training mode; takes gradients.
@@ -51,7 +51,7 @@ class TrainStep:
         optimizer: over the student's parameters, and those that the objective learns.
         ema: gives the target network.
         seed: of the run.
-        accumulate: micro-batches a step; the last is smaller where it does not divide the batch.
+        accumulate: micro-batches a step; the first have a row more where it does not divide the batch.
         autocast: torch.float32 for none, or the dtype of the forwards.
         clip_grad_norm: largest norm of the whole gradient of the student, or None.
         null_cond: what a dropped condition becomes, leading dimension 1; None without conditions.
@@ -109,34 +109,32 @@ class TrainStep:
     ) -> StepResult:
         """Train on the batch ``x [B, ...]``, ``cond [B]`` as step number ``step``.
 
-        ``x`` holds this process's rows of each micro-batch (see :class:`~rcgm.data.BatchStream`, ``parts``) of a batch
-        of ``total`` rows; None where it is the whole batch. ``grad_norm`` is that of the whole gradient, measured where
-        it is needed for clipping or asked for, before clipping.
+        ``x`` holds this process's rows (see :class:`~rcgm.data.BatchStream`, ``parts``) of a batch of ``total`` rows;
+        None where it is the whole batch. ``grad_norm`` is that of the whole gradient, measured where it is needed for
+        clipping or asked for, before clipping.
 
         Raises:
-            ValueError: ``x`` does not hold this process's rows.
+            ValueError: ``x`` does not hold this process's rows, or there are too few for all micro-batches.
         """
         total = len(x) if total is None else total
-        size = -(-total // self._accumulate)
-        shares = [self._processes.share(min(size, total - start)) for start in range(0, total, size)]
+        parts = self._accumulate
+        shares = [self._processes.share(total, part, parts) for part in range(parts)]
         if sum(share.rows for share in shares) != len(x):
             raise ValueError(
                 f"x must hold {sum(share.rows for share in shares)} rows of a batch of {total}, got {len(x)}"
             )
         self._ema.step()
         loss = torch.zeros((), device=x.device)
-        start = evaluated = 0
-        for micro_step, share in enumerate(shares):
-            rows = slice(start, start + share.rows)
-            start += share.rows
-            last = micro_step == len(shares) - 1
+        evaluated = 0
+        for share in shares:
+            last = share.part == parts - 1
             synchronise_gradients(self._student, last)
-            self._generator.manual_seed(seed_of(self._seed, Purpose.TRAINING, step, micro_step))
+            self._generator.manual_seed(seed_of(self._seed, Purpose.TRAINING, step))
             with autocast_to(self._autocast, x.device):
                 output = self._objective(
                     self._student,
-                    x[rows],
-                    None if cond is None else cond[rows],
+                    x[share.part :: parts].contiguous(),
+                    None if cond is None else cond[share.part :: parts].contiguous(),
                     target=self._target,
                     teacher=self._teacher,
                     null_cond=self._null_cond,

@@ -148,7 +148,7 @@ def test_times_are_ordered(distribution, interval):
 
 @pytest.mark.parametrize("interval", ["hierarchical", "sorted", "zero"])  # independent draws have r = t as well
 @pytest.mark.parametrize(
-    ("equal", "batch", "count"), [(0.0, 10, 0), (0.75, 8, 6), (0.25, 10, 2), (0.26, 10, 3), (1.0, 7, 7), (0.04, 10, 0)]
+    ("equal", "batch", "count"), [(0.0, 10, 0), (0.75, 8, 6), (0.25, 12, 3), (0.29, 100, 29), (1.0, 7, 7)]
 )
 def test_equal_samples_lead_the_batch(interval, equal, batch, count):
     times = sample(batch, interval=interval, equal=equal)
@@ -159,7 +159,7 @@ def test_equal_samples_lead_the_batch(interval, equal, batch, count):
 
 @pytest.mark.parametrize(
     ("equal", "zero", "batch", "counts"),
-    [(0.5, 0.1, 10, (5, 1)), (0.0, 0.25, 8, (0, 2)), (0.5, 0.5, 5, (2, 2)), (0.75, 0.25, 2, (2, 0)), (0, 1, 3, (0, 3))],
+    [(0.5, 0.1, 10, (5, 1)), (0.0, 0.25, 8, (0, 2)), (0.5, 0.5, 6, (3, 3)), (0.7, 0.1, 10, (7, 1)), (0, 1, 3, (0, 3))],
 )
 @pytest.mark.parametrize("interval", ["hierarchical", "sorted", "dyadic"])
 def test_zero_samples_follow_the_equal_ones(interval, equal, zero, batch, counts):
@@ -172,6 +172,36 @@ def test_zero_samples_follow_the_equal_ones(interval, equal, zero, batch, counts
     assert bool((times.t[first:last] > 0).all())
     if interval != "dyadic":  # whose intervals may begin at 0
         assert bool((times.r[last:] > 0).all())
+
+
+@pytest.mark.parametrize(
+    ("equal", "zero", "batch"), [(0.75, 0.0, 1), (0.5, 0.1, 1), (0.25, 0.75, 1), (0.3, 0.3, 2), (0.5, 0.1, 3)]
+)
+def test_fractions_hold_over_many_small_batches(equal, zero, batch):
+    """A batch of one sample has r = t with the probability ``equal``, rather than never or always."""
+    sampler, generator = TimeSampler(equal=equal, zero=zero), torch.Generator().manual_seed(0)
+    steps = [sampler.sample(batch, generator=generator, device="cpu") for _ in range(2_000)]
+    for fraction, counts in (
+        (equal, [times.equal for times in steps]),
+        (zero, [int((times.r[times.equal :] == 0).sum()) for times in steps]),
+    ):
+        expected = fraction * batch
+        # a count lies within 1 of its mean, here the nearest whole numbers; 5 standard deviations of 2,000 of them
+        assert all(abs(count - expected) < 1 + 1e-9 for count in counts)
+        assert abs(sum(counts) / len(counts) - expected) < 5 * 0.5 / 2_000**0.5
+    assert all(torch.equal(times.r[: times.equal], times.t[: times.equal]) for times in steps)
+
+
+def test_the_same_generator_rounds_alike():
+    """In every process and micro-batch, though nothing is drawn for it."""
+    sampler = TimeSampler(interval="sorted", equal=0.5)
+    for seed in range(20):
+        one, other = (torch.Generator().manual_seed(seed) for _ in range(2))
+        assert sampler.sample(5, generator=one, device="cpu").equal == sampler._numbers(5, other, "cpu")[0]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        counts = {sampler.sample(5, generator=None, device="cpu").equal for _ in range(20)}
+    assert counts == {2, 3}
 
 
 def test_equal_samples_have_the_same_t():

@@ -106,7 +106,7 @@ def run(
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(rows, 2, 4, 4, generator=generator, dtype=dtype)
     labels = torch.randint(3, (rows,), generator=generator)
-    here = torch.arange(rows).view(accumulate, -1)[:, processes.rank :: processes.count].flatten()
+    here = torch.cat(torch.arange(rows).split(accumulate)[processes.rank :: processes.count])
     counts = []
     for number in range(steps):
         with Calls() as calls:
@@ -142,8 +142,8 @@ def distance(one: dict[str, list[Tensor]], other: dict[str, list[Tensor]]) -> di
 def compared(
     build: Callable[[], Any], processes: Processes, parallel: dict[str, Any], options: dict[str, Any]
 ) -> dict[str, float]:
-    """How far the steps of all processes are from those of one, in the first process; nothing in the others."""
-    alone = {**options, "compile": False}
+    """How far the steps of all processes are from those of one without micro-batches, in the first process."""
+    alone = {**options, "compile": False, "accumulate": 1}
     expected = run(build(), Processes(), ParallelConfig(), **alone)[0] if processes.first else {}
     shared, _ = run(build(), processes, ParallelConfig(**parallel), **options)
     return distance(expected, shared)
@@ -175,6 +175,13 @@ OTHERS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     # 3 of 4 rows have r = t, and with them all rows of one process
     "one row to evaluate": (lambda: RCGM(dt=0.1, times=TimeSampler(equal=0.75)), {}, {"rows": 4}),
     "two averages": (OBJECTIVES["rcgm"], {}, {"target_decay": 0.5}),
+    # 7 of 10 rows have r = t, and with them both rows of some micro-batches
+    "micro-batches of a row": (
+        lambda: MeanFlow(times=TimeSampler("logit_normal", -0.4, 1.0, interval="sorted", equal=0.7)),
+        {},
+        {"accumulate": 5},
+    ),
+    "micro-batches of other sizes": (OBJECTIVES["rcgm"], {}, {"accumulate": 2, "rows": 9}),
     "cast average": (OBJECTIVES["rcgm"], {}, {"cast": torch.bfloat16, "dtype": torch.float32}),
 }
 

@@ -79,7 +79,7 @@ def test_the_teacher_reaches_the_loss(flow, tiny_config):
     x = dataset.samples[:16]
     reference = copy.deepcopy(student)
     result = step(0, x, None)
-    generator = seeded_generator(0, Purpose.TRAINING, 0, 0)
+    generator = seeded_generator(0, Purpose.TRAINING, 0)
     times = build_objective_from(config).times.sample(16, generator=generator, device=DEVICE)
     z = torch.randn(x.shape, generator=generator)
     x_t = times.t[:, None] * z + (1 - times.t[:, None]) * x
