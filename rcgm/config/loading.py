@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from rcgm.config.build import build_objective_from
 from rcgm.config.components import bind_arguments, look_up, plain_defaults, to_plain
 from rcgm.config.errors import ConfigError, unknown_name
 from rcgm.config.old_keys import with_new_keys
@@ -87,7 +88,13 @@ def parse_config(values: Mapping[str, Any]) -> TrainConfig:
             problems.append(str(error))
     if problems:
         raise ConfigError("; ".join(problems))
-    return config.model_copy(update=resolved)
+    config = config.model_copy(update=resolved)
+    if config.teacher is None and build_objective_from(config).needs_teacher():
+        raise ConfigError(
+            "objective: supervision or guidance is by a teacher, and there is none: set teacher.run to the folder of a "
+            "trained run"
+        )
+    return config
 
 
 def config_to_yaml(config: TrainConfig) -> str:

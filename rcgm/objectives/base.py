@@ -36,6 +36,7 @@ from rcgm_kernels import AdaptiveWeight, Metric
 
 SUPERVISIONS = ("data", "teacher")
 DTYPES = ("float32", "float16", "bfloat16")
+REDUCES = ("mean", "sum")
 
 
 Weighting = SampleWeight | Callable[[Tensor, Tensor], Tensor]
@@ -82,6 +83,9 @@ class Objective(ABC):
         clip: bound of the residual's clamp; None for none.
         metric: how the residual becomes a loss.
         normalize: constant of the tangent normalisation (sCM); None for none.
+        normalize_scale: number by which the normalised residual is multiplied; None for 1.
+        reduce: over the D elements of a sample, ``"mean"`` or ``"sum"``. A sum makes loss and gradient D times larger:
+            what the optimizer's eps, a clipped norm and the constants of metric and adaptive weight are compared with.
         adaptive: adaptive weight of the samples; None for none.
         sample_weight: weight of a sample as a function of its times, one of ``SAMPLE_WEIGHTS`` or any function of ``t``
             and ``r`` ``[B]`` that gives ``[B]``; None for none.
@@ -103,6 +107,8 @@ class Objective(ABC):
     clip: float | None = None
     metric: Metric = field(default_factory=Metric)
     normalize: float | None = None
+    normalize_scale: float | None = None
+    reduce: str = "mean"
     adaptive: AdaptiveWeight | None = None
     sample_weight: Weighting | None = None
     label_dropout: float = 0.0
@@ -119,12 +125,19 @@ class Objective(ABC):
         if self.normalize is not None and not 0 <= self.normalize < math.inf:
             raise ValueError(f"normalize must be a finite number >= 0 or None, got {self.normalize!r}")
         self._check_normalize()
+        if self.reduce not in REDUCES:
+            raise ValueError(f"reduce must be one of {', '.join(REDUCES)}, got {self.reduce!r}")
         if self.sample_weight is not None and not callable(self.sample_weight):
             raise TypeError(f"sample_weight must be a function of t and r, got {type(self.sample_weight).__name__}")
         if not 0 <= self.label_dropout <= 1:
             raise ValueError(f"label_dropout must be a probability from 0 to 1, got {self.label_dropout!r}")
 
     def _check_normalize(self) -> None:
+        if self.normalize_scale is not None:
+            if self.normalize is None:
+                raise ValueError(f"normalize_scale must be None without normalize, got {self.normalize_scale!r}")
+            if not math.isfinite(self.normalize_scale):
+                raise ValueError(f"normalize_scale must be a finite number or None, got {self.normalize_scale!r}")
         if self.normalize is not None and self.metric.cosine:
             raise ValueError(
                 "normalize must be None with a cosine term, since a normalised residual has no target to compare the "
@@ -230,7 +243,8 @@ class Objective(ABC):
 
     def loss_options(self) -> dict[str, Any]:
         """What the fused loss is told besides tensors."""
-        return {"clip": self.clip, "metric": self.metric, "normalize": self.normalize, "adaptive": self.adaptive}
+        names = ("clip", "metric", "normalize", "normalize_scale", "reduce", "adaptive")
+        return {name: getattr(self, name) for name in names}
 
     def __call__(
         self,

@@ -16,7 +16,7 @@ MOST_SEGMENTS = round(1 / SMALLEST_DT)
 
 @dataclass(frozen=True, kw_only=True)
 class Consistency(RCGM):
-    """``R = (1/dt) [t F(x_t, t, 0) - (t - dt) F-(x_{t-dt}, t - dt, 0)] - v``: order 1 of RCGM, always to ``r = 0``.
+    """``R = (1/dt) [t F(x_t, t, 0) - (t - dt) F-(x_{t-dt}, t - dt, 0)] - v``: order 1 of RCGM, to ``r = 0``.
 
     ``x_{t-dt}`` lies on the path of data and noise (training), or a step of the teacher away (distillation, with
     ``supervision="teacher"``). The consistency function is the step to ``r = 0``. The network without gradient is the

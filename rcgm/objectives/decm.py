@@ -136,20 +136,16 @@ class DECM(Objective):
             raise ValueError("start_weight and end_weight must not both be 0")
 
     def _check_normalize(self) -> None:
-        """The metric is of one part, and the normalisation of the others."""
+        """The metric is of one part, and the normalisation of the others: it is checked where those are made."""
+        self._consistency()
 
     def parts(self, times: Times, step: int, draw: Callable[[TimeSampler], Times]) -> Sequence[Part]:
         due, t = step % self.every == 0, times.t
         flow = FlowPart(metric=self.metric, weight=2.0 if due else 1.0, **self._shared())
         parts: list[Part] = [(self._consistency(), Times(t, torch.zeros_like(t))), (flow, times.without_intervals())]
         if due:
-            third = NoiseToNoisyPart(
-                adaptive=self.adaptive,
-                normalize=self.normalize,
-                start_weight=self.start_weight,
-                end_weight=self.end_weight,
-                **self._shared(),
-            )
+            weights = {"start_weight": self.start_weight, "end_weight": self.end_weight}
+            third = NoiseToNoisyPart(**weights, **self._by_derivative())
             parts.append((third, draw(self.near)))
         return parts
 
@@ -157,13 +153,13 @@ class DECM(Objective):
         raise NotImplementedError("the residuals of decm are those of its parts")
 
     def _consistency(self) -> ConsistencyPart:
-        return ConsistencyPart(adaptive=self.adaptive, normalize=self.normalize, **self._shared())
+        return ConsistencyPart(**self._by_derivative())
+
+    def _by_derivative(self) -> dict[str, Any]:
+        """Of the parts that learn from a derivative."""
+        own = {name: getattr(self, name) for name in ("adaptive", "normalize", "normalize_scale")}
+        return {**own, **self._shared()}
 
     def _shared(self) -> dict[str, Any]:
-        return {
-            "transport": self.transport,
-            "supervision": self.supervision,
-            "guidance": self.guidance,
-            "clip": self.clip,
-            "sample_weight": self.sample_weight,
-        }
+        names = ("transport", "supervision", "guidance", "clip", "reduce", "sample_weight")
+        return {name: getattr(self, name) for name in names}

@@ -15,8 +15,10 @@ class MeanFlow(TiM):
     """``R = F - v + (t - r) dF/dt``; under other transports TiM's identity, of which this is the linear case.
 
     Published settings are the defaults: logit-normal times, ``r = t`` in three quarters of the samples, adaptive weight
-    with power 1, the student's own derivative along the guided velocity. Its guidance is ``MixedTarget(scale=kappa,
-    data=omega, network="student")``: the velocity becomes ``omega v + kappa F_cond + (1 - omega - kappa) F_null``.
+    with power 1, the student's own derivative along the guided velocity. The authors sum over the elements of a sample
+    (``reduce="sum"``), with an eps of 0.01 in the weight of their program and of 1e-3 in the paper. Their guidance is
+    ``MixedTarget(scale=kappa, data=omega, network="student")``: the velocity becomes ``omega v + kappa F_cond + (1 -
+    omega - kappa) F_null``.
 
     Args:
         inputs: ``"guided"``, along the guided velocity as published, or ``"data"`` (see ``TiM``).

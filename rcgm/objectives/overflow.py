@@ -7,8 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from rcgm.combination import Combination
-from rcgm.objectives.residual import AnyResidual, RecursiveResidual, Residual
+from rcgm.objectives.residual import AnyResidual
 from rcgm.shares import Share
 
 
@@ -38,22 +37,7 @@ def finite_samples(values: Tensor) -> Tensor:
     return values.isfinite().flatten(1).all(1)
 
 
-def without(residual: AnyResidual, kept: Tensor) -> Residual:
-    """``residual`` where ``kept`` ``[B]`` is true, and 0, with weight 0 and nothing read, where it is false."""
-
-    def masked(scalar: Tensor | float) -> Tensor:
-        if not isinstance(scalar, Tensor):
-            scalar = torch.full(kept.shape, scalar, dtype=torch.float32, device=kept.device)
-        return torch.where(kept, scalar, 0)
-
-    if isinstance(residual, RecursiveResidual):
-        residual = residual.as_combination()
-    value = residual.value
-    absent = not isinstance(value.pred_coeff, Tensor) and value.pred_coeff == 0
-    pred_coeff = value.pred_coeff if absent else masked(value.pred_coeff)
-    return replace(
-        residual,
-        value=Combination(value.terms, tuple(masked(coeff) for coeff in value.coeffs), pred_coeff),
-        scale=None if residual.scale is None else masked(residual.scale),
-        weight=masked(1.0 if residual.weight is None else residual.weight),
-    )
+def without(residual: AnyResidual, kept: Tensor) -> AnyResidual:
+    """``residual`` with weight 0, by which the losses leave a sample out whatever it holds, where ``kept`` is false."""
+    weight = torch.ones_like(kept, dtype=torch.float32) if residual.weight is None else residual.weight
+    return replace(residual, weight=torch.where(kept, weight, 0))

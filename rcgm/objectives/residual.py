@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from rcgm.combination import PREDICTION, Combination, term
-from rcgm_kernels import fused_loss, fused_residual_loss, recursive_coefficients
+from rcgm.combination import Combination
+from rcgm_kernels import fused_loss, fused_residual_loss
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,6 @@ class RecursiveResidual:
             reduction="none",
             **options,
         )
-
-    def as_combination(self) -> Residual:
-        """The same residual with its coefficients written out."""
-        coeff, coeffs = recursive_coefficients(self.times)
-        base = PREDICTION if self.base is None else term(self.base)
-        value = coeff * base + Combination(tuple(self.segments), tuple(coeffs.unbind(0))) - term(self.velocity)
-        return Residual(value, weight=self.weight)
 
 
 AnyResidual = Residual | RecursiveResidual

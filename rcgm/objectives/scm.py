@@ -36,6 +36,8 @@ class SCM(Objective):
     which is thus in every loss; ``InverseTangentWeight`` as the ``sample_weight`` has it once more, for more weight
     near the data.
 
+    The published programs sum over the elements of a sample: ``reduce="sum"``.
+
     Args:
         warmup_steps: of the tangent; 10,000 in the paper, 0 for none. Much shorter runs need a shorter one, or they
             train flow matching alone.

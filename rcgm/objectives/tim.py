@@ -38,8 +38,9 @@ class TiM(Objective):
     The derivative along the path is the estimator's; ``central`` is the paper's DDE (equation 10, e = 0.005), its nodes
     cut where ``[t - e, t + e]`` leaves ``[r, 1]``, which the paper does not treat. Its text does not say how times are
     drawn; the defaults are the authors' class-conditional settings: two logit-normal draws, ``r = t`` in half of the
-    samples (the diffusion ratio) and ``r = 0`` in a tenth (the consistency ratio). Their guidance is
-    ``MixedTarget(0.75, 0.3, 0.8)``.
+    samples (the diffusion ratio) and ``r = 0`` in a tenth (the consistency ratio). Their loss has a direction term
+    and is weighted by its own size, ``Metric(cosine=1)`` and ``AdaptiveWeight(1, 1e-5, of="loss")``; their guidance is
+    ``MixedTarget(0.75, 0.3, 0.8, guide_dropped=True)``.
 
     Args:
         network: whose derivative, ``"student"`` (without gradient: the paper's theta minus) or ``"target"``.

@@ -65,11 +65,6 @@ def _train(
         raise ConfigError(
             "objective: guidance and label_dropout need data and a model with classes (model.num_classes)"
         )
-    if objective.needs_teacher() and config.teacher is None:
-        raise ConfigError(
-            "objective: supervision or guidance is by a teacher, and there is none: set teacher.run to the folder of a "
-            "trained run"
-        )
     checkpoint = folder.resume(config, processes) if resume else None
     teacher = None
     if config.teacher is not None:

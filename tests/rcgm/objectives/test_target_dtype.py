@@ -206,10 +206,8 @@ def test_other_formats_do_not_look(target_dtype):
     assert (objective.report(), list(objective.memory())) == ({}, [])
 
 
-def test_nothing_of_a_dropped_sample_is_read():
+def test_a_dropped_sample_has_no_weight_and_the_others_keep_theirs():
     kept = torch.tensor([True, False])
-    weight, scale = torch.tensor([2.0, 3.0]), torch.tensor([1.0, torch.nan])
-    residual = without(Residual(2.0 * PREDICTION, scale=scale, weight=weight), kept)
-    assert residual.weight.tolist() == [2.0, 0.0]
-    assert residual.scale.tolist() == [1.0, 0.0]
-    assert residual.value.pred_coeff.tolist() == [2.0, 0.0]
+    weighted = without(Residual(2.0 * PREDICTION, weight=torch.tensor([2.0, 3.0])), kept)
+    assert weighted.weight.tolist() == [2.0, 0.0]
+    assert without(Residual(2.0 * PREDICTION), kept).weight.tolist() == [1.0, 0.0]

@@ -148,7 +148,6 @@ def test_resume_refuses_another_teacher(flow, tmp_path, tiny_config):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (TAUGHT, r"by a teacher, and there is none: set teacher\.run"),
         ((*TAUGHT, "teacher.run=RUN/nowhere"), r"teacher\.run: no run folder .*nowhere'; train the teacher first"),
         (
             (*TAUGHT, "teacher.run=RUN", "teacher.checkpoint=3"),
@@ -173,6 +172,16 @@ def test_what_does_not_fit_is_refused_before_any_file(flow, tmp_path, tiny_confi
     with pytest.raises(ConfigError, match=message):
         train(config, tmp_path / "run", show_progress=False)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [TAUGHT[0], "objective={name: ucgm, guidance: {name: ucgm_teacher, scale: 2}}",
+     "objective={name: rcgm, guidance: {scale: 1, network: teacher}}"],
+)  # fmt: skip
+def test_a_missing_teacher_is_noticed_when_the_configuration_is_read(objective, tiny_config):
+    with pytest.raises(ConfigError, match=r"by a teacher, and there is none: set teacher\.run"):
+        tiny_config(objective)
 
 
 def test_unknown_keys_of_the_section_are_named(tiny_config):

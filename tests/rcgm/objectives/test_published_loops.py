@@ -1,0 +1,52 @@
+"""The objectives against the published training loops: value, gradient of the parameters and its scale."""
+
+from pathlib import Path
+
+import pytest
+
+from rcgm.config import build_objective_from, load_config
+from tests.support import published_loops as loops
+from tests.support.published_cases import CASES, Case, compare
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+# the loss that the authors of each published configuration train
+PUBLISHED = {
+    "imagenet256_tim": ("mixed", loops.tim("linear", guided=True)),
+    "imagenet256_ucgm": ("equal", loops.ucgm(0, cosine=True, zeta=0.47)),
+    "imagenet256_ucgm_tuned": ("zero", loops.ucgm(1, c=5, zeta=2.0)),
+    "imagenet256_mean_flow_b4": ("mixed", loops.mean_flow()),
+    "imagenet256_mean_flow_xl2": ("mixed", loops.mean_flow(omega=0.2, kappa=0.92, upper=0.75)),
+}
+
+
+def assert_same(case: Case) -> None:
+    found = compare(case)
+    assert found.value is None or found.value < case.bound
+    assert found.gradient < case.bound
+    assert abs(found.ratio - 1) < case.bound
+
+
+WHOLE = pytest.mark.xfail(reason="the cosine is over the whole sample as yet", strict=True)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[WHOLE] if "direction" in case.options or "the same, guid" in case.options else [])
+     for case in CASES],
+    ids=lambda case: f"{case.loop}, {case.options}",
+)  # fmt: skip
+def test_value_gradient_and_scale(case):
+    assert_same(case)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[WHOLE] if name in ("imagenet256_tim", "imagenet256_ucgm") else [])
+        for name in PUBLISHED
+    ],
+)
+def test_a_published_configuration_trains_the_loss_of_its_authors(name):
+    times, loss = PUBLISHED[name]
+    config = load_config(CONFIGS / f"{name}.yaml")
+    assert_same(Case(name, "", loss, lambda: build_objective_from(config), times, drop=True))
