@@ -8,12 +8,13 @@ BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml constraints.txt $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo moons bench test lint format clean
+.PHONY: help demo moons bench docs test lint format clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 	@echo "make moons   reproduce the table of orders against EMA decays on two moons"
 	@echo "make bench   measure the kernels on this machine and rewrite the result pages"
+	@echo "make docs    build the documentation site into site/; broken links and docstrings fail"
 	@echo "make format  format and fix what the linter can fix"
 	@echo "make clean   remove the environment and all build products"
 
@@ -44,6 +45,9 @@ bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks.kernels
 	$(BIN)/python -m benchmarks.pages
 
+docs: $(VENV)/.test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
 test: $(VENV)/.test lint
 	$(BIN)/python -m pytest
 
@@ -56,5 +60,5 @@ format: $(VENV)/.test
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info runs .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info runs .pytest_cache .ruff_cache .hypothesis
 	find rcgm_kernels -name '*.so' -delete

@@ -46,12 +46,14 @@ def headline_table() -> str:
     order2, fast = rows["RCGM, order 2"], rows["JVP, fastest form"]
     least = rows.get("JVP, form with least memory", fast)
     preset, batch = compared(found)
+    gpu = read("gpu_check")
+    ran = "" if gpu is not None and gpu["passed"] else " **Nothing has run on a GPU yet.**"
     return (
         f"A training step of RCGM, order 2, takes {order2['relative_time']:.2f} times as long as flow matching "
         f"in the same memory. The fastest form of MeanFlow with a Jacobian-vector product takes "
         f"{fast['relative_time']:.2f} times as long and {_memory(fast, rows):.2f} times the memory; the form with the "
         f"least memory takes {least['relative_time']:.2f} times as long. DiT-{preset}, batch {batch}, "
-        f"{found['autocast']}, **on a CPU**: {provenance(found)}."
+        f"{found['autocast']}, on a CPU: {provenance(found)}.{ran}"
     )
 
 

@@ -5,7 +5,7 @@
     python -m benchmarks.objectives --only mean_flow,rcgm-2
 
 Every run trains the same network from the same seed on one core, for the same processor time; only objective and
-teacher differ. Distilled objectives start from, and are taught by, the flow-matching network of this benchmark, whose
+teacher differ. Distilled objectives start from, and learn from, the flow-matching network of this benchmark, whose
 own training is not counted. Each is sampled by the averaged network with the sampler that it is made for, at 1, 2 and 4
 steps, and at 16 where its sampler follows the flow; guidance is not used.
 """
@@ -50,7 +50,7 @@ class Entry:
     name: str
     objective: str
     arguments: dict[str, Any] = field(default_factory=dict)
-    taught: bool = False
+    distilled: bool = False
     lr: float | None = None
 
 
@@ -67,8 +67,8 @@ def entries(task: str) -> list[Entry]:
     every gradient the same length however near the target is, fine with a falling rate, here worse than a clamp
     (47 to 26); a target network of EMA 0.995 lags 200 steps behind, a fifth of the run (Shortcut: 50, and 5 by the
     student itself). With r = 0 alone sCM gets worse as it trains, as continuous-time consistency models are known to
-    (taught: 10 after 20 s, 55 after 100 s); half of the samples at r = t, as MeanFlow has them, hold it (3 after 20 s),
-    and so does a difference step of 0.05 (4).
+    (distilled: 10 after 20 s, 55 after 100 s); half of the samples at r = t, as MeanFlow has them, hold it (3 after
+    20 s), and so does a difference step of 0.05 (4).
     """
     digits = task == "digits"
     dt, share = (0.1, {"times": {"equal": 0.25}}) if digits else (0.01, {})
@@ -78,7 +78,7 @@ def entries(task: str) -> list[Entry]:
     if digits:
         scm |= {"normalize": None, "clip": 1.0, "times": {"interval": "zero", "equal": 0.5}}
     half_steps = {"network": "student"} if digits else {}
-    taught = {"supervision": "teacher"}
+    distilled = {"supervision": "teacher"}
     return [
         Entry(TEACHER, "flow_matching"),
         *(Entry(f"rcgm-{order}", "rcgm", {"order": order, "dt": dt, **share}) for order in (1, 2)),
@@ -88,9 +88,11 @@ def entries(task: str) -> list[Entry]:
         ),
         Entry("rcgm-4 jump", "rcgm", {"order": 4, "dt": dt, "points": "jump", **share}),
         Entry("consistency", "consistency", gap, lr=slow),
-        Entry("consistency taught", "consistency", {**gap, **taught}, taught=True, lr=slow),
+        Entry("consistency distilled", "consistency", {**gap, **distilled}, distilled=True, lr=slow),
         Entry("scm", "scm", scm, lr=slow),
-        Entry("scm taught", "scm", {**scm, **taught, "transport": "linear"}, taught=True, lr=slow),  # the teacher's
+        Entry(
+            "scm distilled", "scm", {**scm, **distilled, "transport": "linear"}, distilled=True, lr=slow
+        ),  # the teacher's
         Entry("shortcut", "shortcut", half_steps),
         Entry("mean_flow", "mean_flow", {"derivative": "central"}),
         Entry("mean_flow auto", "mean_flow", {"derivative": "auto"}),
@@ -99,7 +101,7 @@ def entries(task: str) -> list[Entry]:
         Entry("ucgm-1", "ucgm", {"consistency_ratio": 1.0, "clip": 1.0}, lr=slow),
         Entry("tim", "tim"),
         Entry("decm", "decm"),
-        Entry("decm taught", "decm", taught, taught=True),
+        Entry("decm distilled", "decm", distilled, distilled=True),
     ]
 
 
@@ -131,7 +133,7 @@ def main() -> None:
         for task, length in seconds.items():
             teacher = pool.apply(train_teacher, (task, length))
             chosen = [entry for entry in entries(task) if names is None or entry.name in names]
-            jobs = [(task, entry, length, teacher if entry.taught else None) for entry in chosen]
+            jobs = [(task, entry, length, teacher if entry.distilled else None) for entry in chosen]
             for row in tqdm(pool.imap(run, jobs, chunksize=1), total=len(jobs), desc=task, unit="run"):
                 put(result["rows"], {**row, "commit": described["commit"]})
                 path = environment.write(arguments.name, result)
@@ -162,7 +164,7 @@ def put(rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
 
 
 def train_teacher(task: str, seconds: float) -> Weights:
-    """Weights of the flow-matching network that the taught objectives start from."""
+    """Weights of the flow-matching network that the distilled objectives start from."""
     entry = next(entry for entry in entries(task) if entry.name == TEACHER)
     trained = train(TASKS[task], entry.objective, entry.arguments, lambda _, spent: spent >= seconds)
     # as arrays: a tensor would be handed over through the memory of a process that ends here

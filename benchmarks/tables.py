@@ -41,7 +41,7 @@ def digits_table() -> str:
         [steps, *judged(measured), f"{measured['nearest_median_ratio']:.2f}"]
         for steps, measured in found["metrics"].items()
     ]
-    header = ["sampling steps", *QUALITY_OF_DIGITS, "distance to nearest training image, over real"]
+    header = ["sampling steps", *QUALITY_OF_DIGITS, "distance to the nearest training image, relative to real images"]
     config = found["config"]
     settings = (
         f"order {config['objective']['order']}, EMA {config['ema']['decay']:g}, {found['parameters']:,} parameters"
@@ -129,7 +129,7 @@ def objectives_table() -> str:
             task,
             "sampler",
             *steps,
-            "step time / flow matching",
+            "step time, relative to flow matching",
             "steps trained",
             "peak memory beyond start, MiB",
         ]
@@ -224,8 +224,8 @@ def kernels_table() -> str:
             ]
             for row in found["rows"]
         ]
-        header = ["operation", "shape", "dtype", "backend", "time / copy of as many bytes", "eager / ours"]
-        header += ["torch.compile / ours", "published loop / ours", "allocations of a term or more"]
+        header = ["operation", "shape", "dtype", "backend", "time relative to memcpy", "speed-up over eager"]
+        header += ["speed-up over torch.compile", "speed-up over the published loop", "large allocations"]
         parts.append(f"{table(header, rows)}\n\n{provenance(found)}.")
     return "\n\n".join(parts) if parts else NOT_MEASURED
 

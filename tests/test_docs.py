@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from rcgm.cli import main
+from rcgm.config import load_config
 from rcgm.objectives import OBJECTIVES
 from rcgm.times import Times
 
-PAGE = Path(__file__).parents[1] / "docs" / "add_an_objective.md"
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = DOCS / "add_an_objective.md"
 
 
 @pytest.fixture
@@ -48,3 +50,13 @@ def test_it_trains_from_the_command_line(toy, tmp_path):
     config = Path(__file__).parents[1] / "configs" / "moons.yaml"
     assert main(["train", str(config), *words, "--output", str(tmp_path / "run")]) == 0
     assert "split: 0.25" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_the_table_of_methods_has_every_objective():
+    row = re.compile(r"^\| .*https://.* \| `(?P<cls>\w+)` \| `(?P<name>\w+)` \| (?P<configs>.*) ?\|$", re.MULTILINE)
+    rows = list(row.finditer((DOCS / "methods.md").read_text()))
+    assert {found["name"]: found["cls"] for found in rows} == {name: cls.__name__ for name, cls in OBJECTIVES.items()}
+    for found in rows:
+        for config in re.findall(r"`(\w+)`", found["configs"]):
+            loaded = load_config(DOCS.parent / "configs" / f"{config}.yaml")
+            assert loaded.objective.name == found["name"]

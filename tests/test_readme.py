@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -27,7 +28,7 @@ def student() -> torch.nn.Module:
 
 def test_the_loss_in_a_loop(student: torch.nn.Module):
     names: dict = {}
-    exec(BLOCKS[0], names)
+    exec(BLOCKS[1], names)
     x, z = torch.randn(2, 5, 4, 3, 3, generator=torch.Generator().manual_seed(1))
     t = torch.tensor([0.9, 0.5, 0.3, 0.305, 0.0])
     r = torch.tensor([0.1, 0.0, 0.3, 0.3, 0.0])
@@ -39,11 +40,19 @@ def test_the_loss_in_a_loop(student: torch.nn.Module):
 
 
 def test_the_objective_in_a_loop(student: torch.nn.Module):
-    x = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(1))
-    generator = torch.Generator().manual_seed(2)
-    names = {"student": student, "ema": student, "x": x, "labels": None, "generator": generator}
-    exec(BLOCKS[1], names)
-    assert student.weight.grad.abs().max() > 0
+    before = student.weight.detach().clone()
+    ema = AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    ema.update_parameters(student)  # the first call copies the weights
+    names = {
+        "student": student,
+        "ema": ema,
+        "optimizer": torch.optim.SGD(student.parameters(), lr=1.0),
+        "loader": [(torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(1)), None)],
+    }
+    exec(BLOCKS[0], names)
+    moved = student.weight.detach() - before
+    assert moved.abs().max() > 0
+    torch.testing.assert_close(ema.module.weight, before + 0.1 * moved)
     assert names["out"].waves == 2
 
 

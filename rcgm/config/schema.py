@@ -46,6 +46,8 @@ class ComponentConfig(BaseModel):
 
 
 class OptimizerConfig(Section):
+    """The optimizer and its learning rate."""
+
     name: Literal["adamw", "radam"] = "adamw"
     lr: PositiveFloat = 1e-3
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
@@ -67,6 +69,8 @@ class OptimizerConfig(Section):
 
 
 class EmaConfig(Section):
+    """The average of the student's weights."""
+
     decay: Fraction = 0.999
     """Of the average that is sampled from. 0 makes the student itself that, and the target network."""
     warmup: bool = True
@@ -109,6 +113,8 @@ class InitFromConfig(Section):
 
 
 class CheckpointConfig(Section):
+    """How often the state of a run is saved, and how many checkpoints are kept."""
+
     every: PositiveInt = 1000
     keep: PositiveInt = 2
     background: bool = False
@@ -124,6 +130,8 @@ class WandbConfig(Section):
 
 
 class LoggingConfig(Section):
+    """What is reported while training, how often, and where to."""
+
     every: PositiveInt = 50
     tensorboard: bool = True
     wandb: WandbConfig | None = None
@@ -134,6 +142,8 @@ class LoggingConfig(Section):
 
 
 class SampleConfig(Section):
+    """Pictures of samples that are drawn while training."""
+
     every: NonNegativeInt = 1000
     """0 draws no pictures while training."""
     steps: StepCounts = (1, 2, 4)
@@ -146,6 +156,8 @@ class SampleConfig(Section):
 
 
 class EvaluateConfig(Section):
+    """Measures of samples, while training and at its end."""
+
     every: NonNegativeInt = 0
     """0 evaluates only after the last step. Data for which there is no measure are never evaluated."""
     at_end: bool = True

@@ -22,6 +22,7 @@ DATASETS: dict[str, type[Dataset]] = {
     "arrays": Arrays,
     "latents": Latents,
 }
+"""Data sets, by their name in a configuration."""
 
 
 def build_dataset(name: str, **arguments: Any) -> Dataset:

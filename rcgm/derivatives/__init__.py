@@ -15,5 +15,6 @@ ESTIMATORS: dict[str, type[Estimator]] = {
     "jvp": ForwardMode,
     "auto": Auto,
 }
+"""Estimators, by their name in a configuration."""
 
 __all__ = ["ESTIMATORS", "Auto", "Central", "Estimator", "ForwardMode", "OneSided"]

@@ -16,6 +16,7 @@ from torch import Tensor
 __all__ = ["FeatureNetwork", "load_inception"]
 
 FeatureNetwork = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Images to their features and logits."""
 """Images uint8 ``[B, 3, H, W]`` to features floating ``[B, D]`` and logits floating ``[B, K]``."""
 
 LAYERS = ["2048", "logits_unbiased"]

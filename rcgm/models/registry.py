@@ -13,6 +13,7 @@ from rcgm.models.mlp import MLP
 __all__ = ["MODELS", "build_model"]
 
 MODELS: Mapping[str, type[nn.Module]] = {"dit": DiT, "mlp": MLP}
+"""Networks, by their name in a configuration."""
 
 
 def build_model(name: str, *, preset: str | None = None, **arguments: Any) -> nn.Module:

@@ -53,6 +53,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "tim": TiM,
     "ucgm": UCGM,
 }
+"""Objectives, by their name in a configuration."""
 
 __all__ = [
     "DECM",

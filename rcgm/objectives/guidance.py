@@ -224,3 +224,4 @@ GUIDANCES: dict[str, type[Guidance]] = {
     "mean_flow": MixedTarget,
     "decm": NormalizedTarget,
 }
+"""Forms of guidance while training, by their name in a configuration."""

@@ -140,3 +140,4 @@ SAMPLE_WEIGHTS: dict[str, type[SampleWeight]] = {
     "beta08": RootWeight,
     "gaussian": BellWeight,
 }
+"""Weights of a sample by its times, by their name in a configuration."""

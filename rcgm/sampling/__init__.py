@@ -24,6 +24,7 @@ SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "ucgm": sample_ucgm,
     "ucgm_multi": partial(sample_ucgm, style="multi", extrapolation=1 / 3),
 }
+"""Samplers, by their name in a configuration and on the command line."""
 
 __all__ = [
     "SAMPLERS",

@@ -52,3 +52,4 @@ def sample_ode(
 
 
 sample_heun = partial(sample_ode, order=2)
+"""Heun's method: :func:`sample_ode` with ``order=2``."""

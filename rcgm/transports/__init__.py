@@ -21,5 +21,6 @@ TRANSPORTS: dict[str, type[Transport]] = {
     "vp": VP,
     "ve": VE,
 }
+"""Transports, by their name in a configuration."""
 
 __all__ = ["EDM", "TRANSPORTS", "VE", "VP", "Linear", "ReversedLinear", "Transport", "TrigFlow", "TrigLinear"]
