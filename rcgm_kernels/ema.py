@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rcgm_kernels import checks
 from rcgm_kernels.backends import AUTOMATIC, choose
@@ -48,9 +48,10 @@ def ema_update_(
     copies = [] if cast_to is None else _local("cast_to", cast_to)
     if cast_to is not None and len(copies) != len(averages):
         raise ValueError(f"cast_to must have as many tensors as ema_params, {len(averages)}, got {len(copies)}")
-    _check(averages, sources, decay, copies, backend)
+    _check(averages, sources, decay, copies)
     call = _ema_update_
     if not is_plain(*averages, *sources, *copies):
+        _check_written(averages, copies)
         call = torch.ops.rcgm_kernels.ema_update_
         averages, sources, copies = ([tensor.detach() for tensor in each] for each in (averages, sources, copies))
     for device in dict.fromkeys(average.device for average in averages):
@@ -68,12 +69,13 @@ def _local(name: str, tensors: Iterable[Tensor]) -> list[Tensor]:
     """The tensors themselves, or of DTensors the shard that lies here."""
     if isinstance(tensors, Tensor):
         raise TypeError(f"{name} must be a sequence of tensors, got one tensor: put it in a list")
-    return [tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors]
+    return [
+        tensor if type(tensor) in (Tensor, nn.Parameter) or not hasattr(tensor, "to_local") else tensor.to_local()
+        for tensor in tensors
+    ]
 
 
-def _check(
-    ema_params: Sequence[Tensor], params: Sequence[Tensor], decay: float, cast_to: Sequence[Tensor], backend: str | None
-) -> None:
+def _check(ema_params: Sequence[Tensor], params: Sequence[Tensor], decay: float, cast_to: Sequence[Tensor]) -> None:
     checks.number("decay", decay)
     if math.isnan(decay) or not 0 <= decay <= 1:
         raise ValueError(f"decay must be from 0 to 1, got {decay!r}")
@@ -93,11 +95,25 @@ def _check(
             checks.fits(f"{name}[{index}]", tensor, average)
     for name, tensors in (("ema_params", ema_params), ("cast_to", cast_to)):
         for index, tensor in enumerate(tensors):
-            checks.writable(f"{name}[{index}]", tensor)
             if not tensor.is_contiguous() and dense_order(tensor) is None:
                 raise ValueError(
                     f"{name}[{index}] must have no gaps in memory to be updated in place, got strides {tensor.stride()}"
                 )
+
+
+def _check_written(averages: Sequence[Tensor], copies: Sequence[Tensor]) -> None:
+    for name, tensors in (("ema_params", averages), ("cast_to", copies)):
+        for index, tensor in enumerate(tensors):
+            checks.writable(f"{name}[{index}]", tensor)
+
+
+def _check_call(
+    ema_params: Sequence[Tensor], params: Sequence[Tensor], decay: float, cast_to: Sequence[Tensor], backend: str
+) -> None:
+    _check(ema_params, params, decay, cast_to)
+    _check_written(ema_params, cast_to)
+    for index, average in enumerate(ema_params):
+        checks.same_device(f"ema_params[{index}]", average, ema_params[0])
 
 
 def _check_apart(averages: Sequence[Tensor], params: Sequence[Tensor], copies: Sequence[Tensor]) -> None:
@@ -157,6 +173,6 @@ def _ema_update_(
 define(
     "ema_update_(Tensor(a!)[] ema_params, Tensor[] params, float decay, Tensor(b!)[] cast_to, str backend) -> ()",
     _ema_update_,
-    check=_check,
+    check=_check_call,
     fake=lambda ema_params, params, decay, cast_to, backend: None,
 )

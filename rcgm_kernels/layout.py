@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import numpy as np
@@ -59,6 +60,11 @@ def span(tensor: Tensor) -> tuple[int, int]:
 
 def meetings(tensors: Sequence[Tensor]) -> list[tuple[int, int]]:
     """The pairs of ``tensors``, by their positions, whose spans overlap: all that might share memory."""
+    if all(map(Tensor.is_contiguous, tensors)):  # as a rule: quick, since a model has many
+        starts = list(map(Tensor.data_ptr, tensors))
+        ends = sorted(map(operator.add, starts, [tensor.nbytes for tensor in tensors]))
+        if not any(map(operator.lt, sorted(starts)[1:], ends)):
+            return []
     spans = [(*span(tensor), position) for position, tensor in enumerate(tensors) if tensor.numel()]
     pairs, still_open = [], []
     for start, end, position in sorted(spans):

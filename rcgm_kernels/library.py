@@ -111,24 +111,27 @@ def _one_by_one(name: str, info, dims: tuple, *arguments: object) -> tuple[objec
     return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
 
 
+PLAIN = {Tensor, nn.Parameter}
+
+
 def is_plain(*tensors: Tensor | None) -> bool:
     """Whether nobody but the kernel wants to know of a call: no compiler, mode, transform or kind of tensor.
 
-    The dispatcher would then only cost time, of which there is none to spare on small latents on a CPU.
+    The dispatcher would then only cost time, of which there is none to spare on small latents on a CPU. Lazy tensors
+    are not plain: those whose memory is not what they stand for. (A conjugate one would be complex.)
     """
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+        or torch.jit.is_tracing()
+    ):
+        return False
+    given = [tensor for tensor in tensors if tensor is not None]
     return (
-        not torch.compiler.is_compiling()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._len_torch_function_stack() == 0
-        and torch._C._functorch.peek_interpreter_stack() is None
-        and forward_ad._current_level < 0
-        and not torch.jit.is_tracing()
-        and all(map(_holds_its_numbers, tensors))
-    )
-
-
-def _holds_its_numbers(tensor: Tensor | None) -> bool:
-    """Whether the memory of a tensor of a storage dtype is what it stands for. (A conjugate one would be complex.)"""
-    return tensor is None or (
-        type(tensor) in (Tensor, nn.Parameter) and not tensor.is_neg() and not tensor._is_zerotensor()
+        PLAIN.issuperset(map(type, given))
+        and not any(map(Tensor.is_neg, given))
+        and not any(map(Tensor._is_zerotensor, given))
     )

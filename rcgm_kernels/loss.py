@@ -381,11 +381,7 @@ class _OnlyOnce(Differentiable):
 
     @staticmethod
     def forward(handle: Tensor, gradient: Tensor, upstream: Tensor, scales: Tensor, backend: str) -> Tensor:
-        if not torch._C._are_functorch_transforms_active():
-            return _scaled(gradient, upstream, scales, backend, again=True)
-        dtype = compute_dtype(gradient, upstream)
-        factor = upstream.to(dtype) / scales if scales.numel() else upstream.to(dtype)
-        return (gradient.to(dtype) * batched(factor, gradient)).to(gradient.dtype)
+        return _scaled(gradient, upstream, scales, backend, again=True)
 
     @staticmethod
     def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
@@ -413,6 +409,10 @@ def _graph_is_kept() -> bool:
 
 def _scaled(gradient: Tensor, upstream: Tensor, scales: Tensor, backend: str, again: bool) -> Tensor:
     """``gradient * upstream`` without the stored scales, in place where nobody will ask for ``gradient`` again."""
+    if torch._C._are_functorch_transforms_active():  # writing in place is nothing for them
+        dtype = compute_dtype(gradient, upstream)
+        factor = upstream.to(dtype) / scales if scales.numel() else upstream.to(dtype)
+        return (gradient.to(dtype) * batched(factor, gradient)).to(gradient.dtype)
     if again or type(gradient) is not Tensor:  # a tracer's tensor: the compiler decides what to reuse
         gradient = gradient.clone()
     elif not scales.numel() and upstream.device.type == "cpu" and upstream.ndim == 0 and upstream.item() == 1:

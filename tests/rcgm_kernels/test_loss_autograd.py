@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
-from rcgm_kernels import Metric, fused_loss, fused_residual_loss
+from rcgm_kernels import Metric, fused_loss, fused_regression, fused_residual_loss
 from rcgm_kernels.layout import STORAGE_DTYPES
 from tests.support.cases import HALVES, assert_gradient_close, cpu_implementations, running
 
@@ -164,13 +165,136 @@ def test_only_what_needs_a_gradient_has_one(loss_of):
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_a_second_derivative_is_refused(loss_of, reduction):
+def test_a_second_derivative_is_refused_in_every_way(loss_of, reduction):
+    network = nn.Linear(3, SIZE)
+    inputs = torch.randn(BATCH, 3, generator=torch.Generator().manual_seed(2))
+    pred = network(inputs)
+    loss = loss_of(pred, reduction=reduction).sum()
+    gradient, of_pred = torch.autograd.grad(loss, [network.weight, pred], create_graph=True)
+    torch.testing.assert_close(of_pred.detach().double(), gradient_of(loss_of, pred, reduction=reduction))
+    twice = "cannot be differentiated twice"
+    with pytest.raises(RuntimeError, match=twice):
+        torch.autograd.grad(gradient.square().sum(), network.weight, retain_graph=True)
+    with pytest.raises(RuntimeError, match=twice):
+        torch.autograd.grad(gradient.square().sum(), network.bias, retain_graph=True)
+    with pytest.raises(RuntimeError, match=twice):
+        (loss + gradient.norm()).backward()
+    with pytest.raises(RuntimeError, match=twice):
+        torch.autograd.functional.hessian(lambda p: loss_of(p, reduction=reduction).sum(), prediction().detach())
+    with pytest.raises(RuntimeError, match=twice):
+        torch.func.jacrev(torch.func.grad(lambda p: loss_of(p, reduction=reduction).sum()))(prediction().detach())
+
+
+def test_creating_a_graph_of_the_gradient_costs_nothing_but_memory(loss_of):
     pred = prediction()
-    loss = loss_of(pred, reduction=reduction)
-    (gradient,) = torch.autograd.grad(loss.sum(), pred, create_graph=True)
-    torch.testing.assert_close(gradient.detach().double(), gradient_of(loss_of, pred, reduction=reduction))
-    with pytest.raises(RuntimeError, match="cannot be differentiated twice"):
-        gradient.square().sum().backward()
+    (gradient,) = torch.autograd.grad(3 * loss_of(pred), pred, create_graph=True)
+    assert_gradient_close(gradient.detach(), 3 * gradient_of(loss_of, pred))
+    other = (pred * 2).sum() + (gradient * 0).detach().sum()
+    other.backward()
+    assert (pred.grad == 2).all()
+
+
+def test_forward_mode_is_refused(loss_of):
+    pred, tangent = prediction().detach(), torch.ones(BATCH, SIZE)
+    forward_mode = "no forward-mode derivative.*Use reverse mode"
+    with pytest.raises(RuntimeError, match=forward_mode):
+        torch.func.jvp(loss_of, (pred,), (tangent,))
+    with pytest.raises(RuntimeError, match=forward_mode):
+        torch.func.hessian(loss_of)(pred)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(pred, tangent)
+        with pytest.raises(RuntimeError, match=forward_mode):
+            loss_of(dual)
+        with torch.no_grad(), pytest.raises(RuntimeError, match=forward_mode):
+            loss_of(dual)
+        with pytest.raises(ValueError, match="weight must not be a dual number"):
+            loss_of(pred, weight=forward_ad.make_dual(torch.ones(BATCH), torch.ones(BATCH)))
+        assert forward_ad.unpack_dual(loss_of(pred)).tangent is None
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+def test_transforms_of_losses(loss_of, reduction, dtype):
+    preds = torch.stack([prediction(dtype, seed).detach() for seed in (1, 2, 3)])
+    weights = torch.rand(3, BATCH, generator=torch.Generator().manual_seed(3))
+
+    def loss(pred: Tensor, weight: Tensor) -> Tensor:
+        return loss_of(pred, weight=weight, reduction=reduction, metric="pseudo_huber")
+
+    def total(pred: Tensor, weight: Tensor) -> Tensor:
+        return 3 * loss(pred, weight).sum()
+
+    losses, gradients = [], []
+    for pred, weight in zip(preds, weights, strict=True):
+        leaf = pred.clone().requires_grad_()
+        losses.append(loss(leaf, weight))
+        (3 * losses[-1].sum()).backward()
+        gradients.append(leaf.grad)
+    losses, gradients = torch.stack(losses).detach(), torch.stack(gradients)
+    assert torch.equal(torch.func.vmap(loss)(preds, weights), losses)
+    assert torch.equal(torch.func.grad(total)(preds[0], weights[0]), gradients[0])
+    assert torch.equal(torch.func.vmap(torch.func.grad(total))(preds, weights), gradients)
+    together = torch.func.grad(lambda preds: torch.func.vmap(total)(preds, weights).sum())(preds)
+    assert torch.equal(together, gradients)
+    value, pull = torch.func.vjp(lambda pred: 3 * loss(pred, weights[0]), preds[0])
+    assert torch.equal(value, 3 * losses[0])
+    assert torch.equal(pull(torch.ones_like(value))[0], gradients[0])
+    leaf = preds.clone().requires_grad_()
+    torch.func.vmap(total)(leaf, weights).sum().backward()
+    assert torch.equal(leaf.grad, gradients)
+
+
+def test_the_operation_itself_says_how_transforms_are_to_be_had():
+    numbers = torch.ones(1, 2)
+    gradient = torch.func.grad(lambda x: torch.ops.rcgm_kernels.interpolate(x, x, numbers, numbers, x.dtype, "").sum())
+    with pytest.raises(RuntimeError, match=r"rcgm_kernels\.interpolate cannot be differentiated inside of torch\.func"):
+        gradient(torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("order", [0, 2])
+def test_numbers_may_be_given_in_any_form(backend, order):
+    generator = torch.Generator().manual_seed(0)
+    pred, velocity, *terms = torch.randn(2 + order, BATCH, 3, 4, generator=generator).unbind(0)
+    a, b = torch.rand(2, BATCH, generator=generator).bfloat16()
+    ones = torch.ones(BATCH)
+
+    def same(expected: Tensor, *others: Tensor) -> None:
+        assert all(torch.equal(other, expected) for other in others)
+
+    times = torch.stack([0.75 * ones, a.float() / 2, b.float() / 8][: order + 1] + [0 * ones])  # noqa: RUF005
+    loss = lambda times, weight: fused_loss(pred, terms, velocity, times, weight=weight, backend=backend)  # noqa: E731
+    given = [0.75, (a / 2)[:, None, None], b.half() / 8][: order + 1] + [torch.tensor(0.0)]  # noqa: RUF005
+    same(loss(times, 0.5 * ones), loss(given, 0.5), loss(times[..., None], torch.tensor(0.5, dtype=torch.float16)))
+
+    def residual(coeffs, pred_coeff, scale, weight) -> Tensor:
+        return fused_residual_loss(
+            pred, [velocity, velocity.square()], coeffs, pred_coeff=pred_coeff, scale=scale, weight=weight, clip=1.0,
+            backend=backend,
+        )  # fmt: skip
+
+    same(
+        residual(torch.stack([-ones, a.float()]), 0.5 * ones, b.float(), 3 * ones),
+        residual([-1.0, a], 0.5, b[:, None, None], 3),
+        residual((-1, a[:, None].double()), torch.tensor(0.5), b.double(), torch.tensor(3.0).bfloat16()),
+    )
+    tenth = torch.full((BATCH,), 0.1, dtype=torch.float64)
+    wide = (pred.double(), [velocity.double()])
+    same(fused_residual_loss(*wide, tenth[None], scale=tenth, pred_coeff=tenth, backend=backend),
+         fused_residual_loss(*wide, [0.1], scale=0.1, pred_coeff=0.1, backend=backend))  # fmt: skip
+    same(residual([0, 0], 1.0, None, None), fused_residual_loss(pred, [], [], clip=1.0, backend=backend))
+
+
+def test_a_plain_regression(backend):
+    pred, target = torch.randn(2, BATCH, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64).unbind(0)
+    leaf = pred.clone().requires_grad_()
+    fused_regression(leaf, target, backend=backend).backward()
+    torch.testing.assert_close(leaf.grad, 2 * (pred - target) / pred.numel())
+    options = {"clip": 0.5, "scale": 2.0, "metric": "pseudo_huber", "adaptive": 0.5, "weight": 3.0, "reduction": "none"}
+    minus = torch.full((1, BATCH), -1.0)
+    expected = fused_residual_loss(pred, [target], minus, **options, backend=backend)
+    assert torch.equal(fused_regression(pred, target, **options, backend=backend), expected)
+    with pytest.raises(ValueError, match=r"target must have the shape \[5, 7\], got \[7\]"):
+        fused_regression(pred, target[0], backend=backend)
 
 
 def test_autocast_leaves_it_in_its_own_precision(loss_of):

@@ -14,7 +14,7 @@ from hypothesis import settings
 from torch import Tensor
 
 from rcgm_kernels import AdaptiveWeight, Metric, fused_loss, fused_residual_loss
-from rcgm_kernels.backends import cpu
+from rcgm_kernels.backends import cpu, triton
 from rcgm_kernels.layout import STORAGE_DTYPES, batched, sample_size
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -70,6 +70,12 @@ def cpu_implementations() -> tuple[str, ...]:
     """``"reference"`` and, for each instruction set that runs here, ``"cpu/<name>"``."""
     sets = () if cpu.unavailable() else cpu.instruction_sets()
     return ("reference", *(f"cpu/{name}" for name in sets))
+
+
+def all_implementations() -> tuple[str, ...]:
+    """Those of the CPU, and ``"triton"`` where its interpreter runs."""
+    interpreted = triton.unavailable() is None and triton.supports(torch.device("cpu"))
+    return (*cpu_implementations(), *(["triton"] if interpreted else []))
 
 
 @contextmanager
