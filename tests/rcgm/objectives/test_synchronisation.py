@@ -18,6 +18,7 @@ from rcgm.objectives import (
     MeanFlow,
     MixedTarget,
     Objective,
+    RootWeight,
     TiM,
 )
 from rcgm.times import TimeSampler
@@ -40,6 +41,16 @@ CASES = {
     "tim, one-sided": lambda: TiM(derivative=OneSided()),
     "flow matching, enhanced": lambda: FlowMatching(guidance=EnhancedTarget(1.5)),
     "flow matching, beta times": lambda: FlowMatching(times=TimeSampler("beta", 1.2, 0.8, interval="equal")),
+    "rcgm, weighted by its times": lambda: RCGM(sample_weight=RootWeight(), normalize=0.1, normalize_scale=2.0),
+    "tim, as published": lambda: TiM(
+        metric=Metric(cosine=1.0),
+        adaptive=AdaptiveWeight(1.0, 1e-5, of="loss"),
+        label_dropout=0.5,
+        guidance=MixedTarget(0.75, guide_dropped=True),
+    ),
+    "mean flow, r of its own": lambda: MeanFlow(
+        reduce="sum", times=TimeSampler(interval="independent", r_distribution="beta", r_a=2.0)
+    ),
     "scm, learned weight": lambda: SCM(weighting="learned"),
 }
 
