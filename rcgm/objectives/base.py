@@ -226,10 +226,8 @@ class Objective(ABC):
         # float64: processes of unequal numbers of rows divide by different B, whose rounding would show in their sum
         weight = torch.ones_like(point.t, dtype=torch.float64) if weight is None else weight.double()
         # The mean's 1/B is part of the weight, so that the gradient that the kernel writes needs no factor any more: a
-        # sum's is 1. What is stored in float16 needs one all the same, and would be too small with it.
-        apart = prediction.dtype == torch.float16
-        losses = residual.losses(prediction, point.t, weight if apart else weight / batch, **self.loss_options())
-        return losses / batch if apart else losses
+        # sum's is 1.
+        return residual.losses(prediction, point.t, weight / batch, **self.loss_options())
 
     def weights(self, residual: AnyResidual, point: Point) -> Tensor | None:
         """The weights of the samples, ``[B]``: those of the formulas times ``sample_weight``; None where all are 1."""
