@@ -2,7 +2,10 @@ import pytest
 import torch
 from torch import nn
 
+from rcgm.training import latest_checkpoint, train
+from rcgm.training.checkpoint import read_checkpoint
 from rcgm.training.ema import AutocastNetwork, Ema
+from rcgm.training.runs import load_run
 
 
 class Scalar(nn.Module):
@@ -191,3 +194,18 @@ def test_bad_second_average():
         Ema(Scalar(0.0), 0.9, target_decay=1.0)
     with pytest.raises(ValueError, match="cast needs decay > 0"):
         Ema(Scalar(0.0), 0.9, target_decay=0.0, cast=torch.bfloat16)
+
+
+def test_a_run_keeps_both_averages_and_is_loaded_by_the_first(tmp_path, tiny_config):
+    words = ("ema.decay=0.9", "ema.warmup=false", "ema.target_decay=0.5", "ema.target_warmup=false")
+    train(tiny_config(*words), tmp_path, show_progress=False)
+    checkpoint = read_checkpoint(latest_checkpoint(tmp_path / "checkpoints"))
+    first, second, student = (checkpoint.read(group) for group in ("ema", "target_ema", "student"))
+    assert (checkpoint.state["ema_decay"], checkpoint.state["target_ema_decay"]) == (0.9, 0.5)
+    loaded = load_run(tmp_path, device=torch.device("cpu")).network.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in first.items())
+
+    def distance(average):
+        return sum((average[name] - student[name]).square().sum() for name in student)
+
+    assert 0 < distance(second) < distance(first)
