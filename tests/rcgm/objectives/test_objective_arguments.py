@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from rcgm.objectives import OBJECTIVES, RCGM, SCM, FlowMatching, Objective
+from rcgm.objectives import DECM, OBJECTIVES, RCGM, SCM, FlowMatching, Objective
 from rcgm.times import Times
 from rcgm_kernels import Metric
 
@@ -34,6 +34,10 @@ def untouched(*_):
         (FlowMatching, {"clip": -1.0}, ValueError, r"clip must be > 0 or None, got -1\.0"),
         (RCGM, {"normalize": -0.1}, ValueError, r"normalize must be a finite number >= 0 or None, got -0\.1"),
         (RCGM, {"normalize": math.inf}, ValueError, "normalize must be a finite number >= 0 or None, got inf"),
+        (RCGM, {"normalize_scale": 2.0}, ValueError, r"normalize_scale must be None without normalize, got 2\.0"),
+        (SCM, {"normalize_scale": math.inf}, ValueError, "normalize_scale must be a finite number or None, got inf"),
+        (DECM, {"normalize_scale": 2.0}, ValueError, "normalize_scale must be None without normalize"),
+        (RCGM, {"reduce": "max"}, ValueError, "reduce must be one of mean, sum, got 'max'"),
         (SCM, {"metric": Metric(cosine=1.0)}, ValueError, "normalize must be None with a cosine term"),
         (FlowMatching, {"clip": math.nan}, ValueError, "clip must be > 0 or None, got nan"),
         (RCGM, {"label_dropout": 1.1}, ValueError, r"label_dropout must be a probability from 0 to 1, got 1\.1"),

@@ -279,5 +279,7 @@ def test_normalisation_reaches_the_loss(random_network):
     x, z, times, labels = batch()
     R = residuals(student, target, x, z, labels, Settings(2, "rollout", "student", 1.0))
     expected = (R / (R.norm(dim=1, keepdim=True) + 0.1)).square().mean()
-    ours = RCGM(order=2, normalize=0.1)(student, x, labels, target=target, noise=z, times=times).loss
-    torch.testing.assert_close(ours.detach(), expected, rtol=1e-10, atol=0)
+    for options, factor in (({}, 1), ({"normalize_scale": 3.0}, 9), ({"reduce": "sum"}, 3)):
+        objective = RCGM(order=2, normalize=0.1, **options)
+        ours = objective(student, x, labels, target=target, noise=z, times=times).loss
+        torch.testing.assert_close(ours.detach(), factor * expected, rtol=1e-10, atol=0)

@@ -23,6 +23,7 @@ from rcgm.objectives import (
     TangentWeight,
     TiM,
 )
+from rcgm_kernels import Metric
 from tests.support.plain import Smooth, batch
 
 T = torch.tensor([0.0, 0.3, 0.5, 0.9, 1.0, 1.0])
@@ -154,3 +155,17 @@ def test_a_cosine_term_and_normalisation_are_refused_when_the_configuration_is_r
 
 def test_the_parts_of_decm_have_them_apart():
     assert DECM(normalize=0.1).metric.cosine == 1
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_sum_over_the_elements_is_so_many_means(name):
+    (x, _), plain = batch(), replace(OBJECTIVES[name](), metric=Metric(), adaptive=None)
+    results = []
+    for reduce in ("mean", "sum"):
+        student = Smooth(1)
+        out = replace(plain, reduce=reduce)(student, x, generator=torch.Generator().manual_seed(0))
+        out.loss.backward()
+        results.append((out.loss.detach(), student.inner.grad))
+    (mean, gradient), (total, larger) = results
+    torch.testing.assert_close(total, 3 * mean, rtol=1e-12, atol=0)
+    torch.testing.assert_close(larger, 3 * gradient, rtol=1e-12, atol=1e-15)
