@@ -27,7 +27,8 @@ From a frozen teacher, the network of another run:
 On several GPUs, or in several processes (docs/distributed.md):
   torchrun --nproc_per_node=8 -m rcgm.cli train configs/digits.yaml
 
-Ctrl-C stops after the step at hand and saves it; so does SIGTERM. Then, or after a crash:
+Ctrl-C stops after the step at hand and saves it; so do SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2. Then, or after a
+crash:
   rcgm train configs/digits.yaml optimizer.lr=5e-4 objective.order=1 --output runs/order1 --resume"""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+from collections.abc import Sequence
 from datetime import timedelta
 from types import FrameType, TracebackType
 from typing import Any
@@ -26,11 +27,19 @@ PATIENCE = timedelta(seconds=10)
 """For a vote that a failing process still has under way. The others began theirs in the same step or before."""
 
 
-class StopRequest:
-    """While it is entered, the first SIGINT or SIGTERM sets ``requested`` and the second acts as usual.
+INSISTENT = ("SIGINT", "SIGTERM")
+"""Signals of which a second one ends the run at once."""
+WARNINGS = ("SIGHUP", "SIGUSR1", "SIGUSR2")
+"""Signals that may come more than once before a run has to end: of a terminal that closes, of a scheduler (Slurm's
+``--signal``). One that was ignored from the start, as by nohup, still is."""
 
-    Python delivers signals to the main thread only; entered in another, it changes nothing. Left, it has no vote under
-    way: a message that comes in while the interpreter ends would abort the process.
+
+class StopRequest:
+    """While it is entered, a signal to stop sets ``requested``: SIGINT, SIGTERM, SIGHUP, SIGUSR1 or SIGUSR2.
+
+    After the first, another SIGINT or SIGTERM acts as usual. Python delivers signals to the main thread only; entered
+    in another, it changes nothing. Left, it has no vote under way: a message that comes in while the interpreter ends
+    would abort the process.
 
     Args:
         processes: that train together, and have to stop after the same step.
@@ -44,14 +53,16 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._request)
+            for name in (*INSISTENT, *WARNINGS):
+                number = getattr(signal, name, None)  # there are fewer on Windows
+                if number is not None and (name in INSISTENT or signal.getsignal(number) != signal.SIG_IGN):
+                    self._previous[number] = signal.signal(number, self._request)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._restore()
+        self._restore(INSISTENT + WARNINGS)
         if kind is None:
             self._outcome()
         else:
@@ -82,9 +93,8 @@ class StopRequest:
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        self._restore()
+        self._restore(INSISTENT)
 
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous.clear()
+    def _restore(self, names: Sequence[str]) -> None:
+        for number in [number for number in self._previous if signal.Signals(number).name in names]:
+            signal.signal(number, self._previous.pop(number))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from rcgm.parallel import running_processes
 from rcgm.seeds import Purpose, seed_of
 from rcgm.shares import Processes
 from rcgm.training.initial_weights import begin_from
+from rcgm.training.lock import held_alone
 from rcgm.training.runs import RunFolder, choose_device
 from rcgm.training.teacher import Teacher, initialise_from, load_teacher
 from rcgm.training.trainer import Trainer
@@ -44,18 +46,25 @@ def train(
         show_progress: whether to report on stderr.
 
     Raises:
-        ValueError: the configuration does not fit the data or the checkpoint, or ``output`` holds a run already.
+        ValueError: the configuration does not fit the data or the checkpoint, or ``output`` holds a run already, be it
+            one that another process trains right now.
         NonFiniteError, ProcessLostError, TrainingInterrupted: see :meth:`Trainer.run`.
     """
-    with running_processes(config.device) as processes:
-        return _train(config, Path(output), processes, resume=resume, show_progress=show_progress and processes.first)
+    with running_processes(config.device) as processes, contextlib.ExitStack() as stack:
+        show_progress = show_progress and processes.first
+        return _train(config, RunFolder(Path(output)), processes, stack, resume=resume, show_progress=show_progress)
 
 
 def _train(
-    config: TrainConfig, output: Path, processes: Processes, *, resume: bool, show_progress: bool
+    config: TrainConfig,
+    folder: RunFolder,
+    processes: Processes,
+    stack: contextlib.ExitStack,
+    *,
+    resume: bool,
+    show_progress: bool,
 ) -> dict[str, Any]:
     device = choose_device(config.device)
-    folder = RunFolder(output)
     dataset = build_dataset_from(config)
     config = fit_to_data(config, dataset.info)
     # What an objective learns may begin with random weights of its own.
@@ -65,6 +74,8 @@ def _train(
         raise ConfigError(
             "objective: guidance and label_dropout need data and a model with classes (model.num_classes)"
         )
+    if resume and folder.root.is_dir():
+        stack.enter_context(held_alone(folder.lock, processes))
     checkpoint = folder.resume(config, processes) if resume else None
     teacher = None
     if config.teacher is not None:
@@ -95,6 +106,7 @@ def _train(
     )
     if checkpoint is None:
         folder.require_no_run()
+        stack.enter_context(held_alone(folder.lock, processes))
     if processes.first:
         folder.write_config(config)
     return trainer.run()

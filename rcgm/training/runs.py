@@ -43,6 +43,10 @@ class RunFolder:
         return self.root / "config.yaml"
 
     @property
+    def lock(self) -> Path:
+        return self.root / ".lock"
+
+    @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
 

@@ -143,7 +143,8 @@ class Trainer:
             NonFiniteError: a loss or a parameter is no longer finite; the message names the step and the newest
                 checkpoint, which is from before.
             ProcessLostError: another process is gone; the message names the newest checkpoint.
-            TrainingInterrupted: SIGINT or SIGTERM came; a checkpoint of the last whole step has been written.
+            TrainingInterrupted: a signal to stop came (see ``StopRequest``); a checkpoint of the last whole step has
+                been written.
         """
         config = self.config
         with contextlib.ExitStack() as stack:
@@ -239,13 +240,14 @@ class Trainer:
         elif self.device.type == "cpu":
             self._vitals.check()  # nothing to wait for, so a divergence is noticed at once
         with self._clock.paused():
+            # First of all: what goes wrong in a picture or an evaluation must not cost the steps before it.
+            if _due(config.checkpoint.every, number) or last:
+                self._save(observer, writer)
             if _due(config.sample.every, number):
                 observer.draw_samples(number)
             if _due(config.evaluate.every, number) and not last:
                 observer.evaluate(number)
-            gather_nothing(self.ema.network)  # which has been sampled from; its shards are saved
-            if _due(config.checkpoint.every, number) or last:
-                self._save(observer, writer)
+            gather_nothing(self.ema.network)  # which has been sampled from
 
     def _report(self, grad_norm: Tensor | None, observer: Observer) -> None:
         steps, seconds = self._clock.lap(self.step)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import collections
 import json
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from rcgm.config import OptimizerConfig, ParallelConfig
 from rcgm.derivatives import Auto, ForwardMode
 from rcgm.models import DiT
-from rcgm.objectives import RCGM, SCM, UCGM, MeanFlow
+from rcgm.objectives import RCGM, SCM, UCGM, MeanFlow, Objective, ObjectiveOutput
 from rcgm.parallel import make_mesh, parallelize, running_processes
-from rcgm.shares import Processes
+from rcgm.shares import Processes, Share
 from rcgm.times import TimeSampler
 from rcgm.training.ema import Ema
 from rcgm.training.optimizers import build_optimizer
+from rcgm.training.skips import Skips
 from rcgm.training.step import TrainStep
 
 DEPTH = 2
@@ -70,6 +73,7 @@ def run(
     rows: int = 10,
     steps: int = 2,
     taught: bool = False,
+    careful: bool = False,
     dtype: torch.dtype = torch.float64,
 ) -> tuple[dict[str, list[Tensor]], list[collections.Counter]]:
     """Everything that a few steps compute, as whole tensors, and the collectives of each step."""
@@ -84,10 +88,12 @@ def run(
         parallelize(teacher, config, mesh, compile=compile, keep_gathered=config.keep_target_gathered)
     memory = objective.memory()
     optimizer = build_optimizer(OptimizerConfig(lr=1e-3), student, memory)
+    skips = Skips(steps, CPU) if careful else None
+    known = torch.nan_to_num if careful else lambda tensor: tensor
     results: dict[str, list[Tensor]] = collections.defaultdict(list)
     optimizer.register_step_pre_hook(
         lambda *_: results["gradients"].extend(
-            whole(parameter.grad) for parameter in student.parameters() if parameter.grad is not None
+            known(whole(parameter.grad)) for parameter in student.parameters() if parameter.grad is not None
         )
     )
     step = TrainStep(
@@ -102,6 +108,7 @@ def run(
         teacher=teacher,
         frozen=() if teacher is None else (teacher,),
         processes=processes,
+        skips=skips,
     )
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(rows, 2, 4, 4, generator=generator, dtype=dtype)
@@ -112,14 +119,30 @@ def run(
         with Calls() as calls:
             result = step(number, x[here], labels[here], total=rows)
         counts.append(calls.count)
-        results["losses"].append(result.loss)
-        results["norms"].append(result.grad_norm)
+        results["losses"].append(known(result.loss))
+        results["norms"].append(known(result.grad_norm))
+    assert skips is None or skips.read() == 1
     results["parameters"] = [whole(parameter) for parameter in student.parameters()]
     results["average"] = [whole(parameter) for parameter in ema.network.parameters()]
     if ema.second is not None:
         results["average"] += [whole(parameter) for parameter in ema.second.network.parameters()]
     results["memory"] = [tensor.detach() for tensor in memory.state_dict().values()]
     return results, counts
+
+
+class Spoiled:
+    """An objective whose loss is not a number in step 1, in the last process."""
+
+    def __init__(self, objective: Objective) -> None:
+        self.objective = objective
+
+    def memory(self) -> nn.ModuleDict:
+        return self.objective.memory()
+
+    def __call__(self, *arguments: Any, step: int, share: Share, **options: Any) -> ObjectiveOutput:
+        output = self.objective(*arguments, step=step, share=share, **options)
+        spoiled = step == 1 and share.rank == share.count - 1
+        return replace(output, loss=output.loss * math.nan) if spoiled else output
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -175,6 +198,7 @@ OTHERS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     # 3 of 4 rows have r = t, and with them all rows of one process
     "one row to evaluate": (lambda: RCGM(dt=0.1, times=TimeSampler(equal=0.75)), {}, {"rows": 4}),
     "two averages": (OBJECTIVES["rcgm"], {}, {"target_decay": 0.5}),
+    "a step left out": (lambda: Spoiled(RCGM(dt=0.1)), {}, {"careful": True, "steps": 3}),
     # 7 of 10 rows have r = t, and with them both rows of some micro-batches
     "micro-batches of a row": (
         lambda: MeanFlow(times=TimeSampler("logit_normal", -0.4, 1.0, interval="sorted", equal=0.7)),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,10 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from rcgm.cli import main
 from rcgm.config import ConfigError, build_dataset_from, load_config
 from rcgm.training import CheckpointError, RunFolder, Trainer, TrainingInterrupted, latest_checkpoint, train
 from rcgm.training import step as step_module
 from rcgm.training.checkpoint import find_checkpoints, read_checkpoint
+from rcgm.training.interrupts import StopRequest
+from rcgm.training.observer import Observer
 
 TIMES = {"images_per_second", "seconds"}
 
@@ -158,6 +162,70 @@ def test_a_signal_stops_after_the_step_and_saves_it(tmp_path, tiny_config, monke
     assert latest_checkpoint(tmp_path / "stopped/checkpoints").name == "step_00000007"
     train(config, tmp_path / "stopped", resume=True, show_progress=False)
     assert_same_run(tmp_path / "straight", tmp_path / "stopped")
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGUSR2"])
+def test_warnings_of_a_terminal_or_a_scheduler_may_come_again(name):
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    with StopRequest() as stop:
+        assert not stop.agreed()
+        for _ in range(3):
+            signal.raise_signal(getattr(signal, name))
+            assert stop.agreed()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert handlers == {number: signal.getsignal(number) for number in signal.valid_signals()}
+
+
+def test_what_was_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.agreed()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_second_ctrl_c_ends_the_run_with_a_line(tmp_path, tiny_yaml, monkeypatch, capsys):
+    def interrupt(*arguments, **options):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(step_module.TrainStep, "__call__", interrupt)
+    assert main(["train", str(tiny_yaml), "--output", str(tmp_path / "run")]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "rcgm: error: interrupted"
+
+
+def test_the_checkpoint_of_a_step_is_written_before_its_pictures(tmp_path, tiny_config, monkeypatch):
+    def broken(*arguments):
+        raise ValueError("no picture")
+
+    monkeypatch.setattr(Observer, "draw_samples", broken)
+    with pytest.raises(ValueError, match="no picture"):
+        train(tiny_config("sample.every=5"), tmp_path, show_progress=False)
+    assert latest_checkpoint(tmp_path / "checkpoints").name == "step_00000005"
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path, tiny_config, monkeypatch):
+    refused = []
+    original = step_module.TrainStep.__call__
+
+    def meet(self, step, *arguments, **options):
+        if step in (0, 6) and len(refused) < 2:
+            with pytest.raises(ValueError, match="right now") as raised:  # with a checkpoint there, and without
+                train(tiny_config(), tmp_path, resume=step == 6, show_progress=False)
+            refused.append(str(raised.value))
+        return original(self, step, *arguments, **options)
+
+    monkeypatch.setattr(step_module.TrainStep, "__call__", meet)
+    train(tiny_config(), tmp_path, show_progress=False)
+    assert len(refused) == 2
+    for message in refused:
+        assert re.match(rf"process {os.getpid()} on .* \(since .*\) is training in '.*' right now: let it end", message)
+    assert (tmp_path / ".lock").is_file()  # which locks nothing any more
+    train(tiny_config("steps=13"), tmp_path, resume=True, show_progress=False)
 
 
 # Killed from outside
