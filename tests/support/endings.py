@@ -36,7 +36,7 @@ SHORT = {
     "data": {"name": "two_moons", "size": 20},
     "model": {"name": "mlp", "width": 4, "depth": 1, "frequency_size": 4},
     "objective": {"name": "rcgm", "order": 1},
-    "checkpoint": {"every": 100, "background": True},
+    "checkpoint": {"every": 100},
     "logging": {"every": 100, "tensorboard": False},
     "sample": {"every": 0},
     "evaluate": {"at_end": False},
