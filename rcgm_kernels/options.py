@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ import torch
 from rcgm_kernels import checks
 
 METRICS = ("l2", "pseudo_huber", "barron", "barron_reweighting")
+COSINE_DIMS = ("channels", "sample")
 REDUCES = ("mean", "sum")
 ADAPTIVE_OF = ("residual", "loss")
 REDUCTIONS = ("mean", "sum", "none")
@@ -33,7 +35,10 @@ class Metric:
         c: width, ``>= 0`` for pseudo-Huber and ``> 0`` for the two of Barron; L2 ignores it.
         alpha: shape of Barron: 2 is L2 / (2 c^2), 1 is pseudo-Huber / c, 0 is Cauchy, -2 Geman-McClure, ``-inf``
             Welsch.
-        cosine: weight of the cosine term over the whole sample, ``>= 0``; 0 leaves it out.
+        cosine: weight of the cosine term, ``>= 0``; 0 leaves it out.
+        cosine_dim: ``"channels"``: the cosine is over dimension 1 of ``[B, C, ...]`` at each position, ``1 - cos``
+            averaged over the positions (UCGM's and TiM's programs). ``"sample"``: over all elements of a sample. For
+            ``[B, C]`` both are the same. A vector of length 0 has no direction: its ``1 - cos`` is 1, without gradient.
 
     Raises:
         TypeError, ValueError: for an unknown name, or a value that is no number or out of range.
@@ -43,6 +48,7 @@ class Metric:
     c: float = 1.0
     alpha: float = 1.0
     cosine: float = 0.0
+    cosine_dim: str = "channels"
 
     def __post_init__(self) -> None:
         if self.name not in METRICS:
@@ -57,6 +63,8 @@ class Metric:
             raise ValueError(f"metric alpha must be a number or -inf, got {self.alpha!r}")
         if not (math.isfinite(self.cosine) and self.cosine >= 0):
             raise ValueError(f"metric cosine must be a finite number >= 0, got {self.cosine!r}")
+        if self.cosine_dim not in COSINE_DIMS:
+            raise ValueError(f"metric cosine_dim must be one of {', '.join(COSINE_DIMS)}, got {self.cosine_dim!r}")
 
     @staticmethod
     def from_value(value: Metric | str) -> Metric:
@@ -142,7 +150,8 @@ class LossOptions:
 
     SCHEMA: ClassVar[str] = (
         "bool times, bool pred_in_residual, float clip, str metric, float metric_c, float metric_alpha, float cosine, "
-        "float? normalize, float power, float eps, str adaptive_of, str reduce, str reduction, bool with_gradient"
+        "str cosine_dim, float? normalize, float power, float eps, str adaptive_of, str reduce, str reduction, "
+        "bool with_gradient"
     )
     """The arguments by which an operation of torch takes them, in the order of :meth:`flat`."""
 
@@ -174,6 +183,7 @@ class LossOptions:
             float(metric.c),
             float(metric.alpha),
             float(metric.cosine),
+            metric.cosine_dim,
             None if self.normalize is None else float(self.normalize),
             float(adaptive.power),
             float(adaptive.eps),
@@ -193,6 +203,7 @@ class LossOptions:
         metric_c: float,
         metric_alpha: float,
         cosine: float,
+        cosine_dim: str,
         normalize: float | None,
         power: float,
         eps: float,
@@ -206,7 +217,7 @@ class LossOptions:
             times=times,
             pred_in_residual=pred_in_residual,
             clip=clip,
-            metric=Metric(metric, metric_c, metric_alpha, cosine),
+            metric=Metric(metric, metric_c, metric_alpha, cosine, cosine_dim),
             normalize=normalize,
             adaptive=AdaptiveWeight(power, eps, adaptive_of) if power else None,
             reduce=reduce,
@@ -217,6 +228,13 @@ class LossOptions:
     def share(self, batch: int) -> float:
         """The share of a sample's loss, and of its gradient, in the loss of the batch."""
         return 1 / batch if self.reduction == "mean" and batch else 1.0
+
+    def positions(self, shape: Sequence[int]) -> int:
+        """At how many positions of a sample of ``[B, C, ...]`` there is a cosine over channels; 0: over the sample."""
+        if not self.metric.cosine or self.metric.cosine_dim == "sample":
+            return 0
+        count = math.prod(shape[2:])
+        return count if count > 1 else 0
 
     def divisor(self, size: int) -> int:
         """What a sample's sum of squares is divided by."""

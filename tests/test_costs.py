@@ -11,7 +11,7 @@ from benchmarks import costs, environment, kernel_cases
 from benchmarks.costs import KERNELS, floor
 
 CPU = torch.device("cpu")
-STREAMED, _, TWO_PASSES, _, _, INTERPOLATE, ADVANCE, EMA = KERNELS
+STREAMED, _, TWO_PASSES, *_, INTERPOLATE, ADVANCE, EMA = KERNELS
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

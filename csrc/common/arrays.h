@@ -33,6 +33,7 @@ struct LossOptions {
   double metric_c;    // width of pseudo-Huber and Barron
   double metric_alpha;  // shape of Barron
   double cosine;      // weight of the cosine term; 0: none
+  int64_t positions;  // of a sample, at each of which that cosine is over the channels; 0: it is over the sample
   double normalize;   // constant of the tangent normalisation; negative: none
   double power;       // adaptive weight 1 / (size + eps)^power; 0: none
   double eps;
@@ -56,6 +57,7 @@ LossOptions loss_options(const Fields& fields) {
   o.metric_c = next();
   o.metric_alpha = next();
   o.cosine = next();
+  o.positions = int64_t(next());
   o.normalize = next();
   o.power = next();
   o.eps = next();

@@ -5,7 +5,8 @@
 // link time. It has included <math.h> and common/arrays.h.
 
 // Sums over one sample. `rr`, `pp`, `pr`, `yy` are the squares and products of the residual R, the prediction p and the
-// target y = p - R. Only `rr` is needed without the cosine term.
+// target y = p - R. Only `rr` is needed without the cosine term. With a cosine over the channels these products are of each
+// position, and of the sample `pp` and `pr` are the sums over positions of Cosine::value and Cosine::steep.
 struct Sums {
   double rr, pp, pr, yy;
 };
@@ -18,7 +19,8 @@ struct Sample {
 };
 
 // loss of the sample; its gradient is residual_factor * R + pred_factor * p, element by element, which includes
-// storage_scale: a power of two, 1 unless the gradient is stored in float16.
+// storage_scale: a power of two, 1 unless the gradient is stored in float16. With a cosine over the channels pred_factor
+// multiplies the factors of each position (Cosine), and these are added to residual_factor.
 struct Outcome {
   double loss, residual_factor, pred_factor, storage_scale;
 };
@@ -29,7 +31,9 @@ constexpr double kTightClip = 1024;
 // The loss of a sample is known only after its sums are. With plain L2 the factor of the gradient does not depend on
 // them, so the gradient can be written while the residual is still in a register.
 RCGM_FN bool gradient_needs_sums(const LossOptions& o) {
-  return o.metric != Metric::kL2 || o.cosine != 0 || o.normalize >= 0 || o.power != 0 || (o.scaled && o.clip > kTightClip);
+  const bool bounded = o.clip <= kTightClip && o.cosine == 0;
+  return o.metric != Metric::kL2 || (o.cosine != 0 && o.positions == 0) || o.normalize >= 0 || o.power != 0 ||
+         (o.scaled && !bounded);
 }
 
 // The power of two that brings numbers up to `bound` below 2^15, so that float16 holds them and what is much smaller. It
@@ -78,6 +82,30 @@ RCGM_FN void metric_value(const LossOptions& o, double m, double* value, double*
   }
 }
 
+RCGM_FN float square_root(float value) { return sqrtf(value); }
+RCGM_FN double square_root(double value) { return sqrt(value); }
+
+// 1 - cos(p, y), and the factors of R and p in its gradient, whose square is at most `steep`.
+template <typename T>
+struct Cosine {
+  T value, residual_factor, pred_factor, steep;
+};
+
+template <typename T>
+RCGM_FN Cosine<T> cosine_of(T rr, T pp, T pr, T yy) {
+  const T p = square_root(pp), y = square_root(yy), smallest = T(1e-8);
+  const bool undirected = p < smallest || y < smallest;  // a zero vector has no direction: the worst value, no gradient
+  const T one = 1, product = undirected ? one : p * y;
+  // 1 - cos(p, y) = (|p - y|^2 - (|p| - |y|)^2) / (2 |p| |y|), which does not cancel when p and y agree.
+  const T apart = (2 * pr - rr) / (undirected ? one : p + y), across = rr - apart * apart;
+  Cosine<T> c;
+  c.value = undirected ? one : (across < 0 ? 0 : across) / (2 * product);
+  c.residual_factor = undirected ? 0 : one / product;
+  c.pred_factor = undirected ? 0 : -(pr / pp) / product;
+  c.steep = undirected ? 0 : (rr < yy ? rr / yy : one) / pp;
+  return c;
+}
+
 // Everything that follows the reduction over one sample of `size` elements. math.md sections 2 and 3.
 RCGM_FN Outcome finish_sample(const LossOptions& o, Sums s, double size, const Sample& n) {
   Outcome out = {0, 0, 0, 1};
@@ -91,18 +119,17 @@ RCGM_FN Outcome finish_sample(const LossOptions& o, Sums s, double size, const S
   double slope;
   metric_value(o, s.rr / divisor, &out.loss, &slope);
   out.residual_factor = slope * 2 / divisor * shrink;
-  if (o.cosine != 0) {
-    const double p = sqrt(s.pp), y = sqrt(s.yy), smallest = 1e-8;
-    if (p < smallest || y < smallest) {  // a zero vector has no direction: the worst value, no gradient
-      out.loss += o.cosine;
-    } else {
-      // 1 - cos(p, y) = (|p - y|^2 - (|p| - |y|)^2) / (2 |p| |y|), which does not cancel when p and y agree.
-      const double apart = (2 * s.pr - s.rr) / (p + y);
-      const double across = s.rr - apart * apart;
-      out.loss += o.cosine * (across < 0 ? 0 : across) / (2 * p * y);
-      out.residual_factor += o.cosine / (p * y);
-      out.pred_factor -= o.cosine * s.pr / (s.pp * p * y);
-    }
+  double steep = 0;
+  if (o.cosine != 0 && o.positions > 0) {
+    out.pred_factor = o.cosine / double(o.positions);
+    out.loss += out.pred_factor * s.pp;
+    steep = out.pred_factor * sqrt(s.pr);
+  } else if (o.cosine != 0) {
+    const Cosine<double> c = cosine_of(s.rr, s.pp, s.pr, s.yy);
+    out.loss += o.cosine * c.value;
+    out.residual_factor += o.cosine * c.residual_factor;
+    out.pred_factor = o.cosine * c.pred_factor;
+    steep = fabs(out.pred_factor) * sqrt(s.pp);
   }
   double weight = n.weight;
   if (o.power != 0) weight *= power_of((o.adaptive_of_loss ? out.loss : s.rr) + o.eps, -o.power);
@@ -111,8 +138,7 @@ RCGM_FN Outcome finish_sample(const LossOptions& o, Sums s, double size, const S
   if (o.scaled) {
     // No element exceeds `largest`, not even where its square is too small or too large for float32.
     const double largest = fmin(fmax(gradient_needs_sums(o) ? length : n.largest, 0x1p-60), 0x1p128);
-    const double bound = fabs(out.residual_factor) * largest + fabs(out.pred_factor) * sqrt(s.pp);
-    out.storage_scale = storage_scale_of(fabs(weight) * bound);
+    out.storage_scale = storage_scale_of(fabs(weight) * (fabs(out.residual_factor) * largest + steep));
     weight *= out.storage_scale;
   }
   out.residual_factor *= weight;

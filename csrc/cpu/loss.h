@@ -241,10 +241,104 @@ FusedL2<float> fused_l2_for(const LossArguments& a, const Combination<float>& c)
   }
 }
 
+// What a sample of one block, or one tile of positions, keeps for its second look.
+constexpr int64_t kTile = 512;
+template <typename T>
+struct Kept {
+  alignas(64) T residual[kBlock];
+  alignas(64) T residual_factor[kTile], pred_factor[kTile];  // of each position, with a cosine over the channels
+};
+
+// Positions that are looked at together: as many as let all their channels be kept, but not so few that loops are short.
+static int64_t tile_of(const LossArguments& a) {
+  const int64_t fit = kBlock / (a.size / a.options.positions) / 16 * 16, tile = fit < 16 ? 16 : fit < kTile ? fit : kTile;
+  return a.options.positions < tile ? a.options.positions : tile;
+}
+
+static bool tile_is_kept(const LossArguments& a) { return a.size / a.options.positions * tile_of(a) <= kBlock; }
+
+static int64_t blocks_of(const LossArguments& a) {
+  const int64_t whole = a.options.positions ? a.options.positions : a.size;
+  const int64_t block = a.options.positions ? tile_of(a) : kBlock;
+  return (whole + block - 1) / block;
+}
+
+template <typename T>
+static bool tile_is_split(const LossArguments& a, const Combination<T>& c, int64_t length) {
+  return all_bfloat16(a, c) && length % 2 == 0;
+}
+
+// The gradient of a tile whose factors are in `kept`, and its residual too if it fits there.
+template <typename T>
+static void tile_gradient(const LossArguments& a, const Combination<T>& c, int64_t b, int64_t block, const Outcome& outcome,
+                          const Kept<T>& kept) {
+  alignas(64) T anchor[kTile], term[kTile], values[kTile], pred[kTile], of_residual[kTile], of_pred[kTile];
+  const int64_t positions = a.options.positions, channels = a.size / positions, tile = tile_of(a), first = block * tile;
+  const int64_t length = positions - first < tile ? positions - first : tile;
+  const bool split = tile_is_split(a, c, length), keep = tile_is_kept(a);
+  const T residual_factor = T(outcome.residual_factor), cosine_factor = T(outcome.pred_factor);
+  for (int64_t i = 0; i < length; ++i) {
+    of_residual[i] = residual_factor + cosine_factor * kept.residual_factor[i];
+    of_pred[i] = cosine_factor * kept.pred_factor[i];
+  }
+  for (int64_t channel = 0; channel < channels; ++channel) {
+    const int64_t offset = channel * positions + first;
+    if (!keep) residual_chunk(c, b, offset, length, split, anchor, term, values);
+    const T* residual = keep ? kept.residual + channel * length : values;
+    load_chunk(a.pred, b, offset, length, split, pred);
+    const T *r = of_residual, *p = of_pred, *own = pred;
+    store_chunk<T>(a.gradient, b, offset, length, split, [=](int64_t i) { return r[i] * residual[i] + p[i] * own[i]; });
+  }
+}
+
+// One tile of positions of a sample, all its channels. As loss_block.
+template <typename T>
+static Sums loss_tile(const LossArguments& a, const Combination<T>& c, int64_t b, int64_t block, const Outcome* outcome,
+                      Kept<T>& kept) {
+  alignas(64) T anchor[kTile], term[kTile], values[kTile], pred[kTile];
+  alignas(64) T rr[kTile] = {}, pp[kTile] = {}, pr[kTile] = {}, yy[kTile] = {};
+  const int64_t positions = a.options.positions, channels = a.size / positions, tile = tile_of(a), first = block * tile;
+  const int64_t length = positions - first < tile ? positions - first : tile;
+  const bool split = tile_is_split(a, c, length), keep = tile_is_kept(a);
+  constexpr int64_t kTogether = 64;  // a float32 sum of more would add up too much rounding
+  for (int64_t from = 0; from < channels; from += kTogether) {
+    alignas(64) T some_rr[kTile] = {}, some_pp[kTile] = {}, some_pr[kTile] = {}, some_yy[kTile] = {};
+    for (int64_t channel = from; channel < channels && channel < from + kTogether; ++channel) {
+      T* residual = keep ? kept.residual + channel * length : values;
+      residual_chunk(c, b, channel * positions + first, length, split, anchor, term, residual);
+      load_chunk(a.pred, b, channel * positions + first, length, split, pred);
+#pragma omp simd
+      for (int64_t i = 0; i < length; ++i) {
+        const T y = pred[i] - residual[i];
+        some_rr[i] += residual[i] * residual[i];
+        some_pp[i] += pred[i] * pred[i];
+        some_pr[i] += pred[i] * residual[i];
+        some_yy[i] += y * y;
+      }
+    }
+    for (int64_t i = 0; i < length; ++i) rr[i] += some_rr[i], pp[i] += some_pp[i], pr[i] += some_pr[i], yy[i] += some_yy[i];
+  }
+  Sums sums = {0, 0, 0, 0};
+  for (int64_t i = 0; i < length; ++i) {
+    const Cosine<T> k = cosine_of(rr[i], pp[i], pr[i], yy[i]);
+    kept.residual_factor[i] = k.residual_factor;
+    kept.pred_factor[i] = k.pred_factor;
+    sums.rr += double(rr[i]);
+    sums.pp += double(k.value);
+    sums.pr += double(k.steep);
+  }
+  if (outcome) tile_gradient(a, c, b, block, *outcome, kept);
+  return sums;
+}
+
 // One block of a sample. Returns its sums; writes the gradient if `outcome` is given; keeps R in `kept` if that is given.
 template <typename T>
 static Sums loss_block(const LossArguments& a, const Combination<T>& c, int64_t b, int64_t block, const Outcome* outcome,
-                       T* kept) {
+                       Kept<T>* kept) {
+  if (a.options.positions) {
+    Kept<T> own;
+    return loss_tile(a, c, b, block, outcome, kept ? *kept : own);
+  }
   alignas(64) T anchor[kChunk], term[kChunk], values[kChunk], pred[kChunk];
   const bool cosine = a.options.cosine != 0;
   const int64_t end = a.size < (block + 1) * kBlock ? a.size : (block + 1) * kBlock;
@@ -261,7 +355,7 @@ static Sums loss_block(const LossArguments& a, const Combination<T>& c, int64_t 
   for (int64_t offset = block * kBlock; offset < end; offset += kChunk) {
     const int64_t length = end - offset < kChunk ? end - offset : kChunk;
     const bool split = splittable && length % 2 == 0;
-    T* residual = kept ? kept + (offset - block * kBlock) : values;
+    T* residual = kept ? kept->residual + (offset - block * kBlock) : values;
     residual_chunk(c, b, offset, length, split, anchor, term, residual);
     T rr = 0;
 #pragma omp simd reduction(+ : rr)
@@ -288,7 +382,7 @@ static Sums loss_block(const LossArguments& a, const Combination<T>& c, int64_t 
 
 template <typename T>
 static Sums sample_sums(const LossArguments& a, const Combination<T>& c, int64_t b, int64_t blocks, const Outcome* outcome,
-                        T* kept) {
+                        Kept<T>* kept) {
   Sums total = {0, 0, 0, 0};
   for (int64_t block = 0; block < blocks; ++block) {
     const Sums s = loss_block<T>(a, c, b, block, outcome, kept);
@@ -299,14 +393,15 @@ static Sums sample_sums(const LossArguments& a, const Combination<T>& c, int64_t
 
 template <typename T>
 static void gradient_from_kept(const LossArguments& a, const Combination<T>& c, const Outcome& outcome, int64_t b,
-                               const T* kept) {
+                               const Kept<T>& kept) {
+  if (a.options.positions) return tile_gradient(a, c, b, 0, outcome, kept);
   alignas(64) T pred[kChunk];
   const bool splittable = all_bfloat16(a, c);
   for (int64_t offset = 0; offset < a.size; offset += kChunk) {
     const int64_t length = a.size - offset < kChunk ? a.size - offset : kChunk;
     const bool split = splittable && length % 2 == 0;
     if (a.options.cosine != 0) load_chunk(a.pred, b, offset, length, split, pred);
-    write_gradient<T>(a, outcome, b, offset, length, split, kept + offset, a.options.cosine != 0 ? pred : nullptr);
+    write_gradient<T>(a, outcome, b, offset, length, split, kept.residual + offset, a.options.cosine != 0 ? pred : nullptr);
   }
 }
 
@@ -331,13 +426,13 @@ static bool left_out(const LossArguments& a, int64_t b) {
 // A whole sample on one thread: its inputs are still in the cache when a second look at them is needed.
 template <typename T>
 static void loss_of_sample(const LossArguments& a, int64_t b, int64_t blocks, bool needs_sums) {
-  alignas(64) T kept[kBlock];
+  Kept<T> kept;
   if (left_out(a, b)) return;
   const Combination<T> c = combination_of<T>(a, b);
   const Sample sample = sample_of(a, b);
   const bool with_gradient = a.gradient.data != nullptr, keep = with_gradient && needs_sums && blocks == 1;
   const Outcome known = finish_sample(a.options, Sums{0, 0, 0, 0}, double(a.size), sample);
-  const Sums sums = sample_sums<T>(a, c, b, blocks, with_gradient && !needs_sums ? &known : nullptr, keep ? kept : nullptr);
+  const Sums sums = sample_sums<T>(a, c, b, blocks, with_gradient && !needs_sums ? &known : nullptr, keep ? &kept : nullptr);
   const Outcome outcome = finish_sample(a.options, sums, double(a.size), sample);
   store_outcome(a, b, outcome);
   if (keep) {
@@ -372,7 +467,7 @@ static void loss_of_large_sample(const LossArguments& a, int64_t b, int64_t bloc
 
 template <typename T>
 static void residual_loss_as(const LossArguments& a) {
-  const int64_t blocks = (a.size + kBlock - 1) / kBlock;
+  const int64_t blocks = blocks_of(a);
   const bool needs_sums = gradient_needs_sums(a.options);
   if (a.batch < 4 * a.threads && blocks > 1) {
     Sums* partial = new Sums[blocks];

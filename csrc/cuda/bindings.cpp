@@ -107,7 +107,7 @@ PYBIND11_MODULE(_cuda, module) {
   module.doc() = "CUDA kernels of rcgm_kernels";
   module.def("problem", &problem, "Why no kernel can run here; empty if one can.");
   module.def("runs_on", &runs_on, "Whether this build has code for the device.");
-  module.def("loss_workspace", &loss_workspace, "Doubles of workspace that residual_loss needs: (device, batch, size).");
+  module.def("loss_workspace", &loss_workspace, "Doubles of workspace that residual_loss needs: (device, batch, size, positions).");
   module.def("describe_loss", &loss_description,
              "How residual_loss splits the work: path, threads a sample, blocks a cluster, blocks, shared bytes a block.");
   module.def("residual_loss", &residual_loss_of);

@@ -80,7 +80,7 @@ struct LossDescription {
 std::string problem();  // why no kernel can run here; empty if one can
 bool runs_on(int device);
 
-int64_t loss_workspace(int device, int64_t batch, int64_t size);
+int64_t loss_workspace(int device, int64_t batch, int64_t size, int64_t positions);
 LossDescription describe_loss(const LossArguments& a, int device);
 void residual_loss(const LossArguments& a, const Place& place);
 void interpolate(const InterpolateArguments& a, const Place& place);

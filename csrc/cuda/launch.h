@@ -70,6 +70,16 @@ void allow(Kernel* kernel, const Shape& shape) {
   }
 }
 
+// How many clusters of this shape the device can hold.
+template <typename Kernel>
+int clusters_that_fit(Kernel* kernel, const Shape& shape) {
+  int clusters = 0;
+  allow(kernel, shape);
+  const Configuration configuration(shape, nullptr);
+  check(cudaOccupancyMaxActiveClusters(&clusters, kernel, configuration.get()), "asking how many clusters fit");
+  return clusters;
+}
+
 template <typename... Parameters>
 void launch(void (*kernel)(Parameters...), const char* name, const Shape& shape, const Place& place,
             const Parameters&... arguments) {

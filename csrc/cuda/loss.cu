@@ -19,19 +19,21 @@ LossParameters planned(const LossArguments& a, int device) {
   const bool counts = a.options.cosine != 0 || a.pred.dtype == DType::kFloat64;
   const Tensors tensors({counts ? a.pred : Array{}, as_array(a.gradient)}, a.tensors, a.count);
   LossCase c = {a.batch, a.size, a.count, 0, tensors.any_is(DType::kFloat64) ? 8 : 4, gradient_needs_sums(a.options),
-                a.gradient.data != nullptr};
+                a.gradient.data != nullptr, a.options.positions};
   const auto plan_with = [&](const Limits& limits) {
-    LossParameters p = {a, {}, tensors.storage(a.batch)};
+    // Two passes are rare, and channels are walked in short vectors: they are compiled for storages that take any dtype.
+    LossParameters p = {a, {}, tensors.storage(a.batch, c.positions == 0)};
+    if (c.positions % width_of(p.storage)) p.storage = scalar_storage(p.storage);
     c.width = width_of(p.storage);
-    p.plan = loss_plan(c, limits);
-    // Two passes are rare, so they are compiled for storages that take any dtype only.
-    if (c.needs_sums && p.plan.path != LossPath::kOnChip) p.storage = tensors.storage(a.batch, false);
+    p.plan = c.positions ? channels_plan(c, limits) : loss_plan(c, limits);
+    if (c.positions == 0 && c.needs_sums && p.plan.path != LossPath::kOnChip) p.storage = tensors.storage(a.batch, false);
     return p;
   };
   Limits limits = limits_of(device);
   LossParameters p = plan_with(limits);
   // A part of a device (MIG) may be too small for a cluster that the chip can run.
-  while (p.plan.shape.cluster > 1 && !cluster_fits(p)) {
+  const auto cluster_fits = [&] { return c.positions ? channels_cluster_fits(p) : on_chip_cluster_fits(p); };
+  while (p.plan.shape.cluster > 1 && !cluster_fits()) {
     limits.cluster = p.plan.shape.cluster / 2;
     p = plan_with(limits);
   }
@@ -40,8 +42,8 @@ LossParameters planned(const LossArguments& a, int device) {
 
 }  // namespace
 
-int64_t loss_workspace(int device, int64_t batch, int64_t size) {
-  return workspace_doubles(batch, size, attribute(cudaDevAttrMultiProcessorCount, device));
+int64_t loss_workspace(int device, int64_t batch, int64_t size, int64_t positions) {
+  return workspace_doubles(batch, size, positions, attribute(cudaDevAttrMultiProcessorCount, device));
 }
 
 LossDescription describe_loss(const LossArguments& a, int device) {
@@ -53,7 +55,9 @@ LossDescription describe_loss(const LossArguments& a, int device) {
 void residual_loss(const LossArguments& a, const Place& place) {
   enter(place);
   const LossParameters p = planned(a, place.device);
-  if (p.plan.path == LossPath::kOnChip) {
+  if (a.options.positions) {
+    launch_channels(p, place);
+  } else if (p.plan.path == LossPath::kOnChip) {
     launch_on_chip(p, place);
   } else {
     launch_stream(p, place);

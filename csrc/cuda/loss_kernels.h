@@ -1,4 +1,4 @@
-// The two families of loss kernels, compiled apart.
+// The families of loss kernels, compiled apart.
 #pragma once
 
 #include "loss_plan.h"
@@ -16,9 +16,11 @@ struct LossParameters {
 
 void launch_on_chip(const LossParameters& p, const Place& place);
 void launch_stream(const LossParameters& p, const Place& place);
+void launch_channels(const LossParameters& p, const Place& place);
 
 // Whether the device can hold a cluster of the plan's shape at all.
-bool cluster_fits(const LossParameters& p);
+bool on_chip_cluster_fits(const LossParameters& p);
+bool channels_cluster_fits(const LossParameters& p);
 
 }  // namespace gpu
 }  // namespace rcgm

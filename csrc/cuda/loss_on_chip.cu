@@ -1,7 +1,6 @@
 // The loss in one pass with everything that is needed twice kept on the chip: many small samples a block, one sample a
 // block, or one sample a cluster of blocks that add up their sums through distributed shared memory.
-#include "combination.cuh"
-#include "loss_kernels.h"
+#include "finish.cuh"
 
 namespace rcgm {
 namespace gpu {
@@ -152,16 +151,7 @@ __global__ void __launch_bounds__(kRegisterBound<typename S::T>, 1) on_chip_kern
   cluster_barrier(cluster);  // no block may leave while another reads its sums
   if (a.options.reduction == Reduction::kNone || rank != 0) return;
 
-  const unsigned units = gridDim.x / unsigned(cluster);
-  double total = sum_of_block(loss, loss_sums);
-  if (units > 1) {
-    if (threadIdx.x == 0) a.workspace[unit] = total;
-    if (!last_of(units, a.counter, &is_last)) return;
-    double sum = 0;
-    for (unsigned i = threadIdx.x; i < units; i += blockDim.x) sum += __ldcg(a.workspace + i);
-    total = sum_of_block(sum, loss_sums);
-  }
-  if (threadIdx.x == 0) store_reduced<T>(a, total);
+  reduce_units<T>(a, unsigned(unit), gridDim.x / unsigned(cluster), loss, loss_sums, &is_last);
 }
 
 }  // namespace
@@ -172,14 +162,9 @@ void launch_on_chip(const LossParameters& p, const Place& place) {
   });
 }
 
-bool cluster_fits(const LossParameters& p) {
+bool on_chip_cluster_fits(const LossParameters& p) {
   int clusters = 0;
-  with_storage(p.storage, [&](auto storage) {
-    const auto kernel = on_chip_kernel<decltype(storage)>;
-    allow(kernel, p.plan.shape);
-    const Configuration configuration(p.plan.shape, nullptr);
-    check(cudaOccupancyMaxActiveClusters(&clusters, kernel, configuration.get()), "asking how many clusters fit");
-  });
+  with_storage(p.storage, [&](auto storage) { clusters = clusters_that_fit(on_chip_kernel<decltype(storage)>, p.plan.shape); });
   return clusters > 0;
 }
 

@@ -23,9 +23,11 @@ struct LossPlan {
   bool keep;          // the residual is needed again
   int64_t kept;       // elements of the residual that a block keeps for one sample
   // streaming
-  int64_t chunk;
+  int64_t chunk;  // elements, or positions with a cosine over the channels
   int chunks;
   int finish_lanes;  // threads that add up the chunks of one sample
+  // with a cosine over the channels
+  int groups;  // of `lanes` threads, which share the channels
 };
 
 // What the choice depends on.
@@ -34,6 +36,7 @@ struct LossCase {
   int tensors, width;  // elements a vector
   int element_bytes;   // of the compute type
   bool needs_sums, with_gradient;
+  int64_t positions;  // of a cosine over the channels; 0: none
 };
 
 struct Limits {
@@ -114,9 +117,77 @@ inline LossPlan loss_plan(const LossCase& c, const Limits& limits) {
   return p.shape.shared_bytes > limits.shared_bytes ? stream_plan(c, limits) : p;
 }
 
+// A block takes so many positions, of all channels, that their residual can be kept.
+constexpr int64_t kTileElements = 16384, kFewestPositions = 32, kMostPositions = 1024;
+
+inline int64_t tile_of(int64_t channels) {
+  const int64_t fit = kTileElements / channels / kFewestPositions * kFewestPositions;
+  return fit < kFewestPositions ? kFewestPositions : fit < kMostPositions ? fit : kMostPositions;
+}
+
+// Shared memory of the kernel for channels: sums of the warps, sums of the block, slots, sums of the groups, factors of each
+// position, and the residual of all channels if it is kept (else `channels` is 0).
+struct ChannelLayout {
+  int64_t block_sums, slots, partial, factors, kept, total;
+};
+
+constexpr int kWidestOfChannels = 4;
+
+__host__ __device__ __forceinline__ ChannelLayout channel_layout(int threads, int groups, int tensors, int element_bytes,
+                                                                int64_t tile, int64_t channels) {
+  ChannelLayout l;
+  l.block_sums = threads / kWarp * kBytesOfSums;
+  l.slots = l.block_sums + kBytesOfSums;
+  l.partial = divided_up(l.slots + slot_count(tensors) * element_bytes, 16) * 16;
+  l.factors = l.partial + (groups > 1 ? int64_t(threads) * 4 * kWidestOfChannels * element_bytes : 0);
+  l.kept = l.factors + divided_up(2 * tile * element_bytes, 16) * 16;
+  l.total = l.kept + channels * tile * element_bytes;
+  return l;
+}
+
+inline LossPlan channels_plan_of(const LossCase& c, LossPath path, int64_t tile, int cluster, bool keep) {
+  LossPlan p = {};
+  const int64_t channels = c.size / c.positions;
+  p.path = path;
+  p.keep = keep;
+  p.chunk = divided_up(tile, kWidestOfChannels) * kWidestOfChannels;
+  p.chunks = cluster > 1 ? cluster : int(divided_up(c.positions, p.chunk));
+  p.finish_lanes = power_of_two_from(p.chunks, kWarp);
+  p.lanes = power_of_two_from(divided_up(p.chunk, c.width), kUsualBlock);
+  p.groups = power_of_two_from(channels, kUsualBlock / p.lanes);
+  p.shape.threads = p.lanes * p.groups < kWarp ? kWarp : p.lanes * p.groups;
+  p.shape.cluster = cluster;
+  p.shape.blocks = c.batch * p.chunks;
+  p.shape.shared_bytes =
+      channel_layout(p.shape.threads, p.groups, c.tensors, c.element_bytes, p.chunk, keep ? channels : 0).total;
+  return p;
+}
+
+inline LossPlan channels_plan(const LossCase& c, const Limits& limits) {
+  const bool keep = c.with_gradient;
+  const auto on_chip = [&](int cluster) {
+    return channels_plan_of(c, LossPath::kOnChip, divided_up(c.positions, cluster), cluster, keep);
+  };
+  LossPlan p = on_chip(1);
+  const auto too_large = [&] { return p.shape.shared_bytes > kComfortableBytes; };
+  const auto too_few = [&] { return p.shape.blocks < limits.multiprocessors && c.size / (2 * p.shape.cluster) >= kSmallestShare; };
+  while ((too_large() || too_few()) && 2 * p.shape.cluster <= limits.cluster && p.shape.cluster < kPortableCluster) {
+    p = on_chip(2 * p.shape.cluster);
+  }
+  if (p.shape.shared_bytes > limits.shared_bytes && limits.cluster >= kLargestCluster) p = on_chip(kLargestCluster);
+  if (p.shape.shared_bytes <= limits.shared_bytes) return p;
+  const auto several = [&](bool kept) {
+    const LossPath path = c.needs_sums && c.with_gradient ? LossPath::kTwoPasses : LossPath::kStream;
+    return channels_plan_of(c, path, tile_of(c.size / c.positions), 1, kept);
+  };
+  p = several(keep);
+  return p.shape.shared_bytes > limits.shared_bytes ? several(false) : p;
+}
+
 // Doubles that any plan for [batch, size] may write: four sums a chunk, two factors a sample.
-inline int64_t workspace_doubles(int64_t batch, int64_t size, int multiprocessors) {
-  const int64_t chunks = divided_up(size, chunk_size(batch, size, multiprocessors));
+inline int64_t workspace_doubles(int64_t batch, int64_t size, int64_t positions, int multiprocessors) {
+  const int64_t chunks = positions ? divided_up(positions, tile_of(size / positions))
+                                   : divided_up(size, chunk_size(batch, size, multiprocessors));
   return 4 * batch * chunks + 2 * batch;
 }
 

@@ -1,63 +1,12 @@
 // The loss of large samples, several blocks a sample. With plain L2 one pass does everything; with other metrics, where a
 // sample does not fit on the chip, a first pass finds the sums and a second writes the gradient.
-#include "combination.cuh"
-#include "loss_kernels.h"
+#include "finish.cuh"
 
 namespace rcgm {
 namespace gpu {
 namespace {
 
 enum class Pass { kWhole, kSums, kGradient };
-
-// Where the first pass leaves the factors of the gradient for the second: behind the sums of the chunks.
-__device__ __forceinline__ double* factors_of(const LossParameters& p, int64_t sample) {
-  return p.a.workspace + 4 * p.a.batch * p.plan.chunks + 2 * sample;
-}
-
-// The end of the last block: the sums of the chunks become losses, always in the same order.
-template <typename T, bool kPlain>
-__device__ __forceinline__ void finish_batch(const LossParameters& p, double* shared) {
-  const LossArguments& a = p.a;
-  const LossOptions options = kPlain ? plain(a.options) : a.options;
-  const int lanes = p.plan.finish_lanes, lane = int(threadIdx.x) & (lanes - 1), chunks = p.plan.chunks;
-  const int64_t units = a.batch * chunks;
-  const bool cosine = !kPlain && a.options.cosine != 0, two_passes = p.plan.path == LossPath::kTwoPasses;
-  double total = 0;
-  for (int64_t first = 0; first < a.batch; first += kStreamThreads / lanes) {
-    const int64_t sample = first + threadIdx.x / lanes;
-    Sums sums = {0, 0, 0, 0};
-    if (sample < a.batch) {
-      const double* from = a.workspace + sample * chunks;
-      for (int i = lane; i < chunks; i += lanes) {
-        sums.rr += __ldcg(from + i);
-        if (cosine) {
-          sums.pp += __ldcg(from + units + i);
-          sums.pr += __ldcg(from + 2 * units + i);
-          sums.yy += __ldcg(from + 3 * units + i);
-        }
-      }
-    }
-    sums.rr = sum_of_lanes(sums.rr, lanes);
-    if (cosine) {
-      sums.pp = sum_of_lanes(sums.pp, lanes);
-      sums.pr = sum_of_lanes(sums.pr, lanes);
-      sums.yy = sum_of_lanes(sums.yy, lanes);
-    }
-    if (lane == 0 && sample < a.batch) {
-      const Outcome outcome = finish_sample(options, sums, double(a.size), sample_of(a, sample));
-      total += outcome.loss;
-      if (a.options.reduction == Reduction::kNone) store_loss<T>(a, sample, outcome.loss);
-      if (two_passes) {
-        factors_of(p, sample)[0] = outcome.residual_factor;
-        factors_of(p, sample)[1] = outcome.pred_factor;
-        store_scale(a, sample, outcome);
-      }
-    }
-  }
-  if (a.options.reduction == Reduction::kNone) return;
-  total = sum_of_block(total, shared);
-  if (threadIdx.x == 0) store_reduced<T>(a, total);
-}
 
 // Blocks that must fit a multiprocessor, which bounds the registers of a thread: 64, and 80 for double.
 template <typename T>
@@ -126,10 +75,7 @@ __global__ void __launch_bounds__(kStreamThreads, kResidentBlocks<typename S::T>
     if (threadIdx.x == 0) {
       Sums total = warp_sums[0];
       for (int warp = 1; warp < kWarps; ++warp) add_to(&total, warp_sums[warp]);
-      double* to = a.workspace + blockIdx.x;
-      const int64_t units = gridDim.x;
-      to[0] = total.rr;
-      if (cosine) to[units] = total.pp, to[2 * units] = total.pr, to[3 * units] = total.yy;
+      store_sums(p, blockIdx.x, total, cosine);
     }
     if (last_of(gridDim.x, a.counter, &is_last)) finish_batch<T, kPass == Pass::kWhole>(p, loss_sums);
   }

@@ -26,6 +26,11 @@ inline int width_of(Storage storage) {
   }
 }
 
+// The storage that takes the same tensors an element at a time.
+inline Storage scalar_storage(Storage storage) {
+  return storage == Storage::kMixedDouble ? Storage::kMixedDoubleScalar : Storage::kMixedScalar;
+}
+
 inline int element_bytes(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
 
 inline Array as_array(const MutableArray& a) { return {a.data, a.stride, a.dtype}; }

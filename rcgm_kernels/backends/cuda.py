@@ -63,9 +63,8 @@ def residual_loss(
     scaled = options.gradient_is_scaled(pred.dtype)
     scales = torch.empty(batch if scaled else 0, dtype=torch.float32, device=pred.device)
     loss = torch.empty(shape, dtype=dtype, device=pred.device)
-    workspace = torch.empty(
-        _cuda.loss_workspace(pred.device.index or 0, batch, size), dtype=torch.float64, device=pred.device
-    )
+    doubles = _cuda.loss_workspace(pred.device.index or 0, batch, size, options.positions(pred.shape))
+    workspace = torch.empty(doubles, dtype=torch.float64, device=pred.device)
     counter = _counter(pred.device)
     _launch(
         "residual_loss",

@@ -32,6 +32,7 @@ def loss_options(options: LossOptions, pred: Tensor) -> tuple[float | int, ...]:
         metric.c,
         metric.alpha,
         metric.cosine,
+        options.positions(pred.shape),
         -1.0 if options.normalize is None else options.normalize,
         adaptive.power,
         adaptive.eps,

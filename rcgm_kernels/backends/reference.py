@@ -70,9 +70,9 @@ def residual_loss(
     loss, slope = _metric(options.metric, squared / divisor if divisor else squared * torch.nan)
     gradient = batched(2 * slope / max(divisor, 1), residual) * residual
     if options.metric.cosine:
-        cosine, cosine_gradient = _cosine(p, residual, total)
+        cosine, cosine_gradient = _cosine(p, residual, options.positions(pred.shape) or 1)
         loss = loss + options.metric.cosine * cosine
-        gradient = gradient + options.metric.cosine * cosine_gradient
+        gradient = gradient + options.metric.cosine * cosine_gradient.reshape(gradient.shape)
     sample_weight = _weight(squared, loss, weight, options.adaptive)
     loss = loss * sample_weight
     gradient = gradient * batched(sample_weight * options.share(pred.shape[0]), residual)
@@ -190,8 +190,14 @@ def _metric(metric: Metric, m: Tensor) -> tuple[Tensor, Tensor]:
     return value, half * torch.exp((0.5 * alpha - 1) * log_base)
 
 
-def _cosine(p: Tensor, residual: Tensor, total) -> tuple[Tensor, Tensor]:
-    """``1 - cos(p, p - R)`` and its gradient to ``p`` with the target ``p - R`` held still."""
+def _cosine(p: Tensor, residual: Tensor, positions: int) -> tuple[Tensor, Tensor]:
+    """``1 - cos(p, p - R)``, averaged over ``positions``, and its gradient to ``p`` with the target ``p - R`` held."""
+    shape = (p.shape[0], -1, positions) if p.numel() else (p.shape[0], 0, positions)
+    p, residual = p.reshape(shape), residual.reshape(shape)
+
+    def total(values: Tensor) -> Tensor:
+        return values.sum(1)
+
     y = p - residual
     pp, pr, rr = total(p * p), total(p * residual), total(residual * residual)
     p_norm, y_norm = pp.sqrt(), total(y * y).sqrt()
@@ -199,8 +205,8 @@ def _cosine(p: Tensor, residual: Tensor, total) -> tuple[Tensor, Tensor]:
     product = p_norm * y_norm
     across = (rr - ((2 * pr - rr) / (p_norm + y_norm)).square()).clamp(min=0)
     value = torch.where(directed, across / (2 * product), 1)
-    gradient = (residual - batched(pr / pp, p) * p) / batched(product, p)
-    return value, torch.where(batched(directed, p), gradient, 0)
+    gradient = (residual - (pr / pp)[:, None] * p) / product[:, None] / positions
+    return value.mean(1), torch.where(directed[:, None], gradient, 0)
 
 
 def _weight(squared: Tensor, loss: Tensor, weight: Tensor | None, adaptive: AdaptiveWeight | None) -> Tensor:

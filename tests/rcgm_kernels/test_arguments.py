@@ -170,6 +170,7 @@ WRONG: list[tuple[Callable[..., object], dict[str, object], type[Exception], str
     (Metric, {"name": "barron", "alpha": math.inf}, ValueError, "metric alpha must be a number or -inf, got inf"),
     (Metric, {"name": "barron", "alpha": math.nan}, ValueError, "metric alpha must be a number or -inf, got nan"),
     (Metric, {"cosine": -1.0}, ValueError, "metric cosine must be a finite number >= 0, got -1.0"),
+    (Metric, {"cosine_dim": 1}, ValueError, "metric cosine_dim must be one of channels, sample, got 1"),
     (Metric, {"cosine": None}, TypeError, "metric cosine must be a number, got NoneType"),
     (AdaptiveWeight, {"eps": 0.0}, ValueError, "adaptive eps must be a finite number > 0, got 0.0"),
     (AdaptiveWeight, {"eps": -1e-3}, ValueError, "adaptive eps must be a finite number > 0, got -0.001"),

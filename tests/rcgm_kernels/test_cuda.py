@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from rcgm_kernels.backends import cuda, reference
+from rcgm_kernels.layout import batched
 from rcgm_kernels.options import AdaptiveWeight, LossOptions, Metric
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -263,6 +264,7 @@ class Case:
     adaptive: AdaptiveWeight | None = None
     reduce: str = "mean"
     reduction: str = "mean"
+    channels: int | None = None  # of size / channels positions
     with_gradient: bool = True
     scalar_dtype: torch.dtype = F32
     seed: int = 0
@@ -291,7 +293,8 @@ class Case:
         def numbers(*shape: int) -> Tensor:
             return torch.rand(shape, generator=generator, dtype=F64).add(0.5).to(self.scalar_dtype)
 
-        tensors = [normal(self.batch, self.size).to(dtype) for dtype in self.dtypes]
+        shape = (self.size,) if self.channels is None else (self.channels, self.size // self.channels)
+        tensors = [normal(self.batch, *shape).to(dtype) for dtype in self.dtypes]
         count = len(tensors) - 1
         if self.times:
             # base (unless it is the prediction), segments, velocity
@@ -341,7 +344,7 @@ def check_loss(place: Place, case: Case, inputs: list | None = None) -> tuple[Te
         if case.dtypes[0] == F16:
             assert scales.shape == (case.batch,)
             assert got_gradient.nan_to_num(0, 0, 0).abs().max() < 2**15 * (1 + 1e-3)
-            got_gradient = got_gradient.double() / scales.double()[:, None]
+            got_gradient = got_gradient.double() / batched(scales.double(), got_gradient)
         else:
             assert not scales.numel()
         assert_close(got_gradient, want_gradient, max(TOLERANCE[case.dtypes[0]], TOLERANCE[compute]))
@@ -411,6 +414,48 @@ def test_any_number_of_tensors(place: Place, tensors: int, pred_in_residual: boo
 def test_loss_without_gradient(place: Place, metric: str, size: int, reduction: str, clip: float) -> None:
     extras = METRICS[metric] | {"reduction": reduction, "clip": clip}
     check_loss(place, Case(7, size, (BF16,) * 3, with_gradient=False, weight=True, **extras))
+
+
+CHANNELS = {"metric": Metric("pseudo_huber", c=0.1, cosine=0.5)}
+ALONE = {"metric": Metric("l2", cosine=0.5)}  # its gradient waits for the sums of a position, not of the sample
+
+
+@pytest.mark.parametrize("dtypes", DTYPES)
+@pytest.mark.parametrize(("channels", "positions"), [(2, 2), (4, 9), (3, 64), (128, 3), (37, 40), (4, 1024)])
+def test_cosine_over_channels(place: Place, channels: int, positions: int, dtypes: str) -> None:
+    extras = CHANNELS if (channels + positions) % 2 else ALONE
+    extras = extras | {"reduction": ("mean", "sum", "none")[positions % 3], "weight": True, "pred_coeff": True}
+    check_loss(place, Case(3, channels * positions, DTYPES[dtypes], channels=channels, **extras))
+
+
+# (channels, batch, size, dtypes, extras, emulated device, path, blocks a cluster)
+CHANNEL_PATHS = {
+    "a block a sample": (4, 9, 4096, (BF16,) * 3, CHANNELS, {}, "on chip", 1),
+    "two blocks a sample": (4, 2, 4 * 4099, (F32,) * 3, CHANNELS, {}, "on chip", 2),
+    "eight blocks a sample": (16, 1, 102400, (BF16, F32, F16), CHANNELS, {}, "on chip", 8),
+    "sixteen blocks a sample": (3, 2, 150000, (F32,) * 2, ALONE, {"shared": 80 << 10}, "on chip", 16),
+    "two passes": (16, 3, 64000, (F16,) * 3, CHANNELS, {"cluster": 1, "shared": 100 << 10}, "two passes", 1),
+    "nothing kept": (8, 2, 8 * 2050, (F32,) * 3, CHANNELS, {"cluster": 1, "shared": 48 << 10}, "two passes", 1),
+    "two passes, double": (16, 2, 24000, (F64,) * 3, CHANNELS, {"cluster": 1, "shared": 150 << 10}, "two passes", 1),
+    "at once": (16, 3, 64000, (F32,) * 3, ALONE, {"cluster": 1, "shared": 100 << 10}, "stream", 1),
+    "at once, nothing kept": (600, 2, 600 * 40, (F32,) * 3, ALONE, {"cluster": 1, "shared": 48 << 10}, "stream", 1),
+    "sums alone": (16, 2, 48000, (F32,) * 3, CHANNELS | {"with_gradient": False}, {}, "on chip", 2),
+}
+
+
+@pytest.mark.parametrize("name", CHANNEL_PATHS)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_every_way_to_split_channels(place: Place, name: str, reduction: str) -> None:
+    channels, batch, size, dtypes, extras, device, path, cluster = CHANNEL_PATHS[name]
+    case = Case(batch, size, dtypes, channels=channels, weight=True, scale=True, reduction=reduction, **extras)
+    place.emulate(**device)
+    first = check_loss(place, case)
+    if place.library is not None:
+        got_path, _, got_cluster = place.path()
+        assert (got_path, got_cluster) == (path, cluster)
+    place.emulate(**device, backwards=True)
+    for one, other in zip(first, check_loss(place, case), strict=True):
+        assert torch.equal(one, other)
 
 
 # (batch, size, dtypes, extras, emulated device, path, blocks a cluster)
@@ -520,10 +565,11 @@ def test_knots_unordered_or_not_finite_give_nan_in_their_sample(
 
 
 @pytest.mark.parametrize("size", [2, 64, 900, 5000])
-@pytest.mark.parametrize("metric", ["l2", "cosine", "normalized", "pseudo_huber"])
+@pytest.mark.parametrize("metric", ["l2", "cosine", "channels", "normalized", "pseudo_huber"])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_a_sample_of_weight_zero_is_not_read(place: Place, metric: str, size: int, reduction: str) -> None:
-    case = Case(5, size, (F16,) * 3, pred_coeff=True, scale=True, weight=True, reduction=reduction, **METRICS[metric])
+    extras = CHANNELS | {"channels": 2} if metric == "channels" else METRICS[metric]
+    case = Case(5, size, (F16,) * 3, pred_coeff=True, scale=True, weight=True, reduction=reduction, **extras)
     inputs = case.inputs()
     inputs[5][torch.tensor([1, 4])] = 0
     for tensor in (inputs[0], *inputs[1]):

@@ -59,7 +59,10 @@ def regression(call: LossCall) -> tuple[Tensor, Tensor]:
     squares = (pred - target).square().reshape(len(pred), -1)
     losses = rho(given["metric"], squares.mean(1) if given["reduce"] == "mean" else squares.sum(1))
     if given["metric"].cosine:
-        losses = losses + given["metric"].cosine * (1 - cosine_similarity(pred.flatten(1), target.flatten(1)))
+        whole = given["metric"].cosine_dim == "sample" or pred.ndim < 2
+        vectors = [tensor.flatten(1) if whole else tensor for tensor in (pred, target)]
+        distance = 1 - cosine_similarity(*vectors, dim=1)
+        losses = losses + given["metric"].cosine * distance.reshape(len(pred), -1).mean(1)
     adaptive = AdaptiveWeight.from_value(given["adaptive"])
     if adaptive is not None:
         size = losses.detach() if adaptive.of == "loss" else squares.sum(1).detach()
@@ -229,6 +232,34 @@ def test_a_zero_vector_has_no_direction(backend, dtype):
     torch.testing.assert_close(loss, torch.full((2,), 12.5 + 0.5, dtype=dtype))
     (gradient,) = torch.autograd.grad(loss.sum(), pred)
     torch.testing.assert_close(gradient, pred.detach() - velocity)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_zero_vector_at_one_position(backend, dtype):
+    # Two channels at three positions: the prediction is 0 at the first, its target at the second.
+    pred = torch.tensor([[[0.0, 3.0, 3.0], [0.0, 4.0, 0.0]]], dtype=dtype).requires_grad_()
+    velocity = torch.tensor([[[3.0, 0.0, 0.0], [4.0, 0.0, 2.0]]], dtype=dtype)
+    times = torch.tensor([[0.9], [0.1]])
+    loss = fused_loss(pred, [], velocity, times, clip=None, metric=Metric(cosine=0.6), backend=backend)
+    torch.testing.assert_close(loss, torch.tensor((25 + 25 + 13) / 6 + 0.6, dtype=dtype))
+    (gradient,) = torch.autograd.grad(loss, pred)
+    expected = (pred.detach() - velocity) / 3
+    expected[0, 1, 2] -= 0.2 / 3  # across the prediction (3, 0), by its length
+    torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_without_positions_both_cosines_are_one(backend):
+    pred, velocity = torch.randn(2, 3, 20, generator=torch.Generator().manual_seed(0))
+    times = torch.tensor([[0.9], [0.1]]).expand(2, 3)
+    losses = []
+    for dim, shape in (("channels", (3, 20)), ("channels", (3, 20, 1, 1)), ("sample", (3, 4, 5))):
+        metric = Metric(cosine=0.5, cosine_dim=dim)
+        losses.append(fused_loss(pred.view(shape), [], velocity.view(shape), times, metric=metric, backend=backend))
+    assert losses[0] == losses[1] == losses[2]
+    pred, velocity = pred.view(3, 4, 5), velocity.view(3, 4, 5)
+    assert fused_loss(pred, [], velocity, times, metric=Metric(cosine=0.5), backend=backend) != losses[0]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

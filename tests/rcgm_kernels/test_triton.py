@@ -18,11 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rcgm_kernels
-from rcgm_kernels import Metric, fused_loss, fused_residual_loss
+from rcgm_kernels import AdaptiveWeight, Metric, fused_loss, fused_residual_loss
 from rcgm_kernels.backends import ENVIRONMENT, choose
 from rcgm_kernels.backends import triton as backend
 from rcgm_kernels.layout import STORAGE_DTYPES
 from tests.support.cases import (
+    LossCall,
     LossCase,
     assert_gradient_close,
     assert_loss_close,
@@ -62,6 +63,25 @@ def check(case: LossCase) -> None:
 @every(100)
 def test_losses_agree_with_float64(case: LossCase):
     check(case)
+
+
+@runs
+@quiet
+@pytest.mark.parametrize("metric", [Metric(cosine=0.5), Metric("pseudo_huber", 0.1, cosine=0.5)], ids=["l2", "huber"])
+@pytest.mark.parametrize("sample", [(2, 5), (3, 7, 11), (130, 2), (4, 4096), (16, 1500), (300, 70)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
+def test_cosine_over_channels_agrees_with_float64(sample: tuple[int, ...], dtype: torch.dtype, metric: Metric):
+    generator = torch.Generator().manual_seed(0)
+    pred, segment, velocity = (torch.randn(2, *sample, generator=generator).to(dtype) for _ in range(3))
+    times, weight = torch.tensor([[0.9, 0.8], [0.7, 0.6], [0.2, 0.6]]), torch.tensor([0.5, 2.0])
+    arguments = {"segments": [segment], "velocity": velocity, "times": times, "base": None, "weight": weight}
+    call = LossCall(fused_loss, pred, {**arguments, "metric": metric, "adaptive": AdaptiveWeight(0.5, 1e-3, "loss")})
+    expected_loss, expected_gradient = call.upcast().run("reference")
+    with poisoned_memory():
+        loss, gradient = call.to(DEVICE).run("triton")
+    share = 1e-11 if dtype == torch.float64 else 1e-5
+    assert_loss_close(loss.cpu(), expected_loss, share)
+    assert_gradient_close(gradient.cpu(), expected_gradient, 10 * share)
 
 
 @runs
@@ -422,11 +442,11 @@ from rcgm_kernels.backends import triton as backend
 from rcgm_kernels.options import LossOptions
 
 def loss(batch, size, dtype, order=2, times=True, first=True, own=None, metric=Metric(), clip=1.0, normalize=None,
-         adaptive=None, scale=False, gradient=True, reduce="mean"):
+         channels=None, adaptive=None, scale=False, gradient=True, reduce="mean"):
     options = LossOptions(times, first, clip, metric, normalize, adaptive, reduce, "mean", gradient)
-    numbers = torch.ones(batch)
+    numbers, shape = torch.ones(batch), (batch, size) if channels is None else (batch, channels, size // channels)
     backend.residual_loss(
-        torch.zeros(batch, size, dtype=dtype), [torch.zeros(batch, size, dtype=dtype) for _ in range(order + 1)],
+        torch.zeros(shape, dtype=dtype), [torch.zeros(shape, dtype=dtype) for _ in range(order + 1)],
         torch.zeros(order + 2 if times else order + 1, batch), own, numbers if scale else None,
         numbers if scale else None, numbers if scale and normalize is not None else None, options,
     )
@@ -472,13 +492,16 @@ for dtype in (torch.bfloat16, torch.float32):
     loss(4, 16384, dtype)
     loss(2, 65536, dtype)
     loss(2, 65536, dtype, metric=Metric("pseudo_huber"))
+    loss(2, 4096, dtype, metric=Metric(cosine=0.5), channels=4)
+    loss(2, 131072, dtype, metric=Metric(cosine=0.5), channels=32)
     path(4, 4096, dtype)
     ema(dtype, 0.999)
 """)
     assert all(kernel["sm_90"] for kernel in kernels)
     names = {kernel["kernel"] for kernel in kernels}
     assert names == {
-        "_whole_samples", "_sums", "_finish", "_gradient_of_sums", "_interpolate", "_advance", "_scale", "_ema"
+        "_whole_samples", "_sums", "_finish", "_gradient_of_sums", "_whole_channels", "_sums_of_channels",
+        "_gradient_of_channels", "_interpolate", "_advance", "_scale", "_ema"
     }  # fmt: skip
     narrow = [kernel for kernel in kernels if kernel["load"] < 128]
     assert {kernel["kernel"] for kernel in narrow} == {"_finish"}  # which reads a few sums
@@ -498,6 +521,8 @@ for shape in (2.0, 1.0, 0.0, float("-inf")):
 for metric in (Metric(cosine=0.5), Metric("pseudo_huber", 1.0, cosine=0.5), Metric("barron", cosine=0.5)):
     loss(2, 20001, half, metric=metric, adaptive=AdaptiveWeight())
     loss(2, 20001, torch.float16, metric=metric, adaptive=AdaptiveWeight(of="loss"))
+    for channels, size in ((3, 21), (1, 40), (256, 512), (16, 40000)):
+        loss(2, size, torch.float16, metric=metric, adaptive=AdaptiveWeight(of="loss"), channels=channels)
 for size in (35, 20001):
     loss(3, size, torch.float16)
     loss(3, size, torch.float16, clip=float("inf"), reduce="sum")

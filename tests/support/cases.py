@@ -22,9 +22,11 @@ LAYOUTS = ("dense", "slice", "spaced", "expanded", "permuted", "broadcast")
 METRICS = (
     Metric("l2"),
     Metric("l2", cosine=0.7),
+    Metric("l2", cosine=0.7, cosine_dim="sample"),
     Metric("pseudo_huber", c=0.03),
     Metric("pseudo_huber", c=0.0),
     Metric("pseudo_huber", c=5.0, cosine=0.2),
+    Metric("pseudo_huber", c=5.0, cosine=0.2, cosine_dim="sample"),
     *(Metric("barron", c=2.0, alpha=alpha) for alpha in (2.0, 1.0, 0.5, 0.0, -2.0, -torch.inf)),
     Metric("barron", c=0.5, alpha=1.0, cosine=1.0),
     *(Metric("barron_reweighting", c=0.7, alpha=alpha) for alpha in (2.0, 1.0, -1.0, -torch.inf)),
@@ -48,6 +50,9 @@ SAMPLE_SHAPES = (
     (2, 3, 11),
     (511,),
     (4, 128),
+    (4, 12, 12),
+    (300, 3),
+    (17, 2, 513),
     (513,),
     (3, 1365),
     (4096,),
@@ -351,7 +356,10 @@ def loss_cases(
     spread = draw(st.sampled_from([0.01, 1.0]))
     # Where the prediction and its target are parallel, nothing is left of the cosine term but its rounding.
     directed = size > 30 and "broadcast" not in layouts and (by_times or (count > 0 and spread == 1.0))
-    metric = draw(st.sampled_from([metric for metric in METRICS if directed or not metric.cosine]))
+    # So it is with a single channel.
+    dims = ("sample", "channels") if len(sample) < 2 or sample[0] > 1 else ("sample",)
+    usable = [metric for metric in METRICS if not metric.cosine or (directed and metric.cosine_dim in dims)]
+    metric = draw(st.sampled_from(usable))
     return LossCase(
         seed=draw(st.integers(0, 2**32)),
         batch=batch,

@@ -33,26 +33,29 @@ def tiling(batch: int, size: int) -> tuple[tuple[int], dict[str, int]]:
 
 @triton.jit
 def tile(BATCH, SIZE, CHUNKS, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Samples [ROWS] and columns [COLUMNS] of this program, and which of the samples and of the block exist.
+    """Samples [ROWS] and columns [1, COLUMNS] of this program, and which of the samples and of the block exist.
 
     Samples and columns are int64, as are the offsets made from them: tensors may have more than 2^31 elements.
     """
     program = tl.program_id(0).to(tl.int64)
     rows = (program // CHUNKS) * ROWS + tl.arange(0, ROWS)
-    columns = (program % CHUNKS) * COLUMNS + tl.arange(0, COLUMNS)
+    columns = ((program % CHUNKS) * COLUMNS + tl.arange(0, COLUMNS))[None, :]
     row_mask = rows < BATCH
-    return rows, columns, row_mask, row_mask[:, None] & (columns < SIZE)[None, :]
+    return rows, columns, row_mask, row_mask[:, None] & (columns < SIZE)
 
 
 @triton.jit
 def load(POINTER, stride, rows, columns, mask, COMPUTE: tl.constexpr):
-    """A block of stored samples in the compute dtype; 0 outside ``mask``, where nothing is read."""
-    return widened(tl.load(POINTER + rows[:, None] * stride + columns[None, :], mask=mask, other=0.0), COMPUTE)
+    """A block [ROWS, COLUMNS] of stored samples in the compute dtype; 0 outside ``mask``, where nothing is read.
+
+    ``columns`` are offsets in a sample, the same for all rows [1, COLUMNS] or of each row.
+    """
+    return widened(tl.load(POINTER + rows[:, None] * stride + columns, mask=mask, other=0.0), COMPUTE)
 
 
 @triton.jit
 def store(POINTER, stride, rows, columns, mask, values):
-    tl.store(POINTER + rows[:, None] * stride + columns[None, :], narrowed(values, POINTER), mask=mask)
+    tl.store(POINTER + rows[:, None] * stride + columns, narrowed(values, POINTER), mask=mask)
 
 
 @triton.jit

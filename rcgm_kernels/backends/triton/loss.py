@@ -32,6 +32,7 @@ from rcgm_kernels.options import LossOptions
 
 WHOLE = 16384  # elements of the largest sample that one program keeps in registers
 TIGHT_CLIP = 1024.0  # as in formulas.h
+MOST_CHANNELS = 128  # that a program takes at once
 FINISHED_AT_ONCE = 1024  # sums of chunks that a program adds up at a time
 
 
@@ -43,6 +44,7 @@ class Form(NamedTuple):
     clip: bool
     metric: str
     cosine: bool
+    channels: bool
     normalize: bool
     adaptive: str
     with_gradient: bool
@@ -90,10 +92,15 @@ def residual_loss(
         "LOSSES": losses,
         "SCALES": scales if scaled else None,
         "NORMALIZE_SCALE": None if normalize_scale is None else normalize_scale.contiguous(),
-        **_numbers(options, size),
+        **_numbers(options, size, options.positions(pred.shape)),
         "SHARE": options.share(batch),
     }
-    _launch(inputs, finishing, gradient, batch, size, _form(options, pred.dtype, dtype))
+    positions = options.positions(pred.shape)
+    form = _form(options, pred.dtype, dtype, positions)
+    if positions:
+        _launch_channels(inputs, finishing, gradient, batch, size, positions, form)
+    else:
+        _launch(inputs, finishing, gradient, batch, size, form)
     if options.reduction == "mean":
         losses = losses.mean()
     elif options.reduction == "sum":
@@ -101,7 +108,7 @@ def residual_loss(
     return losses, gradient, scales
 
 
-def _form(options: LossOptions, stored: torch.dtype, dtype: torch.dtype) -> Form:
+def _form(options: LossOptions, stored: torch.dtype, dtype: torch.dtype, positions: int) -> Form:
     metric = options.metric
     name = metric.name
     if name == "barron":  # its limits told apart
@@ -115,6 +122,7 @@ def _form(options: LossOptions, stored: torch.dtype, dtype: torch.dtype) -> Form
         clip=options.clip != float("inf"),
         metric=name,
         cosine=metric.cosine != 0,
+        channels=positions > 0,
         normalize=options.normalize is not None,
         adaptive="" if options.adaptive is None else options.adaptive.of,
         with_gradient=options.with_gradient,
@@ -124,13 +132,13 @@ def _form(options: LossOptions, stored: torch.dtype, dtype: torch.dtype) -> Form
     )
 
 
-def _numbers(options: LossOptions, size: int) -> dict[str, float]:
+def _numbers(options: LossOptions, size: int, positions: int) -> dict[str, float]:
     metric, adaptive = options.metric, options.adaptive
     return {
         "PER_ELEMENT": 1 / options.divisor(size),
         "WIDTH": float(metric.c),
         "SHAPE": float(metric.alpha),
-        "COSINE": float(metric.cosine),
+        "COSINE": float(metric.cosine) / max(positions, 1),
         "NORMALIZE": 0.0 if options.normalize is None else float(options.normalize),
         "POWER": 0.0 if adaptive is None else float(adaptive.power),
         "EPS": 0.0 if adaptive is None else float(adaptive.eps),
@@ -165,6 +173,41 @@ def _launch(inputs: dict, finishing: dict, gradient: Tensor, batch: int, size: i
     )  # fmt: skip
     if form.with_gradient and not at_once:
         _gradient_of_sums[(batch * chunks,)](**inputs, GRADIENT=gradient, FACTORS=factors, **where, FORM=form, **block)
+
+
+def _launch_channels(
+    inputs: dict, finishing: dict, gradient: Tensor, batch: int, size: int, positions: int, form: Form
+) -> None:
+    """With a cosine over the channels at each position a program takes a tile of positions and walks the channels.
+
+    A sample that one program holds takes one launch. Else the factors of each position wait in memory for the sums over
+    the sample.
+    """
+    channels = size // positions
+    rows = min(triton.next_power_of_2(channels), MOST_CHANNELS)
+    columns = triton.next_power_of_2(positions)
+    where = {"BATCH": batch, "POSITIONS": positions, "CHANNELS": channels}
+    if channels <= rows and rows * columns <= _largest_whole(len(inputs["TENSORS"]), form):
+        block = {"ROWS": rows, "COLUMNS": columns, "num_warps": warps(rows * columns)}
+        _whole_channels[(batch,)](**inputs, **finishing, GRADIENT=gradient, **where, FORM=form, **block)
+        return
+    columns = min(columns, max(BLOCK // rows, 16))
+    chunks = triton.cdiv(positions, columns)
+    partial = torch.empty((3, batch, chunks), dtype=torch.float64, device=gradient.device)
+    factors = torch.empty((2, batch), dtype=torch.float64, device=gradient.device)
+    each = torch.empty((2, batch, positions), dtype=finishing["LOSSES"].dtype, device=gradient.device)
+    block = {"CHUNKS": chunks, "ROWS": rows, "COLUMNS": columns, "num_warps": warps(rows * columns)}
+    _sums_of_channels[(batch * chunks,)](**inputs, PARTIAL=partial, EACH=each, **where, FORM=form, **block)
+    finishing_columns = min(triton.next_power_of_2(chunks), FINISHED_AT_ONCE)
+    _finish[(batch,)](
+        SCALE=inputs["SCALE"], WEIGHT=inputs["WEIGHT"], CLIP=inputs["CLIP"], **finishing,
+        PARTIAL=partial, FACTORS=factors, BATCH=batch, CHUNKS=chunks, FORM=form,
+        ROUNDS=triton.cdiv(chunks, finishing_columns), COLUMNS=finishing_columns, num_warps=warps(finishing_columns),
+    )  # fmt: skip
+    if form.with_gradient:
+        _gradient_of_channels[(batch * chunks,)](
+            **inputs, GRADIENT=gradient, FACTORS=factors, EACH=each, **where, FORM=form, **block
+        )
 
 
 def _largest_whole(tensors: int, form: Form) -> int:
@@ -297,6 +340,23 @@ def _metric(m, WIDTH, SHAPE, FORM: tl.constexpr):
 
 
 @triton.jit
+def _cosine(rr, pp, pr, yy):
+    """1 - cos of p and y = p - R, the factors of R and p in its gradient, and a bound of its square; formulas.h."""
+    p, y = tl.sqrt(pp), tl.sqrt(yy)
+    undirected = (p < 1e-8) | (y < 1e-8)  # a zero vector has no direction: the worst value, no gradient
+    product = tl.where(undirected, 1.0, p * y)
+    apart = (2 * pr - rr) / tl.where(undirected, 1.0, p + y)
+    across = rr - apart * apart
+    across = tl.where(across < 0, 0.0, across)
+    square = tl.where(undirected, 1.0, pp)
+    value = tl.where(undirected, 1.0, across / (2 * product))
+    by_residual = tl.where(undirected, 0.0, 1 / product)
+    by_pred = tl.where(undirected, 0.0, -(pr / square) / product)
+    steep = tl.where(undirected, 0.0, tl.where(rr < yy, rr / tl.where(undirected, 1.0, yy), 1.0) / square)
+    return value, by_residual, by_pred, steep
+
+
+@triton.jit
 def _storage_scale(bound):
     """The power of two that brings ``bound`` below 2^15, float64; formulas.h."""
     exponent = ((bound.to(tl.int64, bitcast=True) >> 52) & 2047) - 1022
@@ -328,16 +388,16 @@ def _outcome(
     loss, slope = _metric(rr * PER_ELEMENT, WIDTH, SHAPE, FORM)
     by_residual = slope * (2 * PER_ELEMENT) * shrink
     by_pred = tl.zeros(rr.shape, tl.float64)
-    if FORM.cosine:
-        p, y = tl.sqrt(pp), tl.sqrt(yy)
-        undirected = (p < 1e-8) | (y < 1e-8)  # a zero vector has no direction: the worst value, no gradient
-        product = tl.where(undirected, 1.0, p * y)
-        apart = (2 * pr - rr) / tl.where(undirected, 1.0, p + y)
-        across = rr - apart * apart
-        across = tl.where(across < 0, 0.0, across)
-        loss += COSINE * tl.where(undirected, 1.0, across / (2 * product))
-        by_residual += tl.where(undirected, 0.0, COSINE / product)
-        by_pred -= tl.where(undirected, 0.0, COSINE * pr / (tl.where(undirected, 1.0, pp) * product))
+    if FORM.channels:
+        loss += COSINE * pp
+        by_pred += COSINE
+        steep = COSINE * tl.sqrt(pr)
+    elif FORM.cosine:
+        cosine, cosine_by_residual, cosine_by_pred, _ = _cosine(rr, pp, pr, yy)
+        loss += COSINE * cosine
+        by_residual += COSINE * cosine_by_residual
+        by_pred = COSINE * cosine_by_pred
+        steep = tl.abs(by_pred) * tl.sqrt(pp)
     if FORM.adaptive == "loss":
         weight = weight * tl.exp(-POWER * tl.log(loss + EPS))
     elif FORM.adaptive == "residual":
@@ -354,7 +414,7 @@ def _outcome(
         largest = tl.where(length < 2.0**128, largest, 2.0**128)
         bound = tl.abs(by_residual) * largest
         if FORM.cosine:
-            bound += tl.abs(by_pred) * tl.sqrt(pp)
+            bound += steep
         scale = tl.where(left_out, 1.0, _storage_scale(tl.abs(weight) * bound))
         weight = weight * scale
     return loss, tl.where(left_out, 0.0, by_residual * weight), tl.where(left_out, 0.0, by_pred * weight), scale
@@ -465,6 +525,7 @@ def _finish(
     if FORM.cosine:
         pp = _sum_of_chunks(PARTIAL + kinds, row, CHUNKS, ROUNDS, COLUMNS)
         pr = _sum_of_chunks(PARTIAL + 2 * kinds, row, CHUNKS, ROUNDS, COLUMNS)
+    if FORM.cosine and not FORM.channels:
         yy = _sum_of_chunks(PARTIAL + 3 * kinds, row, CHUNKS, ROUNDS, COLUMNS)
     loss, by_residual, by_pred, scale = _outcome(
         rr, pp, pr, yy, SCALE, WEIGHT, NORMALIZE_SCALE, CLIP, rows, rows < BATCH,
@@ -491,3 +552,117 @@ def _gradient_of_sums(
         pred = load(PRED, PRED_STRIDE, rows, columns, inside, FORM.compute)
         gradient += load_scalars(FACTORS + BATCH, rows, row_mask).to(FORM.compute)[:, None] * pred
     store(GRADIENT, SIZE, rows, columns, mask, gradient)
+
+
+@triton.jit
+def _channel_block(
+    PRED, PRED_STRIDE, TENSORS, STRIDES, SCALARS, PRED_COEFF, SCALE, WEIGHT, CLIP,
+    sample, first, at, BATCH, POSITIONS, CHANNELS, FORM: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """R and the prediction [ROWS, COLUMNS] on channels from ``first`` at the positions ``at`` of a sample."""
+    channels = first + tl.arange(0, ROWS)
+    mask = (channels < CHANNELS)[:, None] & (at < POSITIONS)[None, :]
+    rows = sample + tl.zeros((ROWS,), tl.int64)
+    row_mask = rows < BATCH
+    used, inside = _with_weight(WEIGHT, rows, row_mask, mask)
+    columns = channels[:, None] * POSITIONS.to(tl.int64) + at[None, :]
+    residual = _residual(TENSORS, STRIDES, SCALARS, PRED_COEFF, SCALE, CLIP, rows, columns, used, inside, BATCH, FORM)
+    return residual, load(PRED, PRED_STRIDE, rows, columns, inside, FORM.compute), rows, columns, mask
+
+
+@triton.jit
+def _cosine_of_positions(rr, pp, pr, yy, at, POSITIONS):
+    """Factors of each position, and over the positions ``at`` the sums [1], float64, of rr, 1 - cos and steepness."""
+    cosine, by_residual, by_pred, steep = _cosine(rr, pp, pr, yy)
+    there = at < POSITIONS
+    return (
+        by_residual, by_pred, _row_sums(rr[None, :]), _row_sums(tl.where(there, cosine, 0.0)[None, :]),
+        _row_sums(tl.where(there, steep, 0.0)[None, :]),
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["BATCH", "CHANNELS"])
+def _whole_channels(
+    PRED, PRED_STRIDE, TENSORS, STRIDES, SCALARS, PRED_COEFF, SCALE, WEIGHT, CLIP: tl.float64,
+    LOSSES, SCALES, NORMALIZE_SCALE, PER_ELEMENT: tl.float64, WIDTH: tl.float64, SHAPE: tl.float64,
+    COSINE: tl.float64, NORMALIZE: tl.float64, POWER: tl.float64, EPS: tl.float64, SHARE: tl.float64,
+    GRADIENT, BATCH, POSITIONS, CHANNELS, FORM: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """A whole sample a program, all its channels and positions."""
+    sample, at = tl.program_id(0).to(tl.int64), tl.arange(0, COLUMNS)
+    residual, pred, rows, columns, mask = _channel_block(
+        PRED, PRED_STRIDE, TENSORS, STRIDES, SCALARS, PRED_COEFF, SCALE, WEIGHT, CLIP,
+        sample, 0, at, BATCH, POSITIONS, CHANNELS, FORM, ROWS,
+    )  # fmt: skip
+    target = pred - residual
+    rr, pp = tl.sum(residual * residual, axis=0), tl.sum(pred * pred, axis=0)
+    pr, yy = tl.sum(pred * residual, axis=0), tl.sum(target * target, axis=0)
+    each_by_residual, each_by_pred, squares, cosine, steep = _cosine_of_positions(rr, pp, pr, yy, at, POSITIONS)
+    one = sample + tl.arange(0, 1)
+    loss, by_residual, by_cosine, scale = _outcome(
+        squares, cosine, steep, squares, SCALE, WEIGHT, NORMALIZE_SCALE, CLIP, one, one < BATCH,
+        PER_ELEMENT, WIDTH, SHAPE, COSINE, NORMALIZE, POWER, EPS, SHARE, FORM,
+    )  # fmt: skip
+    tl.store(LOSSES + one, narrowed(loss, LOSSES))
+    if FORM.scaled:
+        tl.store(SCALES + one, scale.to(tl.float32))
+    if FORM.with_gradient:
+        by_residual, by_cosine = by_residual.to(FORM.compute), by_cosine.to(FORM.compute)
+        gradient = (by_residual + by_cosine * each_by_residual)[None, :] * residual
+        gradient += (by_cosine * each_by_pred)[None, :] * pred
+        store(GRADIENT, CHANNELS.to(tl.int64) * POSITIONS, rows, columns, mask, gradient)
+
+
+@triton.jit(do_not_specialize=["BATCH", "CHUNKS", "CHANNELS"])
+def _sums_of_channels(
+    PRED, PRED_STRIDE, TENSORS, STRIDES, SCALARS, PRED_COEFF, SCALE, WEIGHT, CLIP: tl.float64,
+    PARTIAL, EACH, BATCH, POSITIONS, CHANNELS, CHUNKS,
+    FORM: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Of a tile of positions: the factors of each, and the sums over them."""
+    program = tl.program_id(0).to(tl.int64)
+    sample, at = program // CHUNKS, (program % CHUNKS) * COLUMNS + tl.arange(0, COLUMNS)
+    rr = tl.zeros((COLUMNS,), FORM.compute)
+    pp, pr, yy = rr, rr, rr
+    for first in range(0, CHANNELS, ROWS):
+        residual, pred, _, _, _ = _channel_block(
+            PRED, PRED_STRIDE, TENSORS, STRIDES, SCALARS, PRED_COEFF, SCALE, WEIGHT, CLIP,
+            sample, first, at, BATCH, POSITIONS, CHANNELS, FORM, ROWS,
+        )  # fmt: skip
+        target = pred - residual
+        rr += tl.sum(residual * residual, axis=0)
+        pp += tl.sum(pred * pred, axis=0)
+        pr += tl.sum(pred * residual, axis=0)
+        yy += tl.sum(target * target, axis=0)
+    by_residual, by_pred, squares, cosine, steep = _cosine_of_positions(rr, pp, pr, yy, at, POSITIONS)
+    kinds = BATCH.to(tl.int64) * CHUNKS
+    to = PARTIAL + program + tl.arange(0, 1)
+    tl.store(to, squares)
+    tl.store(to + kinds, cosine)
+    tl.store(to + 2 * kinds, steep)
+    each = EACH + sample * POSITIONS + at
+    tl.store(each, by_residual, mask=at < POSITIONS)
+    tl.store(each + BATCH.to(tl.int64) * POSITIONS, by_pred, mask=at < POSITIONS)
+
+
+@triton.jit(do_not_specialize=["BATCH", "CHUNKS", "CHANNELS"])
+def _gradient_of_channels(
+    PRED, PRED_STRIDE, TENSORS, STRIDES, SCALARS, PRED_COEFF, SCALE, WEIGHT, CLIP: tl.float64,
+    GRADIENT, FACTORS, EACH, BATCH, POSITIONS, CHANNELS, CHUNKS,
+    FORM: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """The gradient of a tile of positions from the factors of the sample and of each position."""
+    program = tl.program_id(0).to(tl.int64)
+    sample, at = program // CHUNKS, (program % CHUNKS) * COLUMNS + tl.arange(0, COLUMNS)
+    each = EACH + sample * POSITIONS + at
+    by_cosine = tl.load(FACTORS + BATCH + sample).to(FORM.compute)
+    by_residual = by_cosine * tl.load(each, mask=at < POSITIONS, other=0.0)
+    by_residual += tl.load(FACTORS + sample).to(FORM.compute)
+    by_pred = by_cosine * tl.load(each + BATCH.to(tl.int64) * POSITIONS, mask=at < POSITIONS, other=0.0)
+    for first in range(0, CHANNELS, ROWS):
+        residual, pred, rows, columns, mask = _channel_block(
+            PRED, PRED_STRIDE, TENSORS, STRIDES, SCALARS, PRED_COEFF, SCALE, WEIGHT, CLIP,
+            sample, first, at, BATCH, POSITIONS, CHANNELS, FORM, ROWS,
+        )  # fmt: skip
+        gradient = by_residual[None, :] * residual + by_pred[None, :] * pred
+        store(GRADIENT, CHANNELS.to(tl.int64) * POSITIONS, rows, columns, mask, gradient)

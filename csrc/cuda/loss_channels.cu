@@ -1,0 +1,197 @@
+// The loss with a cosine over the channels at each position. A block takes a tile of positions and walks the channels, which
+// are strided by the number of positions: groups of threads share the channels, the lanes of a group are vectors of
+// positions. What is needed twice, the residual, stays in shared memory. As without channels there are one launch where a
+// block or a cluster of blocks holds a sample, and else one with several blocks a sample, or two where the gradient waits for
+// sums over the sample.
+#include "finish.cuh"
+
+namespace rcgm {
+namespace gpu {
+namespace {
+
+template <typename S>
+__global__ void __launch_bounds__(kUsualBlock, 2)
+    channels_kernel(const __grid_constant__ LossParameters p, const bool second) {
+  using T = typename S::T;
+  constexpr int V = S::kWidth;
+  __shared__ double loss_sums[kUsualBlock / kWarp];
+  __shared__ bool is_last;
+
+  const LossArguments& a = p.a;
+  const LossPlan& plan = p.plan;
+  const int64_t positions = a.options.positions, channels = a.size / positions;
+  const unsigned chunks = unsigned(plan.chunks), chunk = blockIdx.x % chunks;
+  const int64_t sample = blockIdx.x / chunks, begin = int64_t(chunk) * plan.chunk;
+  const int64_t left = positions - begin, vectors = (left < plan.chunk ? left < 0 ? 0 : left : plan.chunk) / V;
+  const int lanes = plan.lanes, groups = plan.groups, cluster = plan.shape.cluster, threads = int(blockDim.x);
+  const int lane = int(threadIdx.x) % lanes, group = int(threadIdx.x) / lanes;
+  const bool on_chip = plan.path == LossPath::kOnChip;
+  const bool at_once = plan.path == LossPath::kStream && a.gradient.data;
+
+  char* const base = dynamic_shared();
+  const ChannelLayout layout = channel_layout(threads, groups, a.count, int(sizeof(T)), plan.chunk, plan.keep ? channels : 0);
+  Sums* const warp_sums = reinterpret_cast<Sums*>(base);
+  Sums* const block_sums = reinterpret_cast<Sums*>(base + layout.block_sums);
+  T* const slots = reinterpret_cast<T*>(base + layout.slots);
+  T* const partial = reinterpret_cast<T*>(base + layout.partial);
+  T* const by_residual = reinterpret_cast<T*>(base + layout.factors);
+  T* const by_pred = by_residual + plan.chunk;
+  T* const kept = reinterpret_cast<T*>(base + layout.kept);
+
+  const Sample numbers = sample_of(a, sample);
+  const bool active = numbers.weight != 0;
+  if (threadIdx.x < kWarp) {
+    prepare(a, sample, active, int(threadIdx.x), kWarp, slots);
+    if (threadIdx.x == 0 && second) {
+      const double* factors = factors_of(p, sample);
+      set_factors(Outcome{0, factors[0], factors[1], 1}, slots);
+    } else if (threadIdx.x == 0 && at_once) {
+      set_factors(finish_sample(a.options, Sums{0, 0, 0, 0}, double(a.size), numbers), slots);
+    }
+  }
+  __syncthreads();
+
+  const auto read = [&](int64_t offset, T (&value)[V], T (&pred)[V]) {
+    residual<S, V>(a, slots, sample, offset, value);
+    if (active) {
+      prediction<S, V>(a, sample, offset, pred);
+    } else {
+#pragma unroll
+      for (int i = 0; i < V; ++i) pred[i] = 0;
+    }
+  };
+
+  Sums sums = {0, 0, 0, 0};
+  for (int64_t first = 0; first < vectors; first += lanes) {
+    const int64_t vector = first + lane;
+    const bool here = vector < vectors && group < groups;
+    T rr[V], pp[V], pr[V], yy[V];
+#pragma unroll
+    for (int i = 0; i < V; ++i) rr[i] = pp[i] = pr[i] = yy[i] = 0;
+    for (int64_t channel = group; here && channel < channels; channel += groups) {
+      T value[V], pred[V];
+      read(channel * positions + begin + vector * V, value, pred);
+#pragma unroll
+      for (int i = 0; i < V; ++i) {
+        const T y = pred[i] - value[i];
+        rr[i] += value[i] * value[i];
+        pp[i] += pred[i] * pred[i];
+        pr[i] += pred[i] * value[i];
+        yy[i] += y * y;
+        if (plan.keep) kept[channel * plan.chunk + vector * V + i] = value[i];
+      }
+    }
+    if (groups > 1) {  // added up by the first group, in the order of the groups
+      T* const mine = partial + int64_t(threadIdx.x) * 4 * V;
+      if (here && group > 0) {
+#pragma unroll
+        for (int i = 0; i < V; ++i) mine[i] = rr[i], mine[V + i] = pp[i], mine[2 * V + i] = pr[i], mine[3 * V + i] = yy[i];
+      }
+      __syncthreads();
+      for (int other = 1; here && group == 0 && other < groups; ++other) {
+        const T* const theirs = mine + int64_t(other) * lanes * 4 * V;
+#pragma unroll
+        for (int i = 0; i < V; ++i) {
+          rr[i] += theirs[i], pp[i] += theirs[V + i], pr[i] += theirs[2 * V + i], yy[i] += theirs[3 * V + i];
+        }
+      }
+    }
+    if (here && group == 0) {
+#pragma unroll
+      for (int i = 0; i < V; ++i) {
+        const Cosine<T> k = cosine_of(rr[i], pp[i], pr[i], yy[i]);
+        by_residual[vector * V + i] = k.residual_factor;
+        by_pred[vector * V + i] = k.pred_factor;
+        sums.rr += double(rr[i]);
+        sums.pp += double(k.value);
+        sums.pr += double(k.steep);
+      }
+    }
+    __syncthreads();
+  }
+
+  if (!second) {
+    sums.rr = sum_of_lanes(sums.rr, kWarp);
+    sums.pp = sum_of_lanes(sums.pp, kWarp);
+    sums.pr = sum_of_lanes(sums.pr, kWarp);
+    if (threadIdx.x % kWarp == 0) warp_sums[threadIdx.x / kWarp] = sums;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      for (int warp = 1; warp < threads / kWarp; ++warp) add_to(&sums, warp_sums[warp]);
+    }
+  }
+  double loss = 0;
+  if (on_chip) {
+    if (threadIdx.x == 0) *block_sums = sums;
+    cluster_barrier(cluster);
+    if (threadIdx.x == 0) {
+      sums = cluster > 1 ? *in_block(block_sums, 0) : sums;
+      for (int other = 1; other < cluster; ++other) add_to(&sums, *in_block(block_sums, other));
+      const Outcome outcome = finish_sample(a.options, sums, double(a.size), numbers);
+      set_factors(outcome, slots);
+      if (chunk == 0) {
+        loss = outcome.loss;
+        store_scale(a, sample, outcome);
+        if (a.options.reduction == Reduction::kNone) store_loss<T>(a, sample, loss);
+      }
+    }
+    __syncthreads();
+  } else if (!second && threadIdx.x == 0) {
+    store_sums(p, blockIdx.x, sums, true);
+  }
+
+  if (a.gradient.data && (on_chip || at_once || second)) {
+    const T residual_factor = slots[kResidualFactor], cosine_factor = slots[kPredFactor];
+    for (int64_t vector = lane; group < groups && vector < vectors; vector += lanes) {
+      T of_residual[V], of_pred[V];
+#pragma unroll
+      for (int i = 0; i < V; ++i) {
+        of_residual[i] = residual_factor + cosine_factor * by_residual[vector * V + i];
+        of_pred[i] = cosine_factor * by_pred[vector * V + i];
+      }
+      for (int64_t channel = group; channel < channels; channel += groups) {
+        const int64_t offset = channel * positions + begin + vector * V;
+        T value[V], pred[V];
+        if (plan.keep) {
+#pragma unroll
+          for (int i = 0; i < V; ++i) value[i] = kept[channel * plan.chunk + vector * V + i], pred[i] = 0;
+          if (active) prediction<S, V>(a, sample, offset, pred);
+        } else {
+          read(offset, value, pred);
+        }
+#pragma unroll
+        for (int i = 0; i < V; ++i) value[i] = of_residual[i] * value[i] + of_pred[i] * pred[i];
+        S::store(a.gradient, sample, offset, value);
+      }
+    }
+  }
+
+  if (on_chip) {
+    cluster_barrier(cluster);  // no block may leave while another reads its sums
+    if (a.options.reduction == Reduction::kNone || chunk != 0) return;
+    reduce_units<T>(a, blockIdx.x / chunks, gridDim.x / chunks, loss, loss_sums, &is_last);
+  } else if (!second && last_of(gridDim.x, a.counter, &is_last)) {
+    finish_batch<T, false>(p, loss_sums);
+  }
+}
+
+}  // namespace
+
+void launch_channels(const LossParameters& p, const Place& place) {
+  with_mixed_storage(p.storage, [&](auto storage) {
+    const auto kernel = channels_kernel<decltype(storage)>;
+    launch(kernel, "the loss kernel for channels", p.plan.shape, place, p, false);
+    if (p.plan.path == LossPath::kTwoPasses) {
+      launch(kernel, "the loss kernel for channels and the gradient", p.plan.shape, place, p, true);
+    }
+  });
+}
+
+bool channels_cluster_fits(const LossParameters& p) {
+  int clusters = 0;
+  with_mixed_storage(p.storage, [&](auto storage) { clusters = clusters_that_fit(channels_kernel<decltype(storage)>, p.plan.shape); });
+  return clusters > 0;
+}
+
+}  // namespace gpu
+}  // namespace rcgm
