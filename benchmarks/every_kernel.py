@@ -7,7 +7,8 @@ import torch
 import rcgm_kernels
 from rcgm_kernels import Metric
 
-SIZES = ((64, 2), (32, 300), (4, 4096), (2, 40_000), (1, 200_001), (1, 1_000_003))
+SIZES = ((64, 2), (32, 300), (4, 4096), (2, 40_000), (1, 200_001), (1, 1_000_003), (8, 4, 32, 32), (2, 16, 5001),
+         (1, 16, 300, 300))  # fmt: skip
 METRICS = (Metric(), Metric("pseudo_huber", cosine=0.5), Metric("barron"))
 
 

@@ -9,6 +9,22 @@ namespace rcgm {
 namespace gpu {
 namespace {
 
+// A vector of positions to and from shared memory, 16 bytes at a time as a rule.
+template <typename T, int V>
+__device__ __forceinline__ void put(T* to, const T (&value)[V]) {
+  Bits<V * int(sizeof(T))> bits;
+  Codec<T>::put(value, bits.word);
+  write_bits<V * int(sizeof(T))>(to, bits.word);
+}
+
+template <typename T, int V>
+__device__ __forceinline__ void get(const T* from, T (&value)[V]) {
+  Bits<V * int(sizeof(T))> bits;
+  read_bits<V * int(sizeof(T)), false>(from, bits.word);
+#pragma unroll
+  for (int i = 0; i < V; ++i) value[i] = Codec<T>::template get<T>(bits.word, i);
+}
+
 template <typename S>
 __global__ void __launch_bounds__(kUsualBlock, 2)
     channels_kernel(const __grid_constant__ LossParameters p, const bool second) {
@@ -38,15 +54,14 @@ __global__ void __launch_bounds__(kUsualBlock, 2)
   T* const by_pred = by_residual + plan.chunk;
   T* const kept = reinterpret_cast<T*>(base + layout.kept);
 
-  const Sample numbers = sample_of(a, sample);
-  const bool active = numbers.weight != 0;
+  const bool active = scalar(a.weight, 0, sample) != 0;
   if (threadIdx.x < kWarp) {
     prepare(a, sample, active, int(threadIdx.x), kWarp, slots);
     if (threadIdx.x == 0 && second) {
       const double* factors = factors_of(p, sample);
       set_factors(Outcome{0, factors[0], factors[1], 1}, slots);
     } else if (threadIdx.x == 0 && at_once) {
-      set_factors(finish_sample(a.options, Sums{0, 0, 0, 0}, double(a.size), numbers), slots);
+      set_factors(finish_sample(a.options, Sums{0, 0, 0, 0}, double(a.size), sample_of(a, sample)), slots);
     }
   }
   __syncthreads();
@@ -78,34 +93,38 @@ __global__ void __launch_bounds__(kUsualBlock, 2)
         pp[i] += pred[i] * pred[i];
         pr[i] += pred[i] * value[i];
         yy[i] += y * y;
-        if (plan.keep) kept[channel * plan.chunk + vector * V + i] = value[i];
       }
+      if (plan.keep) put(kept + channel * plan.chunk + vector * V, value);
     }
     if (groups > 1) {  // added up by the first group, in the order of the groups
-      T* const mine = partial + int64_t(threadIdx.x) * 4 * V;
-      if (here && group > 0) {
+      const auto add = [&](int other, int kind, T (&to)[V]) {
+        T theirs[V];
+        get(partial + (kind * threads + other * lanes + lane) * V, theirs);
 #pragma unroll
-        for (int i = 0; i < V; ++i) mine[i] = rr[i], mine[V + i] = pp[i], mine[2 * V + i] = pr[i], mine[3 * V + i] = yy[i];
+        for (int i = 0; i < V; ++i) to[i] += theirs[i];
+      };
+      if (here && group > 0) {
+        T* const mine = partial + threadIdx.x * V;
+        put(mine, rr), put(mine + threads * V, pp), put(mine + 2 * threads * V, pr), put(mine + 3 * threads * V, yy);
       }
       __syncthreads();
       for (int other = 1; here && group == 0 && other < groups; ++other) {
-        const T* const theirs = mine + int64_t(other) * lanes * 4 * V;
-#pragma unroll
-        for (int i = 0; i < V; ++i) {
-          rr[i] += theirs[i], pp[i] += theirs[V + i], pr[i] += theirs[2 * V + i], yy[i] += theirs[3 * V + i];
-        }
+        add(other, 0, rr), add(other, 1, pp), add(other, 2, pr), add(other, 3, yy);
       }
     }
     if (here && group == 0) {
+      T of_residual[V], of_pred[V];
 #pragma unroll
       for (int i = 0; i < V; ++i) {
         const Cosine<T> k = cosine_of(rr[i], pp[i], pr[i], yy[i]);
-        by_residual[vector * V + i] = k.residual_factor;
-        by_pred[vector * V + i] = k.pred_factor;
+        of_residual[i] = k.residual_factor;
+        of_pred[i] = k.pred_factor;
         sums.rr += double(rr[i]);
         sums.pp += double(k.value);
         sums.pr += double(k.steep);
       }
+      put(by_residual + vector * V, of_residual);
+      put(by_pred + vector * V, of_pred);
     }
     __syncthreads();
   }
@@ -127,7 +146,7 @@ __global__ void __launch_bounds__(kUsualBlock, 2)
     if (threadIdx.x == 0) {
       sums = cluster > 1 ? *in_block(block_sums, 0) : sums;
       for (int other = 1; other < cluster; ++other) add_to(&sums, *in_block(block_sums, other));
-      const Outcome outcome = finish_sample(a.options, sums, double(a.size), numbers);
+      const Outcome outcome = finish_sample(a.options, sums, double(a.size), sample_of(a, sample));
       set_factors(outcome, slots);
       if (chunk == 0) {
         loss = outcome.loss;
@@ -144,17 +163,20 @@ __global__ void __launch_bounds__(kUsualBlock, 2)
     const T residual_factor = slots[kResidualFactor], cosine_factor = slots[kPredFactor];
     for (int64_t vector = lane; group < groups && vector < vectors; vector += lanes) {
       T of_residual[V], of_pred[V];
+      get(by_residual + vector * V, of_residual);
+      get(by_pred + vector * V, of_pred);
 #pragma unroll
       for (int i = 0; i < V; ++i) {
-        of_residual[i] = residual_factor + cosine_factor * by_residual[vector * V + i];
-        of_pred[i] = cosine_factor * by_pred[vector * V + i];
+        of_residual[i] = residual_factor + cosine_factor * of_residual[i];
+        of_pred[i] *= cosine_factor;
       }
       for (int64_t channel = group; channel < channels; channel += groups) {
         const int64_t offset = channel * positions + begin + vector * V;
         T value[V], pred[V];
         if (plan.keep) {
+          get(kept + channel * plan.chunk + vector * V, value);
 #pragma unroll
-          for (int i = 0; i < V; ++i) value[i] = kept[channel * plan.chunk + vector * V + i], pred[i] = 0;
+          for (int i = 0; i < V; ++i) pred[i] = 0;
           if (active) prediction<S, V>(a, sample, offset, pred);
         } else {
           read(offset, value, pred);

@@ -64,12 +64,11 @@ __global__ void __launch_bounds__(kRegisterBound<typename S::T>, 1) on_chip_kern
   const int64_t room = divided_up(p.plan.kept * int64_t(sizeof(T)), 16) * 16;
   T* const kept = reinterpret_cast<T*>(base + layout.kept + group * room);
 
-  const Sample numbers = exists ? sample_of(a, sample) : Sample{0, 0, 0};
-  const bool active = numbers.weight != 0;
+  const bool active = exists && scalar(a.weight, 0, sample) != 0;
   if (lane < kWarp) {
     prepare(a, sample, active, lane, lanes < kWarp ? lanes : kWarp, slots);
-    if (lane == 0 && write_now) {
-      set_factors(finish_sample(plain(a.options), Sums{0, 0, 0, 0}, double(a.size), numbers), slots);
+    if (lane == 0 && write_now && exists) {
+      set_factors(finish_sample(plain(a.options), Sums{0, 0, 0, 0}, double(a.size), sample_of(a, sample)), slots);
     }
   }
   __syncthreads();
@@ -126,7 +125,7 @@ __global__ void __launch_bounds__(kRegisterBound<typename S::T>, 1) on_chip_kern
 
   double loss = 0;
   if (lane == 0 && exists) {
-    const Outcome outcome = finish_sample(a.options, sums, double(a.size), numbers);
+    const Outcome outcome = finish_sample(a.options, sums, double(a.size), sample_of(a, sample));
     loss = outcome.loss;
     if (keep) set_factors(outcome, slots);
     if (rank == 0) {

@@ -8,12 +8,13 @@ namespace {
 
 enum class Pass { kWhole, kSums, kGradient };
 
-// Blocks that must fit a multiprocessor, which bounds the registers of a thread: 64, and 80 for double.
-template <typename T>
-constexpr int kResidentBlocks = sizeof(T) == 8 ? 3 : 4;
+// Blocks that must fit a multiprocessor, which bounds the registers of a thread: 64, and 80 for double and where all formulas
+// of a sample's end come behind the loop.
+template <typename T, Pass kPass>
+constexpr int kResidentBlocks = sizeof(T) == 8 || kPass == Pass::kSums ? 3 : 4;
 
 template <typename S, Pass kPass>
-__global__ void __launch_bounds__(kStreamThreads, kResidentBlocks<typename S::T>)
+__global__ void __launch_bounds__(kStreamThreads, kResidentBlocks<typename S::T, kPass>)
     stream_kernel(const __grid_constant__ LossParameters p) {
   using T = typename S::T;
   constexpr int V = S::kWidth, kWarps = kStreamThreads / kWarp;
@@ -26,14 +27,13 @@ __global__ void __launch_bounds__(kStreamThreads, kResidentBlocks<typename S::T>
   const unsigned chunk = blockIdx.x % unsigned(p.plan.chunks);
   const int64_t sample = blockIdx.x / unsigned(p.plan.chunks);
   const bool cosine = kPass == Pass::kSums && a.options.cosine != 0;
-  const Sample numbers = sample_of(a, sample);
-  const bool active = numbers.weight != 0;
+  const bool active = scalar(a.weight, 0, sample) != 0;
   const bool write = kPass == Pass::kGradient || (kPass == Pass::kWhole && a.gradient.data);
   if (threadIdx.x < kWarp) {
     prepare(a, sample, active, int(threadIdx.x), kWarp, slots);
     if (threadIdx.x == 0) {
       if constexpr (kPass == Pass::kWhole) {
-        const Outcome known = finish_sample(plain(a.options), Sums{0, 0, 0, 0}, double(a.size), numbers);
+        const Outcome known = finish_sample(plain(a.options), Sums{0, 0, 0, 0}, double(a.size), sample_of(a, sample));
         set_factors(known, slots);
         if (chunk == 0) store_scale(a, sample, known);
       } else if constexpr (kPass == Pass::kGradient) {

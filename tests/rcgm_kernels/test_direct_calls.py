@@ -32,6 +32,7 @@ def loss(
     c=1.0,
     alpha=1.0,
     cosine=0.0,
+    cosine_dim="channels",
     normalize=None,
     power=0.0,
     eps=1.0,
@@ -42,8 +43,8 @@ def loss(
     backend="",
 ):
     numbers = (scalars, pred_coeff, scale, weight, normalize_scale)
-    options = (times, pred_in_residual, clip, metric, c, alpha, cosine, normalize, power, eps, adaptive_of, reduce)
-    return OPS.residual_loss(pred, list(terms), *numbers, *options, reduction, with_gradient, backend)
+    options = (times, pred_in_residual, clip, metric, c, alpha, cosine, cosine_dim, normalize, power, eps, adaptive_of)
+    return OPS.residual_loss(pred, list(terms), *numbers, *options, reduce, reduction, with_gradient, backend)
 
 
 def scaled(gradient=None, upstream=T, scales=T[:0], backend=""):

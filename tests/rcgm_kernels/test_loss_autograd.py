@@ -330,13 +330,15 @@ def test_gradient_scaling_saves_small_float16_gradients(backend):
 
 @pytest.mark.parametrize("clip", [1.0, 2000.0, None])
 @pytest.mark.parametrize(
-    "metric", [Metric(), Metric("pseudo_huber"), Metric(cosine=0.5)], ids=["l2", "huber", "cosine"]
+    "metric",
+    [Metric(), Metric("pseudo_huber"), Metric(cosine=0.5), Metric(cosine=0.5, cosine_dim="sample")],
+    ids=["l2", "huber", "channels", "sample"],
 )
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_finite_float16_gradients_stay_finite_and_small_ones_stay(backend, clip, metric, reduction):
     # Weights of 1e5 beside 1e-6: each sample has a scale of its own.
     generator = torch.Generator().manual_seed(0)
-    pred, velocity = 3 * torch.randn(2, 6, 4096, generator=generator).half()
+    pred, velocity = 3 * torch.randn(2, 6, 4, 1024, generator=generator).half()
     weight, times = torch.tensor([1e5, 1e-6, 1.0, 1e5, 1e-6, 1e2]), torch.tensor([[0.9], [0.1]]).expand(2, 6)
     options = {"clip": clip, "metric": metric, "weight": weight, "reduction": reduction, "backend": backend}
 
