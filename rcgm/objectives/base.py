@@ -80,7 +80,9 @@ class Objective(ABC):
         target_dtype: number format of the forwards without gradient, ``"float32"``, ``"float16"`` or ``"bfloat16"``;
             None takes that of the training step (math.md section 6). A sample whose forwards leave the range of float16
             gets no weight in that step, and is counted.
-        clip: bound of the residual's clamp; None for none.
+        clip: bound of the residual's clamp; None for none. Transports whose states are large (``ve``, as large as
+            sigma, for networks that scale their input) or hold next to no data at ``t = 1`` (``vp``) multiply what a
+            network, a teacher or guidance errs by as much, so that without a clip losses of 1e6 and more are no slip.
         metric: how the residual becomes a loss.
         normalize: constant of the tangent normalisation (sCM); None for none.
         normalize_scale: number by which the normalised residual is multiplied; None for 1.
