@@ -4,9 +4,9 @@
     python -m benchmarks.kernels --full     every size, order and number format
     python -m benchmarks.kernels --rounds 5 quick, to see that it runs
 
-``floor`` is the time of a copy that moves as many bytes as the operation must: each input read once, each output
-written once. On a GPU each of our backends has a row, and small sizes are timed in a CUDA graph too, where nothing is
-left but the device's own time.
+Losses are called as a training step calls them. ``floor`` is the time of a copy that moves as many bytes as the
+operation must: each input read once, each output written once. On a GPU each of our backends has a row, and small sizes
+are timed in a CUDA graph too, where nothing is left but the device's own time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks import environment
-from benchmarks.kernel_cases import Case, advance_case, ema_case, interpolate_case, loss_case
+from benchmarks.kernel_cases import FORMS, Case, advance_case, ema_case, interpolate_case, loss_case, residual_case
 from benchmarks.limits import first_line
 from benchmarks.timing import graphed, in_turn, keep_memory, large_allocations, medians
 
@@ -36,7 +36,7 @@ def cases(device: torch.device, full: bool) -> Iterator[Callable[[], Case]]:
     shapes = [POINTS, LATENTS, MIDDLE, LARGE, VIDEO, LARGEST] if gpu else [POINTS, LATENTS, MIDDLE]
     if full and not gpu:
         shapes += [LARGE, VIDEO]
-    orders = ALL_ORDERS if full else (0, 1, 2, 4, 8) if gpu else (0, 2, 8)
+    orders = ALL_ORDERS if full else (0, 1, 2, 4, 8) if gpu else (0, 1, 2, 8)
     losses = [(shape, torch.bfloat16, order) for shape in shapes for order in (orders if shape == LATENTS else (2,))]
     if full:
         losses = [(shape, dtype, order) for shape in shapes for dtype in FORMATS for order in orders]
@@ -44,6 +44,10 @@ def cases(device: torch.device, full: bool) -> Iterator[Callable[[], Case]]:
         losses += [(LATENTS, dtype, 2) for dtype in FORMATS[1:]]
     for shape, dtype, order in losses:
         yield lambda shape=shape, dtype=dtype, order=order: loss_case(shape, dtype, device, order)
+    for shape in shapes if full else (LATENTS, LARGE if gpu else MIDDLE):
+        for dtype in FORMATS if full else FORMATS[:1]:
+            for name in FORMS:
+                yield lambda shape=shape, dtype=dtype, name=name: residual_case(shape, dtype, device, name)
     for make in (interpolate_case, advance_case):
         for shape in shapes if full or gpu else (LATENTS, MIDDLE):
             for dtype in FORMATS if full else FORMATS[:1]:
