@@ -15,6 +15,7 @@ from rcgm_kernels import (
     advance,
     ema_update_,
     fused_loss,
+    fused_regression,
     fused_residual_loss,
     interpolate,
 )
@@ -207,3 +208,19 @@ def test_a_compiled_loss_under_autocast():
     expected = torch.autograd.grad(run(), network.weight)
     actual = torch.autograd.grad(torch.compile(run, fullgraph=True, backend="aot_eager")(), network.weight)
     torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.usefixtures("compiling")
+def test_numbers_and_lists_are_compiled_as_well():
+    def step(x: Tensor, z: Tensor, t: Tensor) -> Tensor:
+        point, velocity = interpolate(x, z, [t, 1.0], [1 - t, -1.0])
+        loss = fused_loss(point * 2, [velocity], velocity, [t, t - 0.01, 0.0], weight=0.5)
+        loss = loss + fused_residual_loss(point * 3, [velocity], [t[:, None]], pred_coeff=0.5, scale=2.0)
+        return loss + fused_regression(advance(point, velocity, t, 0.0) * t[0], z)
+
+    x, z, t = random(3, 5).requires_grad_(), random(3, 5, seed=1), torch.tensor([0.25, 0.5, 1.0])
+    results = []
+    for function in (step, torch.compile(step, fullgraph=True, backend="aot_eager")):
+        loss = function(x, z, t)
+        results.append((loss, *torch.autograd.grad(loss, x)))
+    torch.testing.assert_close(*results)
