@@ -1,5 +1,7 @@
-# make demo    set up, train the digits with the order-2 objective (minutes on two CPU cores), sample and evaluate
+# make demo    set up, train the digits with the order-2 objective (minutes on two CPU cores), sample and evaluate;
+#              DEMO_STEPS=60 is a short one that goes the whole way, with samples that are noise still
 # make test    set up, lint, run the whole test suite
+# make numbers the tests that compare numbers, once more as other processors and thread counts compute them
 # make help    the other targets
 
 PYTHON ?= python3
@@ -8,10 +10,10 @@ BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml constraints.txt $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo moons bench docs test lint format clean
+.PHONY: help demo moons bench docs test numbers lint format clean
 
 help:
-	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+	@sed -n 's/^# \(make .*\|  .*\)/\1/p' Makefile
 	@echo "make moons   reproduce the table of orders against EMA decays on two moons"
 	@echo "make bench   measure the kernels on this machine and rewrite the result pages"
 	@echo "make docs    build the documentation site into site/; broken links and docstrings fail"
@@ -33,8 +35,11 @@ $(VENV)/.test: $(SOURCES)
 	$(call set-up,test)
 	@touch $(VENV)/.demo $@
 
+# Fewer steps than the configuration's; empty for all of them.
+DEMO_STEPS ?=
+
 demo: $(VENV)/.demo
-	$(BIN)/rcgm train configs/digits.yaml --output runs/digits
+	$(BIN)/rcgm train configs/digits.yaml $(if $(DEMO_STEPS),steps=$(DEMO_STEPS)) --output runs/digits
 	$(BIN)/rcgm sample runs/digits --steps 1,2,4,32 --count 20 --data --output runs/digits/samples.png
 	$(BIN)/rcgm evaluate runs/digits --steps 1,2,4
 
@@ -50,6 +55,13 @@ docs: $(VENV)/.test
 
 test: $(VENV)/.test lint
 	$(BIN)/python -m pytest
+
+# As a processor without vector instructions computes, on one thread, and as one with AVX2 and no AVX-512, on two.
+numbers: $(VENV)/.test
+	ATEN_CPU_CAPABILITY=default RCGM_CPU_ISA=baseline OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m numbers
+	if $(BIN)/python -c "from rcgm_kernels.backends import cpu; exit('avx2' not in cpu.instruction_sets())"; then \
+		ATEN_CPU_CAPABILITY=avx2 RCGM_CPU_ISA=avx2 OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m numbers; \
+	fi
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
