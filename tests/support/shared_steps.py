@@ -9,12 +9,14 @@ import collections
 import json
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -35,7 +37,7 @@ CPU = torch.device("cpu")
 
 
 class Calls(TorchDispatchMode):
-    """Counts collectives by name."""
+    """Counts collectives by name. Inside it ``torch.compile`` compiles nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,8 +77,9 @@ def run(
     taught: bool = False,
     careful: bool = False,
     dtype: torch.dtype = torch.float64,
+    counted: bool = False,
 ) -> tuple[dict[str, list[Tensor]], list[collections.Counter]]:
-    """Everything that a few steps compute, as whole tensors, and the collectives of each step."""
+    """Everything that a few steps compute, as whole tensors, and the collectives of each step where ``counted``."""
     student = build_student(dtype)
     ema = Ema(student, decay, cast=cast, target_decay=target_decay)
     mesh = make_mesh(config, CPU, processes.count)
@@ -116,7 +119,8 @@ def run(
     here = torch.cat(torch.arange(rows).split(accumulate)[processes.rank :: processes.count])
     counts = []
     for number in range(steps):
-        with Calls() as calls:
+        calls = Calls()
+        with calls if counted else nullcontext():
             result = step(number, x[here], labels[here], total=rows)
         counts.append(calls.count)
         results["losses"].append(known(result.loss))
@@ -126,6 +130,10 @@ def run(
     results["average"] = [whole(parameter) for parameter in ema.network.parameters()]
     if ema.second is not None:
         results["average"] += [whole(parameter) for parameter in ema.second.network.parameters()]
+    if cast is not None:
+        # 0 wherever the copy is the average in the other format; each process rounds its shards.
+        pairs = zip(*(copy.parameters() for copy in ema.copies), strict=True)
+        results["cast"] = [whole(low).double() - whole(kept).to(cast).double() for kept, low in pairs]
     results["memory"] = [tensor.detach() for tensor in memory.state_dict().values()]
     return results, counts
 
@@ -206,7 +214,7 @@ OTHERS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
         {"accumulate": 5},
     ),
     "micro-batches of other sizes": (OBJECTIVES["rcgm"], {}, {"accumulate": 2, "rows": 9}),
-    "cast average": (OBJECTIVES["rcgm"], {}, {"cast": torch.bfloat16, "dtype": torch.float32}),
+    "cast average": (OBJECTIVES["rcgm"], {}, {"cast": torch.bfloat16}),
 }
 
 
@@ -219,18 +227,21 @@ def main(path: Path) -> None:
             for variant, (parallel, options) in VARIANTS.items()
         } | OTHERS
         for name, (build, parallel, options) in cases.items():
+            before = counters["frames"]["ok"]
             report[name] = compared(build, processes, parallel, options)
+            if options.get("compile"):
+                report[f"frames compiled, {name}"] = counters["frames"]["ok"] - before
         for kept in (True, False):
             for order in (1, 2, 4):
                 objective = RCGM(order=order, dt=0.1, points="jump")
-                _, counts = run(objective, processes, ParallelConfig(keep_target_gathered=kept))
+                _, counts = run(objective, processes, ParallelConfig(keep_target_gathered=kept), counted=True)
                 report[f"gathers, kept {kept}, order {order}"] = [count["_allgather_base_"] for count in counts]
         half = ParallelConfig(gather_dtype="bfloat16", reduce_dtype="float32")
         expected, _ = run(OBJECTIVES["ucgm"](), Processes(), ParallelConfig(), dtype=torch.float32)
         shared, _ = run(OBJECTIVES["ucgm"](), processes, half, dtype=torch.float32)
         report["gathered in bfloat16"] = distance(expected, shared)
         report["dtypes of bfloat16"] = sorted({str(tensor.dtype) for tensor in shared["parameters"]})
-        _, counts = run(OBJECTIVES["rcgm"](), processes, ParallelConfig(), accumulate=2, steps=1)
+        _, counts = run(OBJECTIVES["rcgm"](), processes, ParallelConfig(), accumulate=2, steps=1, counted=True)
         report["scatters of two micro-batches"] = [count["_reduce_scatter_base_"] for count in counts]
         try:
             report["jvp"] = compared(lambda: MeanFlow(derivative=ForwardMode()), processes, {}, {})
