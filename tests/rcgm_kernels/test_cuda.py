@@ -13,11 +13,9 @@ import math
 import os
 import re
 import shutil
-import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -29,20 +27,16 @@ from torch import Tensor
 from rcgm_kernels.backends import cuda, reference
 from rcgm_kernels.layout import batched
 from rcgm_kernels.options import AdaptiveWeight, LossOptions, Metric
+from tests.support.compiled import Compilation, make_all, run
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"), key=lambda source: -source.stat().st_size)  # slowest first
+HEADERS = tuple(path for path in (ROOT / "csrc").rglob("*.*") if path.suffix in (".h", ".cuh"))
 EMULATION = Path(__file__).resolve().parent / "cuda_emulation"
 ARCHS = ("80", "90", "100")
 GUARD = 64  # elements on either side of what a kernel may write
 F64, F32, F16, BF16 = torch.float64, torch.float32, torch.float16, torch.bfloat16
 TOLERANCE = {F64: 1e-12, F32: 2e-5, F16: 1e-3, BF16: 8e-3}
-
-
-def run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
-    return done.stdout + done.stderr
 
 
 def host_compiler() -> str:
@@ -52,11 +46,12 @@ def host_compiler() -> str:
     return compiler
 
 
-def bindings_command(target: Path, *flags: str) -> list[str]:
+def bindings(target: Path, *flags: str) -> Compilation:
     pybind11 = pytest.importorskip("pybind11")
     includes = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}"]
     source = ROOT / "csrc" / "cuda" / "bindings.cpp"
-    return [host_compiler(), "-std=c++17", "-fPIC", *flags, *includes, "-c", str(source), "-o", str(target)]
+    command = (host_compiler(), "-std=c++17", "-fPIC", *flags, *includes, "-c", str(source))
+    return Compilation(command, target, (source, *HEADERS), f"Python {sys.version}, pybind11 {pybind11.__version__}")
 
 
 def load_extension(path: Path) -> ModuleType:
@@ -64,11 +59,6 @@ def load_extension(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def in_parallel(commands: list[list[str]]) -> list[str]:
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return list(pool.map(run, commands))
 
 
 # The build
@@ -93,16 +83,17 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     gencode = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in ARCHS if f"compute_{arch}" in known]
     folder = tmp_path_factory.mktemp("cuda")
     flags = ["-O3", "-std=c++17", "-Xcompiler=-fPIC", "-Xptxas=-v", *gencode]
-    # The slowest first, so that they do not end alone.
-    sources = sorted(SOURCES, key=lambda source: -source.stat().st_size)
-    commands = [[nvcc, *flags, "-c", str(source), "-o", str(folder / f"{source.stem}.o")] for source in sources]
-    report = "".join(in_parallel([*commands, bindings_command(folder / "bindings.o", "-O1")]))
+    objects = [
+        Compilation((nvcc, *flags, "-c", str(source)), folder / f"{source.stem}.o", (source, *HEADERS))
+        for source in SOURCES
+    ]
+    report = "".join(make_all([*objects, bindings(folder / "bindings.o", "-O1")]))
     home = Path(nvcc).resolve().parent.parent
     libraries = [f"-L{home / name}" for name in ("lib64", "lib") if (home / name).exists()]
     extension = folder / "_cuda.so"
-    objects = [str(path) for path in sorted(folder.glob("*.o"))]
+    paths = [str(path) for path in sorted(folder.glob("*.o"))]
     system = ["-lcudart_static", "-ldl", "-lrt", "-lpthread"]
-    run([host_compiler(), "-shared", *objects, *libraries, *system, "-o", str(extension)])
+    run([host_compiler(), "-shared", *paths, *libraries, *system, "-o", str(extension)])
     return Build(report, extension)
 
 
@@ -191,12 +182,16 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModuleType, ctyp
     compiler, flags = host_compiler(), ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-w"]
     flags += ["-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"]  # a GPU faults at what a CPU forgives
     includes = [f"-I{EMULATION}", f"-I{ROOT / 'csrc'}"]
-    sources = [*sorted(SOURCES, key=lambda source: -source.stat().st_size), EMULATION / "emulation.cpp"]
-    commands = [
-        [compiler, *flags, *includes, "-x", "c++", "-c", str(source), "-o", str(folder / f"{source.stem}.o")]
-        for source in sources
+    headers = (*HEADERS, *EMULATION.glob("*.h"))
+    objects = [
+        Compilation(
+            (compiler, *flags, *includes, "-x", "c++", "-c", str(source)),
+            folder / f"{source.stem}.o",
+            (source, *headers),
+        )
+        for source in [*SOURCES, EMULATION / "emulation.cpp"]
     ]
-    in_parallel([*commands, bindings_command(folder / "bindings.o", "-O0", "-fvisibility=hidden")])
+    make_all([*objects, bindings(folder / "bindings.o", "-O0", "-fvisibility=hidden")])
     library = folder / "_cuda.so"
     run([compiler, "-shared", *[str(path) for path in folder.glob("*.o")], "-lpthread", "-o", str(library)])
     handle = ctypes.CDLL(str(library))
