@@ -18,6 +18,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +98,9 @@ class Checkpoint:
         self.read_into(group, tensors)
         return tensors
 
-    @property
+    @cached_property
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """All groups, read anew at each call."""
+        """All groups, read at the first use and kept."""
         return {group: self.read(group) for group in self.layout}
 
 

@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 
 from rcgm.cli import main
+from rcgm.evaluation import train_digit_classifier
+from rcgm.training import measures
 
 ROOT = Path(__file__).parents[2]
 
@@ -217,7 +219,8 @@ def test_guidance_changes_the_samples(run_dir, tmp_path):
     assert not np.array_equal(*arrays)
 
 
-def test_evaluation_is_json(run_dir, capsys):
+def test_evaluation_is_json(run_dir, capsys, monkeypatch):
+    monkeypatch.setattr(measures, "train_digit_classifier", lambda: train_digit_classifier(epochs=1))
     assert main(["evaluate", str(run_dir), "--steps", "1,2", "--count", "20"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["checkpoint"] == 4

@@ -1,7 +1,4 @@
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,6 +9,7 @@ from rcgm.cli import main
 from rcgm.data import ImageFolder, Latents
 from rcgm.encoding import ChannelStatistics, Plan, encode_shards, write_manifest
 from tests.support.autoencoder_files import CLASSES, save_dc, save_kl, write_images
+from tests.support.launching import finish, start_ranks
 
 CPU = torch.device("cpu")
 
@@ -148,13 +146,13 @@ def test_ranks_write_what_one_process_writes(images, tmp_path, kl):
     assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "four")
 
 
-def test_torchrun(images, tmp_path, kl):
+def test_two_processes(images, tmp_path, kl):
     words = ["encode", images, tmp_path / "out", "--autoencoder", kl, "--size", "8", "--shard-size", "3"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "rcgm.cli"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, *map(str, words)], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("11 images to moments of 8 x 4 x 4, 4 shards (2 of 4 written by this rank)") == 1
+    ranks = start_ranks(main, (list(map(str, words)),), 2, tmp_path)
+    finish(ranks)
+    assert [rank.code for rank in ranks] == [0, 0], "".join(rank.output for rank in ranks)
+    told = "11 images to moments of 8 x 4 x 4, 4 shards (2 of 4 written by this rank)"
+    assert "".join(rank.output for rank in ranks).count(told) == 1
     assert len(Latents(tmp_path / "out")) == 11
 
 
