@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rcgm_kernels import Metric, advance, ema_update_, fused_loss, fused_regression, fused_residual_loss, interpolate
+from rcgm_kernels.options import LossOptions
 from tests.support.cases import all_implementations, running
 
 OPS = torch.ops.rcgm_kernels
@@ -66,7 +67,10 @@ def raw_points(x: Tensor, z: Tensor, alpha: Tensor, gamma: Tensor, backend: str)
 
 
 def raw_loss(pred: Tensor, term: Tensor, coeffs: Tensor, weight: Tensor, backend: str) -> Tensor:
-    options = (False, True, 1.0, "l2", 1.0, 1.0, 0.0, None, 0.0, 1.0, "residual", "mean", "none", True)
+    options = LossOptions(
+        times=False, pred_in_residual=True, clip=1.0, metric=Metric(), normalize=None, adaptive=None, reduce="mean",
+        reduction="none", with_gradient=True,
+    ).flat()  # fmt: skip
     losses, gradient, _ = OPS.residual_loss(pred, [term], coeffs, None, None, weight, None, *options, backend)
     return torch.cat([losses[:, None], gradient], 1)
 
