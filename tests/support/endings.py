@@ -1,18 +1,19 @@
-"""Runs of two processes to their very end, the interpreter's included, on a machine that is busy.
+"""Runs of two processes to their very end, the interpreter's included.
 
 ::
 
     python -m tests.support.endings --runs 40
 
-Prints how many ended well; the exit code is 1 if any did not.
+makes many, on a machine that it keeps busy, and prints how many ended well; the exit code is 1 if any did not. Each
+process is a Python of its own: those of ``launching.py`` are forked, and end without taking an interpreter down.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -27,8 +28,8 @@ import torch.distributed as dist
 from rcgm.cli import main as rcgm
 from rcgm.config.yaml_text import dump_yaml
 from rcgm.training import interrupts, trainer
-from tests.support.launching import finish, start_ranks
 
+ROOT = Path(__file__).parents[2]
 SHORT = {
     "steps": 3,
     "batch_size": 4,
@@ -61,14 +62,6 @@ def busy(processes: int) -> Iterator[None]:
             process.wait()
 
 
-def train_to_the_end(arguments: list[str]) -> None:
-    """``rcgm train``, then the end of the interpreter, which forked processes leave out."""
-    code = rcgm(["train", *arguments])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    ctypes.pythonapi.Py_Exit(code)
-
-
 def train_and_count(arguments: list[str]) -> int:
     """``rcgm train``; the exit code is 1 if it has begun a message between the processes that it never waited for."""
     begun: list[dist.Work] = []
@@ -98,7 +91,7 @@ def train_and_count(arguments: list[str]) -> int:
     return code or int(not begun or bool(left))
 
 
-def fail_while_the_other_is_stuck(arguments: list[str]) -> None:
+def fail_while_the_other_is_stuck(arguments: list[str]) -> int:
     """``rcgm train``, in which the first process fails and the second does not answer, nor end."""
     interrupts.PATIENCE = timedelta(seconds=0.5)
     first = os.environ["RANK"] == "0"
@@ -114,10 +107,10 @@ def fail_while_the_other_is_stuck(arguments: list[str]) -> None:
 
     interrupts.StopRequest.agreed, trainer.Trainer._advance = stuck, failing
     try:
-        rcgm(["train", *arguments])
+        return rcgm(["train", *arguments])
     except RuntimeError as error:
-        print(error, flush=True)
-        ctypes.pythonapi.Py_Exit(3)
+        print(error)
+        return 3
 
 
 def short_run(folder: Path) -> list[str]:
@@ -130,12 +123,32 @@ def short_run(folder: Path) -> list[str]:
 
 def problem(folder: Path) -> str:
     """How a run in ``folder`` did not end well; nothing if it did."""
-    ranks = start_ranks(train_to_the_end, (short_run(folder),), 2, folder)
-    finish(ranks)
-    codes = [rank.code for rank in ranks]
+    arguments = short_run(folder)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.support.late_vote", str(folder / "flag"), *arguments],
+            env={**os.environ, "OMP_NUM_THREADS": "1", **common, "RANK": rank, "LOCAL_RANK": rank},
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    try:
+        printed = [rank.communicate(timeout=300)[0] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+    codes = [rank.returncode for rank in ranks]
     if codes == [0, 0] and (folder / "run/summary.json").is_file():
         return ""
-    return f"{folder.name}: exit codes {codes}\n" + "\n".join(rank.output for rank in ranks)
+    return f"{folder.name}: exit codes {codes}\n" + "\n".join(printed)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,14 +3,11 @@
 ``python -m tests.support.endings`` makes many on a busy machine.
 """
 
-import pytest
-
 from tests.support.endings import fail_while_the_other_is_stuck, problem, short_run, train_and_count
 from tests.support.launching import finish, run_ranks, start_ranks
 
 
-@pytest.mark.parametrize("number", [1, 2])
-def test_the_interpreter_ends_well(tmp_path, number):
+def test_the_interpreter_ends_well(tmp_path):
     found = problem(tmp_path / "short")
     assert not found, found
 
