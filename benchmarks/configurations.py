@@ -98,10 +98,11 @@ COMMON: dict[str, Sequence[Any]] = {
     ),
     "clip": (None, 1.0),
     "metric": tuple(
-        {"c": 1.0, "alpha": 1.0, "cosine": 0.0, **metric}
+        {"c": 1.0, "alpha": 1.0, "cosine": 0.0, "cosine_dim": "channels", **metric}
         for metric in (
             {"name": "l2"},
             {"name": "l2", "cosine": 1.0},
+            {"name": "l2", "cosine": 1.0, "cosine_dim": "sample"},
             {"name": "pseudo_huber", "c": 0.0},
             {"name": "pseudo_huber", "c": 5.0, "cosine": 0.5},
             {"name": "barron", "alpha": -2.0},
@@ -283,7 +284,7 @@ def outcome(objective: str, configuration: Configuration) -> Outcome:
 
 def may_be_large(configuration: Configuration) -> bool:
     """Whether nothing bounds what transports amplify by (``Objective``, ``clip``)."""
-    return configuration.get("transport") in ("ve", "vp") and configuration.get("clip") is None
+    return configuration.get("transport") in ("ve", "vp", "edm") and configuration.get("clip") is None
 
 
 def trained(objective: Any, precision: str, ema: Mapping[str, Any]) -> tuple[list[float], list[float]]:

@@ -45,8 +45,8 @@ class Engine:
 
     A network that draws random numbers is counted as it is evaluated: ``rows`` are all rows of each of its queries.
 
-    In float16 it also keeps, on the device, which samples have had finite answers only: ``finite`` ``[B]``, or None
-    before any.
+    Of forwards in float16, by its own autocast or the network's, it also keeps, on the device, which samples have had
+    finite answers only: ``finite`` ``[B]``, or None before any.
 
     Args:
         networks: callables ``(x, t, r, cond) -> tensor`` by name.
@@ -125,7 +125,7 @@ class Engine:
         for asked in groups.values():
             outputs = self._outputs([queries[indices[0]] for indices in asked.values()])
             for indices, output in zip(asked.values(), outputs, strict=True):
-                if self.dtype == torch.float16:
+                if self._format_of(self._network(queries[indices[0]].network)) == torch.float16:
                     self._note_finite(output)
                 for index in indices:
                     values[index] = output
@@ -166,8 +166,7 @@ class Engine:
             made = self._made.get(id(network), [])
             if not made or not (prediction.any or any(one.any for one in made)):
                 continue
-            own = None if isinstance(network, nn.Module) else getattr(network, "dtype", None)
-            runs_in = own or self.dtype or step
+            runs_in = self._format_of(network) or step
             if runs_in != step:
                 raise ValueError(
                     f"the {name} network runs in {_short(runs_in)} and the step in {_short(step)}, and the network "
@@ -241,6 +240,11 @@ class Engine:
         (self._drawing.add if made.any else self._drawing.discard)(name)
         parts = output.split([query.x.shape[0] - query.start for query in queries])
         return [_after_zeros(part, query.start) for part, query in zip(parts, queries, strict=True)], made
+
+    def _format_of(self, network: Network) -> torch.dtype | None:
+        """What the forwards of ``network`` are autocast to: by itself, or by this; None for the caller's."""
+        own = None if isinstance(network, nn.Module) else getattr(network, "dtype", None)
+        return own or self.dtype
 
     def _note_finite(self, output: Tensor) -> None:
         finite = output.isfinite().flatten(1).all(1)

@@ -79,10 +79,10 @@ class Objective(ABC):
         derivative: how derivatives along the path are estimated, for objectives that ask for one.
         target_dtype: number format of the forwards without gradient, ``"float32"``, ``"float16"`` or ``"bfloat16"``;
             None takes that of the training step (math.md section 6). A sample whose forwards leave the range of float16
-            gets no weight in that step, and is counted.
+            gets no weight in that step, and is counted; so it is where the target itself is cast to float16.
         clip: bound of the residual's clamp; None for none. Transports whose states are large (``ve``, as large as
-            sigma, for networks that scale their input) or hold next to no data at ``t = 1`` (``vp``) multiply what a
-            network, a teacher or guidance errs by as much, so that without a clip losses of 1e6 and more are no slip.
+            sigma, for networks that scale their input) or hold next to no data at ``t = 1`` (``vp``, ``edm``) multiply
+            what a network, a teacher or guidance errs, so that without a clip losses of 1e6 and more are no slip.
         metric: how the residual becomes a loss.
         normalize: constant of the tangent normalisation (sCM); None for none.
         normalize_scale: number by which the normalised residual is multiplied; None for 1.
@@ -171,7 +171,8 @@ class Objective(ABC):
 
     def report(self) -> dict[str, Tensor]:
         """Numbers worth logging, tensors of no dimension by name; read only when a run reports, so they may wait."""
-        overflow = {"target_overflows": self._overflow.samples} if self.target_dtype == "float16" else {}
+        watched = self.target_dtype == "float16" or self._overflow.watched
+        overflow = {"target_overflows": self._overflow.samples} if watched else {}
         return {**self.derivative.report(), **overflow}
 
     def subtracted(self) -> set[str]:

@@ -23,10 +23,12 @@ class Overflow(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.watched = False
         self.register_buffer("samples", torch.zeros((), dtype=torch.int64))
 
     def record(self, kept: Tensor, share: Share) -> None:
         """Count the samples of all processes where ``kept`` ``[B]`` is false, on its device."""
+        self.watched = True
         if self.samples.device != kept.device:
             self.to(kept.device)
         self.samples += share.add_up_((~kept).sum())

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 
 import pytest
@@ -13,6 +14,7 @@ from rcgm.objectives.overflow import without
 from rcgm.objectives.residual import Residual
 from rcgm.objectives.scm import SCM
 from rcgm.times import Times
+from rcgm.training.ema import AutocastNetwork
 
 BATCH, SIZE = 6, 5
 FORMATS = ["float32", "float16", "bfloat16"]
@@ -211,3 +213,16 @@ def test_a_dropped_sample_has_no_weight_and_the_others_keep_theirs():
     weighted = without(Residual(2.0 * PREDICTION, weight=torch.tensor([2.0, 3.0])), kept)
     assert weighted.weight.tolist() == [2.0, 0.0]
     assert without(Residual(2.0 * PREDICTION), kept).weight.tolist() == [1.0, 0.0]
+
+
+def test_a_target_cast_to_float16_may_overflow_as_well():
+    student = Overflowing([2])
+    target = AutocastNetwork(copy.deepcopy(student).requires_grad_(False), torch.float16)
+    x, z, times = draw()
+    objective = RCGM(clip=None)
+    assert "target_overflows" not in objective.report()
+    out = objective(student, x, LABELS, target=target, noise=z, times=times)
+    out.loss.backward()
+    assert objective.report()["target_overflows"] == 1
+    assert out.losses[2] == 0 and out.loss > 0
+    assert all(parameter.grad.isfinite().all() for parameter in student.parameters())
