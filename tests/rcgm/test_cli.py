@@ -46,7 +46,7 @@ def python(program: str, *arguments: str) -> subprocess.CompletedProcess:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
 
 
@@ -87,7 +87,7 @@ def test_a_missing_package_says_how_to_get_it(tmp_path):
 
 def test_it_runs_as_a_module():
     finished = subprocess.run(
-        [sys.executable, "-m", "rcgm.cli", "train", "no.yaml"], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "rcgm.cli", "train", "no.yaml"], cwd=ROOT, capture_output=True, text=True, timeout=600
     )
     assert finished.returncode == 2
     assert finished.stderr == "rcgm: error: no configuration file 'no.yaml'\n"

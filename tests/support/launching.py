@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed import TCPStore
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
@@ -24,10 +24,11 @@ CONTEXT.set_forkserver_preload(
 
 @dataclass(frozen=True)
 class Rank:
-    """A process, and the file that it prints to."""
+    """A process, the file that it prints to, and where the processes meet."""
 
     process: multiprocessing.process.BaseProcess
     file: Path
+    store: TCPStore
 
     @property
     def code(self) -> int | None:
@@ -42,27 +43,27 @@ def start_ranks(
     function: Callable[..., int | None], arguments: tuple[Any, ...], count: int, folder: Path
 ) -> list[Rank]:
     """Call ``function`` in ``count`` processes; what they print goes to files in ``folder``."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    # As torchrun's, the store is the caller's: its port is taken from the start, so that no other program can get it.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     common = {
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
     }
     ranks = []
     for rank in range(count):
         environment = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        file = folder / f"output_{port}_{rank}.txt"
+        file = folder / f"output_{store.port}_{rank}.txt"
         process = CONTEXT.Process(target=_call, args=(function, arguments, environment, file), daemon=False)
         process.start()
-        ranks.append(Rank(process, file))
+        ranks.append(Rank(process, file, store))
     return ranks
 
 
-def finish(ranks: list[Rank], *, timeout: float = 300) -> None:
-    """Wait for all, and kill what is left after ``timeout`` seconds."""
+def finish(ranks: list[Rank], *, timeout: float = 1800) -> None:
+    """Wait for all, and kill what is left after ``timeout`` seconds: it hangs, however slow the machine is."""
     try:
         for rank in ranks:
             rank.process.join(timeout)
