@@ -277,14 +277,15 @@ def outcome(objective: str, configuration: Configuration) -> Outcome:
     if not all(map(math.isfinite, norms)):
         return Outcome("failed", "a gradient is not finite")
     if abs(largest) > LARGEST_LOSS:
-        kind = "large" if may_be_large(configuration) else "failed"
+        kind = "large" if may_be_large(objective, configuration) else "failed"
         return Outcome(kind, f"a loss is above {LARGEST_LOSS:g}", largest)
     return Outcome("ok", loss=largest)
 
 
-def may_be_large(configuration: Configuration) -> bool:
-    """Whether nothing bounds what transports amplify by (``Objective``, ``clip``)."""
-    return configuration.get("transport") in ("ve", "vp", "edm") and configuration.get("clip") is None
+def may_be_large(objective: str, configuration: Configuration) -> bool:
+    """Whether nothing bounds what transports amplify by (``Objective``, ``clip``; ``TiM``, ``B/B'``)."""
+    transports = ("ve", "vp", "edm", *(("trigflow",) if objective in ("mean_flow", "tim") else ()))
+    return configuration.get("transport") in transports and configuration.get("clip") is None
 
 
 def trained(objective: Any, precision: str, ema: Mapping[str, Any]) -> tuple[list[float], list[float]]:

@@ -33,7 +33,8 @@ class TiM(Objective):
     MeanFlow's residual. At ``t = r`` it is flow matching: those samples are not evaluated without gradient.
 
     Equation 9 divides by ``B'``, which the paper assumes is not 0 inside (0, T). TrigFlow's is at ``t = 1, r = 0``.
-    Where ``B/B'`` would exceed 1000 the whole residual is scaled down to that, which keeps where it vanishes.
+    Where ``B/B'`` would exceed 1000 the whole residual is scaled down to that, which keeps where it vanishes; without a
+    clip losses near there may still be of the order of 1e6.
 
     The derivative along the path is the estimator's; ``central`` is the paper's DDE (equation 10, e = 0.005), its nodes
     cut where ``[t - e, t + e]`` leaves ``[r, 1]``, which the paper does not treat. Its text does not say how times are
