@@ -56,11 +56,12 @@ docs: $(VENV)/.test
 test: $(VENV)/.test lint
 	$(BIN)/python -m pytest
 
-# As a processor without vector instructions computes, on one thread, and as one with AVX2 and no AVX-512, on two.
+# As a processor without vector instructions computes, on one thread, and as one with AVX2 and no AVX-512, on two; the
+# tests of the kernels themselves set their instruction sets and threads, and are left out of the second.
 numbers: $(VENV)/.test
 	ATEN_CPU_CAPABILITY=default RCGM_CPU_ISA=baseline OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m numbers
 	if $(BIN)/python -c "from rcgm_kernels.backends import cpu; exit('avx2' not in cpu.instruction_sets())"; then \
-		ATEN_CPU_CAPABILITY=avx2 RCGM_CPU_ISA=avx2 OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m numbers; \
+		ATEN_CPU_CAPABILITY=avx2 RCGM_CPU_ISA=avx2 OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m numbers tests/rcgm; \
 	fi
 
 lint: $(VENV)/.test

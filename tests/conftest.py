@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import os
+import tempfile
 from pathlib import Path
 
 import hypothesis
@@ -18,6 +20,11 @@ ROOT = Path(__file__).parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # torch.compile would start a pool of processes that import torch, which takes longer than what they compile here.
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+# Inductor keeps what it compiled by its source alone: code for AVX2 would be taken for a processor without.
+if os.environ.get("ATEN_CPU_CAPABILITY"):
+    kept = f"torchinductor_{getpass.getuser()}_{os.environ['ATEN_CPU_CAPABILITY']}"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), kept))
+
 # Without a GPU, Triton's kernels run in its interpreter; the variable is read when they are defined.
 if not os.path.exists("/dev/nvidia0"):
     os.environ.setdefault("TRITON_INTERPRET", "1")
