@@ -150,6 +150,7 @@ class DECM(Objective):
         return parts
 
     def residual(self, point: Point) -> Queries[Residual]:
+        # a step asks the objectives that `parts` gives, of which this one is none
         raise NotImplementedError("the residuals of decm are those of its parts")
 
     def _consistency(self) -> ConsistencyPart:
