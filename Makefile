@@ -9,6 +9,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml constraints.txt $(shell find csrc -type f)
 
+# A process for each core, each given whole files; a process takes up to 1.5 GB.
+PYTEST := $(BIN)/python -m pytest
+SPREAD := -n auto --maxprocesses 4 --dist loadfile
+
 .DEFAULT_GOAL := help
 .PHONY: help demo moons bench docs test numbers lint format clean
 
@@ -20,7 +24,8 @@ help:
 	@echo "make format  format and fix what the linter can fix"
 	@echo "make clean   remove the environment and all build products"
 
-# What the demo needs is part of what the tests need, so either target sets up with one build.
+# What the demo needs is part of what the tests need. A build keeps its objects (setup.py), so the second set-up of the two
+# compiles nothing again.
 define set-up
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt "torch==2.13.0"
@@ -54,14 +59,14 @@ docs: $(VENV)/.test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 test: $(VENV)/.test lint
-	$(BIN)/python -m pytest
+	$(PYTEST) $(SPREAD)
 
 # As a processor without vector instructions computes, on one thread, and as one with AVX2 and no AVX-512, on two; the
 # tests of the kernels themselves set their instruction sets and threads, and are left out of the second.
 numbers: $(VENV)/.test
-	ATEN_CPU_CAPABILITY=default RCGM_CPU_ISA=baseline OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m numbers
+	ATEN_CPU_CAPABILITY=default RCGM_CPU_ISA=baseline OMP_NUM_THREADS=1 $(PYTEST) $(SPREAD) -m numbers
 	if $(BIN)/python -c "from rcgm_kernels.backends import cpu; exit('avx2' not in cpu.instruction_sets())"; then \
-		ATEN_CPU_CAPABILITY=avx2 RCGM_CPU_ISA=avx2 OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m numbers tests/rcgm; \
+		ATEN_CPU_CAPABILITY=avx2 RCGM_CPU_ISA=avx2 OMP_NUM_THREADS=2 $(PYTEST) -m numbers tests/rcgm; \
 	fi
 
 lint: $(VENV)/.test

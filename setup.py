@@ -11,6 +11,7 @@ CXX, NVCC        the compilers
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -27,6 +28,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 CSRC = Path("csrc")
+OBJECTS = Path("build") / "objects"
 X86_64 = platform.machine().lower() in ("x86_64", "amd64")
 ISA_FLAGS = {"baseline": []} | (
     {
@@ -107,26 +109,54 @@ def supported(cxx: str, flags: list[str]) -> list[str]:
         return [flag for flag in flags if takes(flag)]
 
 
+def digest_of(folders: list[Path], compilers: list[str]) -> str:
+    """A hash of all sources in `folders` and of the versions of the compilers."""
+    digest = hashlib.sha256()
+    for path in sorted(path for folder in folders for path in folder.iterdir() if path.is_file()):
+        digest.update(path.name.encode() + path.read_bytes())
+    for compiler in compilers:
+        digest.update(subprocess.run([compiler, "--version"], capture_output=True).stdout)
+    return digest.hexdigest()
+
+
+def compile_once(sources: str, target: Path, command: list[str], what: str, advice: str) -> Path:
+    """Run `command`, which writes `target`, unless it has been run on the same `sources` before; the object file."""
+    key = hashlib.sha256(f"{sources} {command}".encode()).hexdigest()[:16]
+    done = target.with_name(f"{target.stem}-{key}.o")
+    if not done.exists():
+        fresh = target.with_name(f"{done.name}.{os.getpid()}")
+        run([*command, "-o", str(fresh)], what, advice)
+        for old in target.parent.glob(f"{target.stem}-*.o"):
+            old.unlink(missing_ok=True)
+        fresh.replace(done)  # a build that is stopped leaves no half of an object behind
+    return done
+
+
 class BuildKernels(build_ext):
-    """Compiles the CPU kernels once for each instruction set, and CUDA sources with nvcc, all in parallel."""
+    """Compiles the CPU kernels once for each instruction set, and CUDA sources with nvcc, all in parallel.
+
+    Objects are kept in build/objects, so that another build of the same sources compiles nothing again.
+    """
 
     def build_extension(self, ext: Pybind11Extension) -> None:
         self.cxx = os.environ.get("CXX") or self.compiler.compiler_cxx[0]
-        folder = Path(self.build_temp) / ext.name
+        folder = OBJECTS / ext.name
         folder.mkdir(parents=True, exist_ok=True)
-        jobs = self._cpu_jobs(folder) if ext.name.endswith("_cpu") else self._cuda_jobs(folder)
+        on_cpu = ext.name.endswith("_cpu")
+        jobs = self._cpu_jobs(folder) if on_cpu else self._cuda_jobs(folder)
+        own = [CSRC, CSRC / "common", CSRC / ("cpu" if on_cpu else "cuda")]
+        sources = digest_of(own, [self.cxx] if on_cpu else [self.cxx, wanted_nvcc()])
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            list(pool.map(lambda job: run(*job[1:]), jobs))
+            objects = [str(path) for path in pool.map(lambda job: compile_once(sources, *job), jobs)]
         output = Path(self.get_ext_fullpath(ext.name))
         output.parent.mkdir(parents=True, exist_ok=True)
-        objects = [str(job[0]) for job in jobs]
         advice = "check that the compiler can link shared libraries (on Debian: apt install build-essential)"
         link = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
         run([self.cxx, "-shared", *link, *objects, *self.link_flags, "-o", str(output)], f"linking {ext.name}", advice)
 
     def _bindings_job(self, source: Path, target: Path, flags: list[str]) -> tuple:
         includes = [f"-I{path}" for path in self._include_dirs()]
-        command = [self.cxx, "-std=c++17", "-fPIC", *flags, *includes, "-c", str(source), "-o", str(target)]
+        command = [self.cxx, "-std=c++17", "-fPIC", *flags, *includes, "-c", str(source)]
         advice = "a C++17 compiler and Python's headers are needed (on Debian: apt install build-essential python3-dev)"
         return target, command, f"compiling {source}", advice
 
@@ -160,7 +190,7 @@ class BuildKernels(build_ext):
         for source in sorted((CSRC / "cuda").glob("*.cu")):
             target = folder / f"{source.stem}.o"
             command = [nvcc, "-O3", "-std=c++17", "-Xcompiler=-fPIC", "-lineinfo", *gencode(archs)]
-            command += ["-ccbin", self.cxx, "-c", str(source), "-o", str(target)]
+            command += ["-ccbin", self.cxx, "-c", str(source)]
             jobs.append((target, command, f"compiling {source} for compute capabilities {', '.join(archs)}", advice))
         return jobs
 

@@ -15,14 +15,14 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks import environment
-from rcgm.autoencoders import load_autoencoder
 from rcgm.config import build_objective_from
 from rcgm.data import Digits
 from rcgm.evaluation import evaluate_digits, train_digit_classifier
+from rcgm.models.autoencoders import load_autoencoder
+from rcgm.runs import load_run
+from rcgm.runs.decoding import Decoder
+from rcgm.runs.generation import Request, generate, method_of
 from rcgm.seeds import Purpose
-from rcgm.training import load_run
-from rcgm.training.decoding import Decoder
-from rcgm.training.generation import Request, generate, method_of
 
 FOLDER = Path("runs/digit_latents")
 COUNT = 2000

@@ -28,11 +28,11 @@ from benchmarks import environment
 from benchmarks.random_dit import Dithered, RandomDiT, to_nearest
 from rcgm.config import build_dataset_from, load_config
 from rcgm.derivatives import Auto, Central, Estimator, ForwardMode, OneSided
-from rcgm.engine import Engine
-from rcgm.queries import STUDENT, Derivative, Queries, Query, Tangent
-from rcgm.times import knots
+from rcgm.engine.engine import Engine
+from rcgm.engine.queries import STUDENT, Derivative, Queries, Query, Tangent
+from rcgm.objectives.times import knots
+from rcgm.runs.loading import load_run
 from rcgm.training import train
-from rcgm.training.runs import load_run
 
 CPU = torch.device("cpu")
 FORMATS = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from rcgm.combination import PREDICTION, term
+from rcgm.engine.combination import PREDICTION, term
 from rcgm.models import DiT
 from rcgm.objectives import MeanFlow, ObjectiveOutput
 from rcgm.objectives.point import Point

@@ -16,7 +16,7 @@ from rcgm.config import OptimizerConfig
 from rcgm.derivatives import Central
 from rcgm.models import DiT
 from rcgm.objectives import RCGM, FlowMatching, MeanFlow
-from rcgm.times import TimeSampler
+from rcgm.objectives.times import TimeSampler
 from rcgm.training.ema import Ema
 from rcgm.training.optimizers import build_optimizer
 from rcgm.training.step import TrainStep

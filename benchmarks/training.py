@@ -18,9 +18,9 @@ from rcgm.config.components import bind_arguments
 from rcgm.data import BatchStream, build_dataset
 from rcgm.models import build_model
 from rcgm.objectives import OBJECTIVES, Objective
+from rcgm.runs.generation import method_of, null_condition
+from rcgm.runs.measures import Measure, build_measure, measure_steps
 from rcgm.training.ema import Ema
-from rcgm.training.generation import method_of, null_condition
-from rcgm.training.measures import Measure, build_measure, measure_steps
 from rcgm.training.optimizers import build_optimizer, learning_rate, set_learning_rate
 from rcgm.training.step import TrainStep
 

@@ -41,7 +41,7 @@ WITHOUT_NUMBERS = (
     "rcgm/test_configs.py",
     "rcgm/test_files.py",
     "rcgm/test_plots.py",
-    "rcgm/test_shares.py",
+    "rcgm/distributed/test_shares.py",
     "rcgm_kernels/test_arguments.py",
     "rcgm_kernels/test_backends.py",
     "rcgm_kernels/test_cuda.py",

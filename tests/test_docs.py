@@ -11,7 +11,7 @@ import torch
 from rcgm.cli import main
 from rcgm.config import load_config
 from rcgm.objectives import OBJECTIVES
-from rcgm.times import Times
+from rcgm.objectives.times import Times
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = DOCS / "add_an_objective.md"

@@ -41,11 +41,11 @@ def run(options: argparse.Namespace) -> int:
     import json
 
     from rcgm.config import build_dataset_from
+    from rcgm.distributed import running_processes
     from rcgm.evaluation import write_reference
-    from rcgm.parallel import running_processes
-    from rcgm.training.image_measure import ImageMeasure
-    from rcgm.training.measures import build_measure, measure_steps
-    from rcgm.training.progress import counting
+    from rcgm.runs.image_measure import ImageMeasure
+    from rcgm.runs.measures import build_measure, measure_steps
+    from rcgm.runs.progress import counting
 
     with running_processes(options.device) as processes:
         run = load(options)

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from rcgm.training.export import export_run
+    from rcgm.runs.export import export_run
 
     print(export_run(load(options), options.output))
     return 0

@@ -6,16 +6,17 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rcgm.training import LoadedRun
-    from rcgm.training.decoding import Decoder
-    from rcgm.training.generation import Method
+    from rcgm.runs import LoadedRun
+    from rcgm.runs.decoding import Decoder
+    from rcgm.runs.generation import Method
 
 __all__ = ["decoder_of", "load", "sampling_of"]
 
 
 def load(options: argparse.Namespace) -> LoadedRun:
     """The run that `add_checkpoint`'s arguments name."""
-    from rcgm.training import choose_device, load_run
+    from rcgm.distributed import choose_device
+    from rcgm.runs import load_run
 
     return load_run(options.run, device=choose_device(options.device), step=options.checkpoint, weights=options.weights)
 
@@ -23,14 +24,14 @@ def load(options: argparse.Namespace) -> LoadedRun:
 def sampling_of(run: LoadedRun, options: argparse.Namespace) -> Method:
     """How to sample with the run's network: by `--sampler`, or as its objective trains for."""
     from rcgm.config import build_objective_from
-    from rcgm.training.generation import method_of
+    from rcgm.runs.generation import method_of
 
     return method_of(build_objective_from(run.config), options.sampler)
 
 
 def decoder_of(run: LoadedRun, options: argparse.Namespace) -> Decoder | None:
     """What turns samples into images, if they are latents that somebody wants decoded."""
-    from rcgm.training.decoding import Decoder
+    from rcgm.runs.decoding import Decoder
 
     path = options.decoder or run.config.sample.decoder
     return None if path is None else Decoder(path, run.info, run.device)

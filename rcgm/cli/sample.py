@@ -12,7 +12,7 @@ from rcgm.cli.runs import decoder_of, load, sampling_of
 if TYPE_CHECKING:
     import torch
 
-    from rcgm.training import LoadedRun
+    from rcgm.runs import LoadedRun
 
 SHORT = "draw samples with a trained model"
 
@@ -43,9 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from rcgm import plots
+    from rcgm.runs.decoding import to_stored
+    from rcgm.runs.generation import Request, generate
     from rcgm.seeds import Purpose
-    from rcgm.training.decoding import to_stored
-    from rcgm.training.generation import Request, generate
 
     run = load(options)
     decode = decoder_of(run, options)

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from rcgm.config import load_config
-    from rcgm.parallel import ProcessLostError
+    from rcgm.distributed import ProcessLostError
     from rcgm.plots import steps_title
     from rcgm.training import NonFiniteError, TrainingInterrupted, train
 

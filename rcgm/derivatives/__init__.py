@@ -4,10 +4,10 @@ A new one is a subclass of ``Estimator`` with a ``plan``, and a line in ``ESTIMA
 """
 
 from rcgm.derivatives.auto import Auto
-from rcgm.derivatives.base import Estimator
 from rcgm.derivatives.central import Central
 from rcgm.derivatives.forward_mode import ForwardMode
 from rcgm.derivatives.one_sided import OneSided
+from rcgm.engine.estimator import Estimator
 
 ESTIMATORS: dict[str, type[Estimator]] = {
     "central": Central,

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from rcgm.combination import Combination
-from rcgm.derivatives.base import Estimator, Plan
 from rcgm.derivatives.measurements import ErrorModel, Measurements, ladder_levels
 from rcgm.derivatives.stencils import (
     check_step,
@@ -21,8 +19,10 @@ from rcgm.derivatives.stencils import (
     slope_between,
     two_nodes,
 )
-from rcgm.queries import Derivative, Query
-from rcgm.shares import Share
+from rcgm.distributed.shares import Share
+from rcgm.engine.combination import Combination
+from rcgm.engine.estimator import Estimator, Plan
+from rcgm.engine.queries import Derivative, Query
 
 CANDIDATES = 33
 """Steps that are compared: the error is so flat about its least value that an eighth of a step costs nothing."""

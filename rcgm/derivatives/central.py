@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rcgm.derivatives.base import Estimator, Plan
 from rcgm.derivatives.stencils import (
     check_step,
     four_nodes,
@@ -14,7 +13,8 @@ from rcgm.derivatives.stencils import (
     slope_between,
     two_nodes,
 )
-from rcgm.queries import Derivative
+from rcgm.engine.estimator import Estimator, Plan
+from rcgm.engine.queries import Derivative
 
 
 @dataclass(frozen=True)

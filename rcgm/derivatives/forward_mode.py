@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rcgm.combination import term
-from rcgm.derivatives.base import Estimator, Plan
-from rcgm.queries import Derivative, Query
+from rcgm.engine.combination import term
+from rcgm.engine.estimator import Estimator, Plan
+from rcgm.engine.queries import Derivative, Query
 
 
 @dataclass(frozen=True)

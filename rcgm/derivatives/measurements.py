@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rcgm.shares import Share
+from rcgm.distributed.shares import Share
 
 FALL = 2.0
 """Ratio of neighbouring steps of the ladder."""

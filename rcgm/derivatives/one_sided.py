@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from rcgm.combination import Combination
-from rcgm.derivatives.base import Estimator, Plan
 from rcgm.derivatives.stencils import (
     check_step,
     interpolating_weights,
@@ -16,7 +14,9 @@ from rcgm.derivatives.stencils import (
     reach,
     slope_between,
 )
-from rcgm.queries import STUDENT, Derivative
+from rcgm.engine.combination import Combination
+from rcgm.engine.estimator import Estimator, Plan
+from rcgm.engine.queries import STUDENT, Derivative
 
 
 @dataclass(frozen=True)

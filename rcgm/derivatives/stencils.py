@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rcgm.combination import Combination
-from rcgm.queries import Derivative, Query
+from rcgm.engine.combination import Combination
+from rcgm.engine.queries import Derivative, Query
 
 
 def check_step(name: str, step: float, largest: float = 0.5) -> None:

@@ -12,11 +12,11 @@ import torch
 import torch.distributed
 from tqdm import tqdm
 
-from rcgm.autoencoders import load_autoencoder
 from rcgm.data import ImageFolder
+from rcgm.distributed.device import choose_device
 from rcgm.encoding.plan import Plan
 from rcgm.encoding.run import encode_shards, write_manifest
-from rcgm.training.runs import choose_device
+from rcgm.models.autoencoders import load_autoencoder
 
 LONGEST_WAIT = timedelta(days=30)
 """For the slowest rank: ranks may differ by hours, and torchrun ends them all where one fails."""

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from rcgm.autoencoders import Autoencoder
 from rcgm.data import ImageFolder
 from rcgm.data.checks import require_int
 from rcgm.data.latents.manifest import SHARD_STEM
 from rcgm.data.latents.moments import Moments
+from rcgm.models.autoencoders import Autoencoder
 
 Stored = Literal["moments", "samples"]
 StorageDtype = Literal["float16", "bfloat16", "float32"]

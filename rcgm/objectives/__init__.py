@@ -5,12 +5,12 @@ everything that an objective is written with.
 """
 
 # First, so that a new file of this folder can import them from rcgm.objectives too.
-from rcgm.combination import PREDICTION, Combination, term
+from rcgm.engine.combination import PREDICTION, Combination, term
+from rcgm.engine.queries import STUDENT, TARGET, TEACHER, Derivative, Queries, Query, Tangent, together
 from rcgm.objectives.base import Objective, ObjectiveOutput
 from rcgm.objectives.point import Point
 from rcgm.objectives.residual import RecursiveResidual, Residual
-from rcgm.queries import STUDENT, TARGET, TEACHER, Derivative, Queries, Query, Tangent, together
-from rcgm.times import Times, TimeSampler
+from rcgm.objectives.times import Times, TimeSampler
 
 # isort: split
 from rcgm.objectives.consistency import Consistency

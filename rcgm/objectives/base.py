@@ -17,20 +17,20 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from rcgm import conditions
-from rcgm.combination import Combination, term
-from rcgm.conditions import Condition
 from rcgm.derivatives import Central, Estimator
-from rcgm.engine import Engine, Network
-from rcgm.formats import joined
+from rcgm.distributed.shares import Share
+from rcgm.engine import conditions
+from rcgm.engine.combination import Combination, term
+from rcgm.engine.conditions import Condition
+from rcgm.engine.engine import Engine, Network
+from rcgm.engine.formats import joined
+from rcgm.engine.queries import STUDENT, TARGET, TEACHER, Derivative, Queries, Query, Tangent, together
 from rcgm.objectives.guidance import Guidance
 from rcgm.objectives.overflow import Overflow, finite_samples, without
 from rcgm.objectives.point import Point
 from rcgm.objectives.residual import AnyResidual
+from rcgm.objectives.times import Times, TimeSampler, given_times
 from rcgm.objectives.weights import SampleWeight
-from rcgm.queries import STUDENT, TARGET, TEACHER, Derivative, Queries, Query, Tangent, together
-from rcgm.shares import Share
-from rcgm.times import Times, TimeSampler, given_times
 from rcgm.transports import Linear, Transport
 from rcgm_kernels import AdaptiveWeight, Metric
 

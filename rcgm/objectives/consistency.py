@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+from rcgm.engine.queries import STUDENT, Queries
 from rcgm.objectives.point import Point
 from rcgm.objectives.rcgm import RCGM, SMALLEST_DT
 from rcgm.objectives.residual import AnyResidual
-from rcgm.queries import STUDENT, Queries
-from rcgm.times import TimeSampler
+from rcgm.objectives.times import TimeSampler
 
 MOST_SEGMENTS = round(1 / SMALLEST_DT)
 

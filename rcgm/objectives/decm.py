@@ -13,13 +13,13 @@ from typing import Any, ClassVar
 
 import torch
 
-from rcgm.combination import PREDICTION, Combination, term
+from rcgm.engine.combination import PREDICTION, Combination, term
+from rcgm.engine.queries import STUDENT, TARGET, Derivative, Queries, Query, Tangent, together
 from rcgm.objectives.base import Objective, Part
 from rcgm.objectives.flow_matching import FlowMatching
 from rcgm.objectives.point import Point
 from rcgm.objectives.residual import Residual
-from rcgm.queries import STUDENT, TARGET, Derivative, Queries, Query, Tangent, together
-from rcgm.times import Times, TimeSampler
+from rcgm.objectives.times import Times, TimeSampler
 from rcgm.transports import Linear
 from rcgm_kernels import AdaptiveWeight, Metric
 

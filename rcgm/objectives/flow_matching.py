@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from rcgm.combination import PREDICTION
+from rcgm.engine.combination import PREDICTION
+from rcgm.engine.queries import Queries
 from rcgm.objectives.base import Objective, Part
 from rcgm.objectives.point import Point
 from rcgm.objectives.residual import Residual
-from rcgm.queries import Queries
-from rcgm.times import Times, TimeSampler
+from rcgm.objectives.times import Times, TimeSampler
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rcgm.combination import Combination, term
+from rcgm.engine.combination import Combination, term
+from rcgm.engine.queries import NETWORKS, STUDENT, TARGET, TEACHER, Query
 from rcgm.objectives.point import Point
-from rcgm.queries import NETWORKS, STUDENT, TARGET, TEACHER, Query
 
 
 @dataclass(frozen=True)

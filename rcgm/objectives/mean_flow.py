@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from rcgm.objectives.base import Weighting
 from rcgm.objectives.tim import TiM
-from rcgm.times import TimeSampler
+from rcgm.objectives.times import TimeSampler
 from rcgm.transports import Linear, Transport
 
 

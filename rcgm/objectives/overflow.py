@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from rcgm.distributed.shares import Share
 from rcgm.objectives.residual import AnyResidual
-from rcgm.shares import Share
 
 
 class Overflow(nn.Module):

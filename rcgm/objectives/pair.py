@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rcgm.combination import Combination, term
+from rcgm.engine.combination import Combination, term
 from rcgm.objectives.point import Point
 from rcgm.transports import Transport
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from rcgm.shares import Share
+from rcgm.distributed.shares import Share
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rcgm.combination import PREDICTION, Combination, term
+from rcgm.engine.combination import PREDICTION, Combination, term
+from rcgm.engine.queries import STUDENT, TARGET, Queries, Query
 from rcgm.objectives.base import Objective
 from rcgm.objectives.point import Point
 from rcgm.objectives.residual import AnyResidual, RecursiveResidual, Residual
-from rcgm.queries import STUDENT, TARGET, Queries, Query
-from rcgm.times import knots
+from rcgm.objectives.times import knots
 from rcgm.transports import Linear
 
 POINTS = ("rollout", "jump", "interpolant")

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rcgm.combination import Combination
+from rcgm.engine.combination import Combination
 from rcgm_kernels import fused_loss, fused_residual_loss
 
 

@@ -9,13 +9,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from rcgm.combination import PREDICTION, term
+from rcgm.engine.combination import PREDICTION, term
+from rcgm.engine.queries import STUDENT, TARGET, Queries
 from rcgm.objectives.base import Objective
 from rcgm.objectives.pair import of_pair
 from rcgm.objectives.point import Point
 from rcgm.objectives.residual import AnyResidual, Residual
-from rcgm.queries import STUDENT, TARGET, Queries
-from rcgm.times import TimeSampler
+from rcgm.objectives.times import TimeSampler
 from rcgm.transports import Transport, TrigFlow
 
 SOURCES = (STUDENT, TARGET)

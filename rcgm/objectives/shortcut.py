@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from rcgm.combination import PREDICTION, term
+from rcgm.engine.combination import PREDICTION, term
+from rcgm.engine.queries import STUDENT, TARGET, Queries, Query, together
 from rcgm.objectives.base import Objective
 from rcgm.objectives.point import Point
 from rcgm.objectives.residual import Residual
-from rcgm.queries import STUDENT, TARGET, Queries, Query, together
-from rcgm.times import TimeSampler
+from rcgm.objectives.times import TimeSampler
 
 SOURCES = (STUDENT, TARGET)
 

@@ -8,14 +8,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rcgm.combination import PREDICTION, Combination, term
+from rcgm.engine.combination import PREDICTION, Combination, term
+from rcgm.engine.queries import STUDENT, TARGET, Queries, together
 from rcgm.objectives.base import Objective, Weighting
 from rcgm.objectives.pair import of_pair
 from rcgm.objectives.point import Point
 from rcgm.objectives.residual import Residual
+from rcgm.objectives.times import TimeSampler
 from rcgm.objectives.weights import IntervalWeight
-from rcgm.queries import STUDENT, TARGET, Queries, together
-from rcgm.times import TimeSampler
 from rcgm.transports import Transport, TrigLinear
 from rcgm_kernels import AdaptiveWeight
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from rcgm.combination import PREDICTION, Combination, term
+from rcgm.engine.combination import PREDICTION, Combination, term
+from rcgm.engine.queries import STUDENT, TARGET, Derivative, Queries, Query, Tangent, together
 from rcgm.objectives.base import Objective, Part, Weighting
 from rcgm.objectives.guidance import SelfEnhancedTarget
 from rcgm.objectives.pair import of_pair
 from rcgm.objectives.point import Point
 from rcgm.objectives.residual import Residual
+from rcgm.objectives.times import Times, TimeSampler
 from rcgm.objectives.weights import CosineWeight
-from rcgm.queries import STUDENT, TARGET, Derivative, Queries, Query, Tangent, together
-from rcgm.times import Times, TimeSampler
 from rcgm_kernels import Metric
 
 SOURCES = (STUDENT, TARGET)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rcgm import schedules
-from rcgm.conditions import Condition
-from rcgm.engine import Network
+from rcgm.engine.conditions import Condition
+from rcgm.engine.engine import Network
+from rcgm.sampling import schedules
 from rcgm.sampling.run import Options, Run
 
 

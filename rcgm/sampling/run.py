@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from rcgm import conditions
-from rcgm.conditions import Condition
-from rcgm.engine import Network, predict
-from rcgm.formats import joined
+from rcgm.engine import conditions
+from rcgm.engine.conditions import Condition
+from rcgm.engine.engine import Network, predict
+from rcgm.engine.formats import joined
 from rcgm.transports import Linear, Transport
 from rcgm_kernels import interpolate
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rcgm import schedules
-from rcgm.conditions import Condition
-from rcgm.engine import Network
+from rcgm.engine.conditions import Condition
+from rcgm.engine.engine import Network
+from rcgm.sampling import schedules
 from rcgm.sampling.run import Options, Run
 
 STYLES = ("few", "any", "multi")
@@ -48,7 +48,7 @@ def sample_ucgm(
     Args:
         steps: evaluations (twice as many less one at order 2).
         times: the schedule itself instead of ``steps``, ``warp`` and ``gaps``.
-        warp: (a, b, c) of :func:`rcgm.schedules.kumaraswamy`.
+        warp: (a, b, c) of :func:`rcgm.sampling.schedules.kumaraswamy`.
         gaps: its gaps at the noise and at the data.
         extrapolation: kappa, from 0 to 1. With even steps, order 1 and ``style="multi"`` the error is of second order
             at 1/3, and of first at every other value; the paper's 1/2 (theorem 5) is for an extrapolated velocity.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rcgm.parallel import gather_nothing
+from rcgm.distributed import gather_nothing
 from rcgm_kernels import ema_update_
 
 __all__ = ["AutocastNetwork", "Ema"]

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rcgm.shares import Processes
+from rcgm.distributed.shares import Processes
 
 __all__ = ["StopRequest", "TrainingInterrupted"]
 

@@ -19,12 +19,13 @@ from rcgm.config import (
     build_objective_from,
     fit_to_data,
 )
-from rcgm.parallel import running_processes
+from rcgm.distributed import running_processes
+from rcgm.distributed.device import choose_device
+from rcgm.distributed.shares import Processes
+from rcgm.runs.folder import RunFolder
+from rcgm.runs.lock import held_alone
 from rcgm.seeds import Purpose, seed_of
-from rcgm.shares import Processes
 from rcgm.training.initial_weights import begin_from
-from rcgm.training.lock import held_alone
-from rcgm.training.runs import RunFolder, choose_device
 from rcgm.training.teacher import Teacher, initialise_from, load_teacher
 from rcgm.training.trainer import Trainer
 
@@ -37,7 +38,7 @@ def train(
     """Run a configuration in the folder ``output`` and return its summary.
 
     torch's global generator is seeded from ``config.seed``: networks draw their initial weights and dropout from it.
-    Started by torchrun, the processes train together (:mod:`rcgm.parallel`).
+    Started by torchrun, the processes train together (:mod:`rcgm.distributed`).
 
     Args:
         config: from :func:`rcgm.config.load_config`.

@@ -11,16 +11,16 @@ from torch import nn
 
 from rcgm import plots
 from rcgm.config import TrainConfig, build_objective_from
+from rcgm.distributed.shares import Processes
+from rcgm.runs.decoding import Decoder
+from rcgm.runs.folder import RunFolder
+from rcgm.runs.generation import Request, generate, method_of
+from rcgm.runs.image_measure import ImageMeasure
+from rcgm.runs.measures import Measure, build_measure, measure_steps
+from rcgm.runs.metrics import EvaluationsFile, MetricsFile, TensorBoard
+from rcgm.runs.progress import Progress, counting
+from rcgm.runs.wandb_log import WeightsAndBiases
 from rcgm.seeds import Purpose
-from rcgm.shares import Processes
-from rcgm.training.decoding import Decoder
-from rcgm.training.generation import Request, generate, method_of
-from rcgm.training.image_measure import ImageMeasure
-from rcgm.training.measures import Measure, build_measure, measure_steps
-from rcgm.training.metrics import EvaluationsFile, MetricsFile, TensorBoard
-from rcgm.training.progress import Progress, counting
-from rcgm.training.runs import RunFolder
-from rcgm.training.wandb_log import WeightsAndBiases
 
 __all__ = ["Observer"]
 

@@ -6,8 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from rcgm.distributed.shares import Processes
 from rcgm.seeds import Purpose, seed_of
-from rcgm.shares import Processes
 
 __all__ = ["global_random_state", "restore_global_random_state", "separate_global_generators"]
 

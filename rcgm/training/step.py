@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,14 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from rcgm.parallel import gather_nothing, synchronise_gradients
+from rcgm.distributed import gather_nothing, synchronise_gradients
+from rcgm.distributed.shares import Processes
+from rcgm.engine.formats import autocast_to
 from rcgm.seeds import Purpose, seed_of
-from rcgm.shares import Processes
 from rcgm.training.ema import Ema
 from rcgm.training.loss_by_time import LossByTime
 from rcgm.training.skips import Skips
 
-__all__ = ["StepResult", "TrainStep", "autocast_to"]
+__all__ = ["StepResult", "TrainStep"]
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,13 @@ class StepResult:
     """That went through a network here: once without gradient, three times with the student's backward."""
 
 
-def autocast_to(dtype: torch.dtype, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Autocast to ``dtype``; to float32 is to leave everything as it is."""
-    return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
-
-
 class TrainStep:
     """EMA, forwards, backwards, clipping and the optimizer, in that order.
 
-    The rows of the batch are dealt out to ``accumulate`` micro-batches (:class:`~rcgm.shares.Share`). Each begins with
-    a generator seeded from (seed, step), draws for the whole batch and keeps what belongs to its rows. So the numbers
-    of a step do not depend on the steps before it, nor on how many processes and micro-batches share it. Losses and
-    gradients are means over all rows, of whatever process and micro-batch. Nothing here waits for the device.
+    The rows of the batch are dealt out to ``accumulate`` micro-batches (:class:`~rcgm.distributed.Share`). Each begins
+    with a generator seeded from (seed, step), draws for the whole batch and keeps what belongs to its rows. So the
+    numbers of a step do not depend on the steps before it, nor on how many processes and micro-batches share it.
+    Losses and gradients are means over all rows, of whatever process and micro-batch. Nothing waits for the device.
 
     Args:
         student: in training mode; takes gradients.

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from rcgm.config import ConfigError, TeacherConfig, build_objective_from
 from rcgm.data import DataInfo
-from rcgm.training.checkpoint import CheckpointError
-from rcgm.training.runs import load_run
+from rcgm.runs.checkpoint import CheckpointError
+from rcgm.runs.loading import load_run
 
 __all__ = ["Teacher", "initialise_from", "load_teacher"]
 

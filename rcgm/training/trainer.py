@@ -11,16 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rcgm.captured import Captured
 from rcgm.config import TrainConfig
 from rcgm.data import BatchStream
+from rcgm.distributed import ProcessLostError, gather_nothing, lost_process, make_mesh, parallelize
+from rcgm.distributed.shares import Processes
+from rcgm.engine.cuda_graphs import GraphedNetwork
 from rcgm.files import write_atomically
-from rcgm.parallel import ProcessLostError, gather_nothing, lost_process, make_mesh, parallelize
-from rcgm.shares import Processes
-from rcgm.training.checkpoint import Checkpoint, latest_checkpoint
-from rcgm.training.checkpoint_writer import CheckpointWriter
+from rcgm.runs.checkpoint import Checkpoint, latest_checkpoint
+from rcgm.runs.checkpoint_writer import CheckpointWriter
+from rcgm.runs.folder import RunFolder
+from rcgm.runs.generation import null_condition
+from rcgm.runs.loading import data_info_to_plain
+from rcgm.runs.versions import library_versions
 from rcgm.training.ema import Ema
-from rcgm.training.generation import null_condition
 from rcgm.training.health import NonFiniteError, all_finite, finite_or_none
 from rcgm.training.interrupts import StopRequest, TrainingInterrupted
 from rcgm.training.observer import Observer
@@ -37,10 +40,8 @@ from rcgm.training.randomness import (
     restore_global_random_state,
     separate_global_generators,
 )
-from rcgm.training.runs import RunFolder, data_info_to_plain
 from rcgm.training.step import TrainStep
 from rcgm.training.teacher import Teacher
-from rcgm.training.versions import library_versions
 from rcgm.training.vitals import Vitals
 
 __all__ = ["Trainer"]
@@ -125,10 +126,10 @@ class Trainer:
             autocast=getattr(torch, config.precision),
             clip_grad_norm=config.optimizer.clip_grad_norm,
             null_cond=null_condition(self._num_classes, self.device),
-            teacher=Captured(teacher) if config.cuda_graphs and teacher is not None else teacher,
+            teacher=GraphedNetwork(teacher) if config.cuda_graphs and teacher is not None else teacher,
             frozen=() if teacher is None else (teacher.network,),
             processes=self.processes,
-            target=Captured(self.ema.target) if config.cuda_graphs else None,
+            target=GraphedNetwork(self.ema.target) if config.cuda_graphs else None,
             by_time=self._vitals.by_time,
             skips=self._vitals.skips,
         )

@@ -9,7 +9,7 @@ import torch
 
 from rcgm.config import TrainConfig
 from rcgm.data import DataInfo
-from rcgm.shares import Processes
+from rcgm.distributed.shares import Processes
 from rcgm.training.health import LossWindow
 from rcgm.training.loss_by_time import LossByTime
 from rcgm.training.skips import Skips

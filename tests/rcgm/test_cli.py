@@ -11,7 +11,7 @@ from PIL import Image
 
 from rcgm.cli import main
 from rcgm.evaluation import train_digit_classifier
-from rcgm.training import measures
+from rcgm.runs import measures
 
 ROOT = Path(__file__).parents[2]
 

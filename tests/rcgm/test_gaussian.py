@@ -12,11 +12,11 @@ from itertools import pairwise
 import pytest
 import torch
 
-from rcgm.combination import PREDICTION, term
+from rcgm.engine.combination import PREDICTION, term
+from rcgm.engine.queries import Query
 from rcgm.objectives import RCGM, EnhancedTarget, FlowMatching, Objective, Residual
-from rcgm.queries import Query
+from rcgm.objectives.times import Times
 from rcgm.sampling import sample_any_step
-from rcgm.times import Times
 from rcgm_kernels import advance
 from tests.support.gaussian import Gaussian, problem, states
 

@@ -16,7 +16,7 @@ import torch
 from rcgm.derivatives import Central, Estimator, ForwardMode, OneSided
 from rcgm.objectives import OBJECTIVES, RCGM, Objective
 from rcgm.objectives.decm import ConsistencyPart, NoiseToNoisyPart
-from rcgm.times import Times
+from rcgm.objectives.times import Times
 from rcgm.transports import TRANSPORTS, Linear, Transport
 from rcgm_kernels import Metric
 from tests.support.gaussian import Gaussian, problem, states

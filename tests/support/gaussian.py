@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from rcgm.times import Times
+from rcgm.objectives.times import Times
 from rcgm.transports import Linear, Transport
 
 

@@ -12,12 +12,12 @@ from torch import Tensor
 from rcgm.config import ParallelConfig
 from rcgm.data import DataInfo
 from rcgm.data.in_memory import InMemoryDataset
+from rcgm.distributed import make_mesh, parallelize, running_processes
+from rcgm.distributed.shares import Processes
 from rcgm.models import DiT
-from rcgm.parallel import make_mesh, parallelize, running_processes
-from rcgm.shares import Processes
-from rcgm.training.generation import Method
-from rcgm.training.image_measure import ImageMeasure
-from rcgm.training.row_sampler import RowSampler
+from rcgm.runs.generation import Method
+from rcgm.runs.image_measure import ImageMeasure
+from rcgm.runs.row_sampler import RowSampler
 
 CPU = torch.device("cpu")
 INFO = DataInfo((1, 4, 4), 3, "images", value_range=(-1.0, 1.0))

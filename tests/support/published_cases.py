@@ -24,7 +24,7 @@ from rcgm.objectives import (
     TeacherEnhancedTarget,
     TiM,
 )
-from rcgm.times import Times
+from rcgm.objectives.times import Times
 from rcgm.transports import VP, Linear, TrigFlow, TrigLinear
 from rcgm_kernels import AdaptiveWeight, Metric
 from tests.support import published_loops as loops

@@ -7,8 +7,9 @@ import signal
 from typing import Any
 
 from rcgm.cli import main
-from rcgm.parallel import running_processes
-from rcgm.training import checkpoint, step
+from rcgm.distributed import running_processes
+from rcgm.runs import checkpoint
+from rcgm.training import step
 
 
 def die_in_step(number: int) -> None:

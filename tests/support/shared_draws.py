@@ -14,10 +14,10 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from rcgm.config import ParallelConfig
+from rcgm.distributed import make_mesh, parallelize, running_processes
+from rcgm.distributed.shares import Processes
 from rcgm.objectives import DECM, RCGM, MeanFlow, Objective
-from rcgm.parallel import make_mesh, parallelize, running_processes
-from rcgm.shares import Processes
-from rcgm.times import TimeSampler
+from rcgm.objectives.times import TimeSampler
 from rcgm_kernels import Metric
 from tests.support.dropping import DIM, Dropping, masks
 

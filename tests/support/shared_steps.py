@@ -22,11 +22,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rcgm.config import OptimizerConfig, ParallelConfig
 from rcgm.derivatives import Auto, ForwardMode
+from rcgm.distributed import make_mesh, parallelize, running_processes
+from rcgm.distributed.shares import Processes, Share
 from rcgm.models import DiT
 from rcgm.objectives import RCGM, SCM, UCGM, MeanFlow, Objective, ObjectiveOutput
-from rcgm.parallel import make_mesh, parallelize, running_processes
-from rcgm.shares import Processes, Share
-from rcgm.times import TimeSampler
+from rcgm.objectives.times import TimeSampler
 from rcgm.training.ema import Ema
 from rcgm.training.optimizers import build_optimizer
 from rcgm.training.skips import Skips

@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import Dataset
 
 from rcgm.data import BatchStream, DataInfo, InMemoryDataset
-from rcgm.shares import Share
+from rcgm.distributed.shares import Share
 
 SIZE = 50
 

@@ -12,8 +12,8 @@ from rcgm.derivatives.stencils import (
     regression_weights,
     two_nodes,
 )
-from rcgm.engine import Engine
-from rcgm.queries import Derivative, Tangent
+from rcgm.engine.engine import Engine
+from rcgm.engine.queries import Derivative, Tangent
 
 UNIT = st.floats(0, 1, width=32)
 TANGENTS = [Tangent(torch.ones(1, 2), a, b) for a, b in [(1.0, 0.0), (0.0, 1.0), (0.0, 0.0), (1.0, 1.0), (0.5, -2.0)]]

@@ -4,10 +4,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rcgm.autoencoders import load_autoencoder
 from rcgm.cli import main
 from rcgm.data import ImageFolder, Latents
 from rcgm.encoding import ChannelStatistics, Plan, encode_shards, write_manifest
+from rcgm.models.autoencoders import load_autoencoder
 from tests.support.autoencoder_files import CLASSES, save_dc, save_kl, write_images
 from tests.support.launching import finish, start_ranks
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from rcgm.combination import term
 from rcgm.derivatives import Central, ForwardMode
+from rcgm.engine.combination import term
 from rcgm.objectives import DECM, EnhancedTarget, NormalizedTarget, Point
-from rcgm.times import Times, TimeSampler
+from rcgm.objectives.times import Times, TimeSampler
 from rcgm.transports import TrigFlow
 from rcgm_kernels import AdaptiveWeight, Metric
 from tests.support.gaussian import Gaussian, problem

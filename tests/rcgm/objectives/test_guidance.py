@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from rcgm.combination import term
+from rcgm.engine.combination import term
 from rcgm.objectives import RCGM, EnhancedTarget, FlowMatching, MixedTarget, Point, TeacherEnhancedTarget
-from rcgm.times import Times
+from rcgm.objectives.times import Times
 
 BATCH, NULL = 9, 4
 T = torch.tensor([0.0, 0.2999, 0.3, 0.31, 0.5, 0.75, 0.7501, 0.9, 1.0], dtype=torch.float64)

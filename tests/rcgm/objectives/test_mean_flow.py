@@ -7,7 +7,7 @@ import torch
 
 from rcgm.derivatives import Central, ForwardMode
 from rcgm.objectives import MeanFlow, MixedTarget
-from rcgm.times import Times
+from rcgm.objectives.times import Times
 from rcgm_kernels import AdaptiveWeight
 from tests.support.plain import BATCH, Smooth, assert_same, batch
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rcgm.objectives import DECM, OBJECTIVES, RCGM, SCM, FlowMatching, Objective
-from rcgm.times import Times
+from rcgm.objectives.times import Times
 from rcgm_kernels import Metric
 
 X = torch.zeros(4, 3)

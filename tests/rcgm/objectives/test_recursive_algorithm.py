@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rcgm.objectives import RCGM, EnhancedTarget, FlowMatching
 from rcgm.objectives import residual as residual_module
-from rcgm.times import Times, knots
+from rcgm.objectives.times import Times, knots
 from rcgm_kernels import AdaptiveWeight, Metric, fused_loss
 
 NULL = 4

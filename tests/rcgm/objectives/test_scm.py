@@ -9,7 +9,7 @@ import torch
 
 from rcgm.derivatives import ForwardMode
 from rcgm.objectives import SCM, InverseTangentWeight
-from rcgm.times import Times
+from rcgm.objectives.times import Times
 from rcgm.transports import Linear
 from tests.support.plain import Smooth, assert_same, batch
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rcgm.objectives import Shortcut
-from rcgm.times import Times
+from rcgm.objectives.times import Times
 from rcgm.transports import TrigFlow
 from tests.support.plain import Smooth, assert_same, batch
 

@@ -21,7 +21,7 @@ from rcgm.objectives import (
     RootWeight,
     TiM,
 )
-from rcgm.times import TimeSampler
+from rcgm.objectives.times import TimeSampler
 from rcgm.training.ema import Ema
 from rcgm.training.step import TrainStep
 from rcgm_kernels import AdaptiveWeight, Metric

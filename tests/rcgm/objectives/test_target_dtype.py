@@ -5,15 +5,15 @@ import pytest
 import torch
 from torch import nn
 
-from rcgm.combination import PREDICTION
 from rcgm.derivatives import Auto
+from rcgm.engine.combination import PREDICTION
 from rcgm.objectives import RCGM, FlowMatching
 from rcgm.objectives.guidance import EnhancedTarget
 from rcgm.objectives.mean_flow import MeanFlow
 from rcgm.objectives.overflow import without
 from rcgm.objectives.residual import Residual
 from rcgm.objectives.scm import SCM
-from rcgm.times import Times
+from rcgm.objectives.times import Times
 from rcgm.training.ema import AutocastNetwork
 
 BATCH, SIZE = 6, 5

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rcgm.derivatives import Central, ForwardMode, OneSided
 from rcgm.objectives import FlowMatching, IntervalWeight, MixedTarget, TiM
-from rcgm.times import Times
+from rcgm.objectives.times import Times
 from rcgm.transports import Linear, Transport, TrigFlow, TrigLinear
 from rcgm_kernels import AdaptiveWeight, Metric
 from tests.support.gaussian import problem, states

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rcgm.derivatives import Auto, Central, ForwardMode, OneSided
 from rcgm.objectives import UCGM, CosineWeight, FlowMatching, SelfEnhancedTarget, TeacherEnhancedTarget
-from rcgm.times import Times, TimeSampler
+from rcgm.objectives.times import Times, TimeSampler
 from rcgm.transports import EDM, VE, VP, Linear, ReversedLinear, Transport, TrigFlow, TrigLinear
 from rcgm_kernels import Metric
 from tests.support.gaussian import problem, states

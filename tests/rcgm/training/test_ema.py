@@ -2,10 +2,11 @@ import pytest
 import torch
 from torch import nn
 
-from rcgm.training import latest_checkpoint, train
-from rcgm.training.checkpoint import read_checkpoint
+from rcgm.runs import latest_checkpoint
+from rcgm.runs.checkpoint import read_checkpoint
+from rcgm.runs.loading import load_run
+from rcgm.training import train
 from rcgm.training.ema import AutocastNetwork, Ema
-from rcgm.training.runs import load_run
 
 
 class Scalar(nn.Module):

@@ -9,7 +9,8 @@ from rcgm.cli import main
 from rcgm.config import ConfigError, parse_config
 from rcgm.models import load_pretrained
 from rcgm.models.published import initialise
-from rcgm.training import load_run, read_checkpoint, train
+from rcgm.runs import load_run, read_checkpoint
+from rcgm.training import train
 from tests.support.published_networks import Published
 
 CPU = torch.device("cpu")

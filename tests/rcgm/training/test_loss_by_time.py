@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
+from rcgm.distributed.shares import Processes
 from rcgm.objectives import OBJECTIVES
-from rcgm.shares import Processes
 from rcgm.training import train
 from rcgm.training.loss_by_time import LossByTime
 
@@ -70,7 +70,7 @@ def test_objectives_tell_the_losses_of_samples(name, dtype):
     assert network.weight.grad.isfinite()
     # one sample alone has the loss that is told of it
     if name == "rcgm" and dtype == torch.float32:
-        from rcgm.times import Times
+        from rcgm.objectives.times import Times
 
         noise = torch.randn(6, 1, 4, 4, generator=torch.Generator().manual_seed(2))
         whole = objective(student, x, cond, noise=noise, times=Times(output.t, output.r))

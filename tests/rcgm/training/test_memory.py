@@ -9,7 +9,8 @@ from torch import nn
 
 from rcgm.config import OptimizerConfig, build_dataset_from, build_model_from, fit_to_data
 from rcgm.models import MLP
-from rcgm.training import NonFiniteError, RunFolder, Trainer, latest_checkpoint, read_checkpoint, train
+from rcgm.runs import RunFolder, latest_checkpoint, read_checkpoint
+from rcgm.training import NonFiniteError, Trainer, train
 from rcgm.training.ema import Ema
 from rcgm.training.optimizers import build_optimizer, export_optimizer, import_optimizer
 from rcgm.training.step import TrainStep

@@ -20,7 +20,7 @@ from rcgm.objectives import (
     Shortcut,
     TiM,
 )
-from rcgm.times import TimeSampler
+from rcgm.objectives.times import TimeSampler
 from rcgm.training.ema import Ema
 from rcgm.training.step import TrainStep
 

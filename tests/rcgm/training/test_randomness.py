@@ -1,6 +1,6 @@
 import torch
 
-from rcgm.shares import Processes
+from rcgm.distributed.shares import Processes
 from rcgm.training.randomness import (
     global_random_state,
     restore_global_random_state,

@@ -14,9 +14,10 @@ import torch
 
 from rcgm.cli import main
 from rcgm.config import ConfigError, build_dataset_from, load_config
-from rcgm.training import CheckpointError, RunFolder, Trainer, TrainingInterrupted, latest_checkpoint, train
+from rcgm.runs import CheckpointError, RunFolder, latest_checkpoint
+from rcgm.runs.checkpoint import find_checkpoints, read_checkpoint
+from rcgm.training import Trainer, TrainingInterrupted, train
 from rcgm.training import step as step_module
-from rcgm.training.checkpoint import find_checkpoints, read_checkpoint
 from rcgm.training.interrupts import StopRequest
 from rcgm.training.observer import Observer
 
@@ -242,7 +243,7 @@ KILL_WHILE_WRITING = """
 import os, signal, sys, torch
 torch.set_num_threads(1)
 from rcgm.cli import main
-from rcgm.training import checkpoint
+from rcgm.runs import checkpoint
 save = checkpoint.dcp.save
 
 def save_half_and_die(content, *, storage_writer, **options):

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from rcgm.config import build_dataset_from, build_model_from, fit_to_data
-from rcgm.training import NonFiniteError, RunFolder, Trainer, latest_checkpoint, read_checkpoint, train
+from rcgm.runs import RunFolder, latest_checkpoint, read_checkpoint
+from rcgm.training import NonFiniteError, Trainer, train
 from rcgm.training.skips import Skips
 
 CPU = torch.device("cpu")

@@ -8,8 +8,9 @@ import torch
 
 from rcgm.config import ConfigError, build_dataset_from, build_model_from, build_objective_from, fit_to_data
 from rcgm.models import MLP
+from rcgm.runs import latest_checkpoint, load_run, read_checkpoint
 from rcgm.seeds import Purpose, seeded_generator
-from rcgm.training import Teacher, initialise_from, latest_checkpoint, load_run, read_checkpoint, train
+from rcgm.training import Teacher, initialise_from, train
 from rcgm.training.ema import Ema
 from rcgm.training.optimizers import build_optimizer
 from rcgm.training.step import TrainStep

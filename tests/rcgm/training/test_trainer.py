@@ -6,20 +6,13 @@ import torch
 from PIL import Image
 
 from rcgm.config import ConfigError, build_dataset_from, build_model_from, fit_to_data
+from rcgm.distributed import choose_device
+from rcgm.distributed.shares import Processes
+from rcgm.runs import RunFolder, latest_checkpoint, load_run, read_checkpoint
+from rcgm.runs.generation import Request, generate
+from rcgm.runs.measures import build_measure
 from rcgm.seeds import Purpose
-from rcgm.shares import Processes
-from rcgm.training import (
-    NonFiniteError,
-    RunFolder,
-    Trainer,
-    choose_device,
-    latest_checkpoint,
-    load_run,
-    read_checkpoint,
-    train,
-)
-from rcgm.training.generation import Request, generate
-from rcgm.training.measures import build_measure
+from rcgm.training import NonFiniteError, Trainer, train
 
 
 class Turning:

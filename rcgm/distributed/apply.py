@@ -1,0 +1,134 @@
+"""Activation checkpointing, compilation and sharding of one network. Model code knows nothing of it.
+
+The one thing asked of a network is that its repeated part is a ``ModuleList`` called ``blocks``, each a module of its
+own; a network without is handled as one block.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+from rcgm.distributed.activation_checkpointing import recomputed
+
+if TYPE_CHECKING:
+    from rcgm.config import ParallelConfig
+
+__all__ = ["blocks_of", "gather_nothing", "is_sharded", "make_mesh", "parallelize", "synchronise_gradients"]
+
+
+def make_mesh(config: ParallelConfig, device: torch.device, processes: int) -> DeviceMesh | None:
+    """The mesh that networks are sharded over; None for one process.
+
+    One dimension for ``full``; for ``hybrid`` and ``replicate`` two, copies and the shards of a copy, of which
+    ``replicate`` has one.
+
+    Raises:
+        ValueError: the processes are no multiple of the shards of a copy.
+    """
+    if processes == 1:
+        return None
+    if config.shard == "full":
+        return init_device_mesh(device.type, (processes,), mesh_dim_names=("shard",))
+    size = 1
+    if config.shard == "hybrid":
+        size = config.shard_size or int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+    if processes % size:
+        raise ValueError(f"parallel.shard_size must divide the number of processes, {processes}, got {size}")
+    return init_device_mesh(device.type, (processes // size, size), mesh_dim_names=("copy", "shard"))
+
+
+def parallelize(
+    network: nn.Module,
+    config: ParallelConfig,
+    mesh: DeviceMesh | None,
+    *,
+    compile: bool | str = False,
+    keep_gathered: bool,
+) -> None:
+    """Prepare ``network`` in place for training, or for forwards only where none of its parameters takes gradients.
+
+    Afterwards its parameters are DTensors (with a mesh), under their old names; copies of it have to be made before.
+
+    Args:
+        network: all its parameters trained, or none.
+        config: section ``parallel`` of a run.
+        mesh: see :func:`make_mesh`.
+        compile: whether to compile each block; the name of a backend of ``torch.compile`` for another than its own.
+        keep_gathered: whether gathered parameters stay from one forward to the next (of a trained network until its
+            backward) rather than be gathered again: see :func:`gather_nothing`.
+    """
+    trained = any(parameter.requires_grad for parameter in network.parameters())
+    blocks = blocks_of(network) or [network]
+    for block in blocks:
+        forward: Callable = block.forward
+        if trained and config.activation_checkpointing != "none":
+            forward = recomputed(forward, selective=config.activation_checkpointing == "selective")
+        if compile:
+            forward = torch.compile(forward, backend=compile if isinstance(compile, str) else "inductor")
+        if forward != block.forward:
+            # The forward rather than the module: the hooks that gather the parameters stay outside, so that they are
+            # neither traced nor run again when activations are recomputed.
+            block.forward = forward
+    if mesh is None:
+        return
+    policy = MixedPrecisionPolicy(
+        param_dtype=_dtype(config.gather_dtype),
+        reduce_dtype=_dtype(config.reduce_dtype),
+        cast_forward_inputs=False,  # the times, whose rounding a finite difference amplifies, come in float32
+    )
+    for block in blocks:
+        if block is not network:
+            fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=not keep_gathered)
+    # What is left, embeddings and last layer, is the first that a backward needs: None keeps it until then.
+    rest = None if trained else not keep_gathered
+    fully_shard(network, mesh=mesh, mp_policy=policy, reshard_after_forward=rest)
+
+
+def blocks_of(network: nn.Module) -> list[nn.Module]:
+    """The modules of the ``ModuleList`` called ``blocks``, at whatever depth; none where there is no such list."""
+    lists = [
+        module
+        for name, module in network.named_modules()
+        if isinstance(module, nn.ModuleList) and name.rpartition(".")[2] == "blocks"
+    ]
+    return [block for modules in lists for block in modules]
+
+
+def is_sharded(network: nn.Module) -> bool:
+    """Whether :func:`parallelize` has sharded ``network``."""
+    return isinstance(network, FSDPModule)
+
+
+def gather_nothing(network: nn.Module) -> None:
+    """Let go of what is gathered of the parameters of ``network``, so that they are its shards again.
+
+    To be called after the forwards of a network that has no backward, before its parameters are written or read.
+    """
+    if not isinstance(network, FSDPModule):
+        return
+    if hasattr(network, "reset_iter_state"):
+        # It also forgets the order of the forwards, which FSDP keeps for a backward and which would else grow for ever.
+        # Before the first forward it fails, and there is nothing to let go of.
+        if network._get_fsdp_state()._is_root:
+            network.reset_iter_state()
+        return
+    for module in network.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def synchronise_gradients(network: nn.Module, value: bool) -> None:
+    """Whether the next backward adds up the gradients over the processes: false for all micro-batches but the last."""
+    if isinstance(network, FSDPModule):
+        network.set_requires_gradient_sync(value)
+
+
+def _dtype(name: str | None) -> torch.dtype | None:
+    return None if name is None else getattr(torch, name)

@@ -1,0 +1,20 @@
+"""The device that a process computes on."""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = ["choose_device"]
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` is CUDA where there is one.
+
+    Raises:
+        ValueError: ``cuda`` where there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is 'cuda', and torch finds no CUDA device here; use auto or cpu")
+    use_cuda = name == "cuda" or (name == "auto" and torch.cuda.is_available())
+    # The index is written out, as a tensor's device has one and devices are compared.
+    return torch.device("cuda", torch.cuda.current_device()) if use_cuda else torch.device("cpu")

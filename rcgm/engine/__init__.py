@@ -1,0 +1,32 @@
+"""The engine: runs an objective's queries in as few batched forwards as their dependencies allow.
+
+An objective is a generator that yields ``Query`` and ``Derivative``; an ``Engine`` answers them with the networks; an
+``Estimator`` says which forwards make a derivative.
+"""
+
+from rcgm.engine.combination import Combination, term
+from rcgm.engine.conditions import Condition
+from rcgm.engine.cuda_graphs import GraphedNetwork
+from rcgm.engine.engine import Engine, Network, module_of, predict
+from rcgm.engine.estimator import Estimator, Plan
+from rcgm.engine.queries import STUDENT, TARGET, TEACHER, Derivative, Queries, Query, Tangent
+
+__all__ = [
+    "STUDENT",
+    "TARGET",
+    "TEACHER",
+    "Combination",
+    "Condition",
+    "Derivative",
+    "Engine",
+    "Estimator",
+    "GraphedNetwork",
+    "Network",
+    "Plan",
+    "Queries",
+    "Query",
+    "Tangent",
+    "module_of",
+    "predict",
+    "term",
+]

@@ -1,0 +1,71 @@
+"""Conditions: None, a tensor, or a nest of dicts, tuples and lists of tensors, each with a leading batch dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from rcgm.engine.formats import joined
+
+Condition = Any
+
+
+def check(name: str, condition: Condition, batch: int, *, may_be_one: bool = False) -> None:
+    """Raise unless every leaf is a tensor with ``batch`` (or, if allowed, 1) rows."""
+    if condition is None:
+        return
+    for path, leaf in pytree.tree_flatten_with_path(condition)[0]:
+        where = f"{name}{pytree.keystr(path)}"
+        if not isinstance(leaf, Tensor):
+            raise TypeError(f"{where} must be a tensor, got {type(leaf).__name__}")
+        allowed = (batch, 1) if may_be_one else (batch,)
+        if leaf.ndim == 0 or leaf.shape[0] not in allowed:
+            needed = " or ".join(str(rows) for rows in dict.fromkeys(allowed))
+            raise ValueError(f"{where} must have a leading dimension of {needed}, got the shape {list(leaf.shape)}")
+
+
+def check_null(condition: Condition, null: Condition, batch: int) -> None:
+    """Raise unless ``null`` can stand in for ``condition``."""
+    check("null_cond", null, batch, may_be_one=True)
+    have, want = pytree.tree_structure(null), pytree.tree_structure(condition)
+    if have != want:
+        raise ValueError(f"null_cond must have the structure of cond, {want}, got {have}")
+    if condition is None:
+        return
+    leaves = zip(pytree.tree_flatten_with_path(null)[0], pytree.tree_leaves(condition), strict=True)
+    for (path, null_leaf), leaf in leaves:
+        if null_leaf.shape[1:] != leaf.shape[1:]:
+            raise ValueError(
+                f"null_cond{pytree.keystr(path)} must have samples of the shape {list(leaf.shape[1:])}, as cond has, "
+                f"got {list(null_leaf.shape[1:])}"
+            )
+
+
+def concatenate(conditions: Sequence[Condition]) -> Condition:
+    """The conditions one behind the other along the batch."""
+    if len(conditions) == 1 or conditions[0] is None:
+        return conditions[0]
+    return pytree.tree_map(lambda *leaves: joined(leaves), *conditions)
+
+
+def rows_from(condition: Condition, start: int) -> Condition:
+    """The condition without its first ``start`` rows."""
+    return condition if start == 0 or condition is None else pytree.tree_map(lambda leaf: leaf[start:], condition)
+
+
+def expanded(condition: Condition, batch: int) -> Condition:
+    """A condition of one row repeated to ``batch`` rows, without copying it."""
+    return None if condition is None else pytree.tree_map(lambda leaf: leaf.expand(batch, *leaf.shape[1:]), condition)
+
+
+def dropped(condition: Condition, null: Condition, drop: Tensor) -> Condition:
+    """``null`` in the samples where ``drop`` ``[B]`` is true."""
+
+    def choose(leaf: Tensor, null_leaf: Tensor) -> Tensor:
+        return torch.where(drop.reshape(-1, *[1] * (leaf.ndim - 1)), null_leaf, leaf)
+
+    return pytree.tree_map(choose, condition, null)

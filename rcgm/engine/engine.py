@@ -1,0 +1,314 @@
+"""The target engine: answers an objective's queries in as few batched forwards as their dependencies allow.
+
+Queries that an objective yields together do not depend on one another. They are a wave: one forward for each network
+they ask, without autograd state.
+
+A network that draws random numbers in its forward (dropout) has to draw the same ones in all evaluations of a sample,
+or their difference would be one of two networks: see ``rcgm.engine.draws``. Which numbers a sample gets depends on the
+rows of the forward. So such a network is given each query of a wave by itself, with all rows of the step, also those
+that the query leaves out. The generators show that a network draws; to look costs microseconds. The first time, the
+forward that showed it is made again.
+
+Networks that nobody trains run under inference mode, which spares the host the version counters of every tensor. What
+they answer is an inference tensor: autograd will not save it, and does not have to, since the fused loss saves nothing
+but its own gradient; an objective must not write into an answer. The student's own forwards without gradient stay under
+``no_grad``: what a network keeps from one forward to the next (gathered shards, weights cast by autocast, tables made
+when first needed) would be inference tensors too, and fail in the forward that is trained. So does forward-mode AD,
+which inference mode does not have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from rcgm.engine import conditions
+from rcgm.engine.combination import Combination
+from rcgm.engine.conditions import Condition
+from rcgm.engine.draws import Draws, Made
+from rcgm.engine.estimator import Estimator
+from rcgm.engine.formats import joined, without_autocast
+from rcgm.engine.queries import STUDENT, Answer, Derivative, Queries, Query
+
+Network = Callable[[Tensor, Tensor, Tensor, Condition], Tensor]
+
+
+class Engine:
+    """Evaluates waves of queries on named networks, and counts them: ``waves`` that depended on one another,
+    ``evaluations`` of whole batches, and ``rows`` that went through a network, twice where with a tangent.
+
+    A network that draws random numbers is counted as it is evaluated: ``rows`` are all rows of each of its queries.
+
+    Of forwards in float16, by its own autocast or the network's, it also keeps, on the device, which samples have had
+    finite answers only: ``finite`` ``[B]``, or None before any.
+
+    Args:
+        networks: callables ``(x, t, r, cond) -> tensor`` by name.
+        cond: the condition of the batch.
+        null_cond: what stands in for it in queries that ask for the null condition.
+        undropped: the condition before it was dropped in some samples, for queries that ask for it.
+        estimator: how derivatives are estimated; None where an objective asks for none.
+        dtype: number format of the forwards, by autocast (float32: without); None leaves the caller's as it is.
+        drawing: names of the networks that drew random numbers when they were last asked, kept up to date here: with
+            the same set in the next step, no forward is made again. None for a set of its own.
+    """
+
+    def __init__(
+        self,
+        networks: dict[str, Network],
+        cond: Condition = None,
+        null_cond: Condition = None,
+        *,
+        undropped: Condition = None,
+        estimator: Estimator | None = None,
+        dtype: torch.dtype | None = None,
+        drawing: set[str] | None = None,
+    ) -> None:
+        self.networks = networks
+        self.cond, self.null_cond, self.undropped = cond, null_cond, undropped
+        self.estimator = estimator
+        self.dtype = dtype
+        self.waves = 0
+        self.evaluations = 0
+        self.rows = 0
+        self.finite: Tensor | None = None
+        self._drawing = set() if drawing is None else drawing
+        self._draws = Draws()
+        self._made: dict[int, list[Made]] = {}  # of the forwards of each network whose answers are used
+
+    def run(self, queries: Queries[Answer]) -> Answer:
+        """Drive an objective's generator to its end and return what it returns.
+
+        Autocast is for the networks: the formulas between the waves run without.
+        """
+        answers: Any = None
+        while True:
+            try:
+                with without_autocast():
+                    wave = queries.send(answers)
+            except StopIteration as finished:
+                return finished.value
+            answers = self.evaluate(wave)
+
+    @torch.no_grad()
+    def evaluate(self, wave: Sequence[Query | Derivative]) -> list[Tensor | Combination]:
+        """The answers to ``wave``, in its order."""
+        with without_autocast():
+            plans = [self._plan(item) for item in wave]
+        values = iter(self._values([query for queries, _ in plans for query in queries]))
+        with without_autocast():
+            return [combine([next(values) for _ in queries]) for queries, combine in plans]
+
+    def _plan(self, item: Query | Derivative) -> tuple[list[Query], Callable[[list[Tensor]], Any]]:
+        if isinstance(item, Query):
+            return [item], lambda answers: answers[0]
+        if self.estimator is None:
+            raise ValueError("the objective asks for a derivative: give the engine an estimator")
+        return self.estimator.plan(item)
+
+    def _values(self, queries: list[Query]) -> list[Tensor]:
+        values: list[Any] = [None] * len(queries)
+        groups: dict[tuple[int, bool], dict[tuple[Any, ...], list[int]]] = {}
+        for index, query in enumerate(queries):
+            if query.start >= query.x.shape[0]:
+                values[index] = torch.zeros_like(query.x)
+                continue
+            same = (id(query.x), id(query.t), id(query.r), id(self._condition(query)), query.start, id(query.tangent))
+            network = id(self._network(query.network))  # names may share a network
+            groups.setdefault((network, query.tangent is not None), {}).setdefault(same, []).append(index)
+        for asked in groups.values():
+            outputs = self._outputs([queries[indices[0]] for indices in asked.values()])
+            for indices, output in zip(asked.values(), outputs, strict=True):
+                if self._format_of(self._network(queries[indices[0]].network)) == torch.float16:
+                    self._note_finite(output)
+                for index in indices:
+                    values[index] = output
+            self.evaluations += len(asked)
+        self.waves += bool(groups)
+        return values
+
+    def prediction(
+        self, x: Tensor, t: Tensor, r: Tensor, *, batches: int = 1, alike: Collection[str] = (STUDENT,)
+    ) -> Tensor:
+        """The student's prediction with gradient, to be asked for once all waves are evaluated.
+
+        Args:
+            x, t, r: of so many ``batches``, one behind the other, each with the condition of the batch.
+            batches: how many.
+            alike: names of the networks that have to draw what the student draws here, because their predictions are
+                subtracted from one another.
+
+        Raises:
+            ValueError: for a network that drew random numbers, but not alike; the message says how to go on.
+        """
+        student, cond = self._network(STUDENT), self.cond
+        # Batches that draw are predicted one by one, as the queries of each were.
+        forwards = batches if any(made.any for of_network in self._made.values() for made in of_network) else 1
+        cond = conditions.concatenate([cond] * (batches // forwards))
+        outputs, mades = [], []
+        for point in zip(x.chunk(forwards), t.chunk(forwards), r.chunk(forwards), strict=True):
+            with self._draws.final(x.device) as made:
+                outputs.append(predict(STUDENT, student, *point, cond))
+            mades.append(made)
+        self._check_draws(mades[-1], alike, x.device.type)
+        return joined(outputs)
+
+    def _check_draws(self, prediction: Made, alike: Collection[str], device: str) -> None:
+        step = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+        for name in alike:
+            network = self.networks[name]
+            made = self._made.get(id(network), [])
+            if not made or not (prediction.any or any(one.any for one in made)):
+                continue
+            runs_in = self._format_of(network) or step
+            if runs_in != step:
+                raise ValueError(
+                    f"the {name} network runs in {_short(runs_in)} and the step in {_short(step)}, and the network "
+                    "draws random numbers in its forward (dropout or the like), which are others in another format: "
+                    "run both in one format (target_dtype and ema.cast None), or let the network draw nothing"
+                )
+            if all(one.end == prediction.end for one in made):
+                continue
+            if network is self.networks[STUDENT]:
+                raise ValueError(
+                    "the student draws other random numbers in its forwards without gradient than in the one that is "
+                    "trained (dropout of another attention kernel, say), and their difference would be one of two "
+                    "networks: let it draw the same in both (derivative jvp has attention in torch's math: "
+                    "attention sdpa_math), or nothing"
+                )
+            raise ValueError(
+                f"the student and the {name} network do not draw the same random numbers in their forwards (dropout "
+                "or the like), and the objective subtracts the two over a short step: put both in training mode "
+                f"({name}.train()), or let them draw nothing"
+            )
+
+    def _condition(self, query: Query) -> Condition:
+        if query.null:
+            return self.null_cond
+        return self.undropped if query.undropped else self.cond
+
+    def _network(self, name: str) -> Network:
+        if name not in self.networks:
+            raise ValueError(f"{name} must be given: the objective asks for evaluations of it")
+        return self.networks[name]
+
+    def _outputs(self, queries: list[Query]) -> list[Tensor]:
+        name = queries[0].network
+        made = self._made.setdefault(id(self._network(name)), [])
+        aligned = len(queries) == 1 and queries[0].start == 0
+        if aligned or name not in self._drawing:
+            outputs, drawn = self._forward(queries)
+            if aligned or not drawn.any:
+                made.append(drawn)
+                return outputs
+        outputs = []
+        for query in queries:
+            (whole,), drawn = self._forward([replace(query, start=0)])
+            outputs.append(_after_zeros(whole[query.start :], query.start))
+            made.append(drawn)
+        return outputs
+
+    def _forward(self, queries: list[Query]) -> tuple[list[Tensor], Made]:
+        name = queries[0].network
+        network = self._network(name)
+        x = joined([query.x[query.start :] for query in queries])
+        t = joined([query.t[query.start :] for query in queries])
+        r = joined([query.r[query.start :] for query in queries])
+        cond = conditions.concatenate([conditions.rows_from(self._condition(query), query.start) for query in queries])
+        tangents = [query.tangent for query in queries]
+        self.rows += x.shape[0] * (1 if tangents[0] is None else 2)
+        with self._draws.repeated(x.device) as made, self._format(x):
+            if tangents[0] is None:
+                with torch.inference_mode() if _is_frozen(network) else contextlib.nullcontext():
+                    output = predict(name, network, x, t, r, cond)
+            else:
+                directions = (
+                    joined([query.tangent.x[query.start :] for query in queries]).to(x.dtype),
+                    joined([torch.full_like(query.t[query.start :], query.tangent.t) for query in queries]),
+                    joined([torch.full_like(query.r[query.start :], query.tangent.r) for query in queries]),
+                )
+                with sdpa_kernel(SDPBackend.MATH), _forward_mode_explained(name):  # which has a forward-mode rule
+                    _, output = torch.func.jvp(
+                        lambda *point: predict(name, network, *point, cond), (x, t, r), directions
+                    )
+        (self._drawing.add if made.any else self._drawing.discard)(name)
+        parts = output.split([query.x.shape[0] - query.start for query in queries])
+        return [_after_zeros(part, query.start) for part, query in zip(parts, queries, strict=True)], made
+
+    def _format_of(self, network: Network) -> torch.dtype | None:
+        """What the forwards of ``network`` are autocast to: by itself, or by this; None for the caller's."""
+        own = None if isinstance(network, nn.Module) else getattr(network, "dtype", None)
+        return own or self.dtype
+
+    def _note_finite(self, output: Tensor) -> None:
+        finite = output.isfinite().flatten(1).all(1)
+        self.finite = finite if self.finite is None else self.finite & finite
+
+    def _format(self, x: Tensor) -> contextlib.AbstractContextManager[Any]:
+        if self.dtype is None:
+            return contextlib.nullcontext()
+        # Without autocast's cache, which knows one format only and would hand out weights in the caller's.
+        return torch.autocast(x.device.type, self.dtype, enabled=self.dtype != torch.float32, cache_enabled=False)
+
+
+def module_of(network: Any) -> nn.Module | None:
+    """``network``, or what it holds as ``network``; None where neither is a module."""
+    while not isinstance(network, nn.Module) and hasattr(network, "network"):
+        network = network.network
+    return network if isinstance(network, nn.Module) else None
+
+
+def _is_frozen(network: Network) -> bool:
+    """Whether ``network`` is a module, or holds one as ``network``, with ordinary parameters that are not trained."""
+    module = module_of(network)
+    # a sharded module, which is what can unshard, keeps what a forward gathers
+    if module is None or hasattr(module, "unshard"):
+        return False
+    parameter = next(module.parameters(), None)
+    return type(parameter) is nn.Parameter and not parameter.requires_grad
+
+
+def predict(name: str, network: Network, x: Tensor, t: Tensor, r: Tensor, cond: Condition) -> Tensor:
+    """The output of the network called ``name``.
+
+    Raises:
+        TypeError, ValueError: if it is not a tensor of the shape of ``x``.
+    """
+    output = network(x, t, r, cond)
+    if not isinstance(output, Tensor):
+        raise TypeError(f"the {name} network must return a tensor, got {type(output).__name__}")
+    if output.shape != x.shape:
+        raise ValueError(
+            f"the {name} network must return the shape of its input, {list(x.shape)}, got {list(output.shape)}"
+        )
+    return output
+
+
+@contextlib.contextmanager
+def _forward_mode_explained(name: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # NotImplementedError is one
+        if not any(sign in str(error) for sign in ("forward AD", "forward-mode", "functorch", "jvp", "TensorWrapper")):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"derivative jvp does not go through the {name} network: {reason} Use derivative central or auto, which "
+            "need forwards alone"
+        ) from error
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _after_zeros(part: Tensor, start: int) -> Tensor:
+    if start == 0:
+        return part
+    return joined([part.new_zeros((start, *part.shape[1:])), part])

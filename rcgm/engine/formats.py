@@ -1,0 +1,41 @@
+"""Number formats: what autocast is not to touch.
+
+Under autocast some operations of torch bring their arguments to one format, and fail where these are of both
+half-precision formats: ``torch.cat`` and ``torch.stack`` of float16 under autocast to bfloat16 (*Unexpected floating
+ScalarType in at::autocast::prioritize*). Autocast is for networks. Formulas and the joining of batches run without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["autocast_to", "joined", "without_autocast"]
+
+DEVICES = ("cpu", "cuda", "xpu", "mps")
+
+
+def autocast_to(dtype: torch.dtype, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Autocast to ``dtype``; to float32 is to leave everything as it is."""
+    return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
+
+
+def without_autocast() -> contextlib.ExitStack:
+    """A context in which no autocast is in force, on any device."""
+    stack = contextlib.ExitStack()
+    for device in DEVICES:
+        if torch.is_autocast_enabled(device):
+            stack.enter_context(torch.autocast(device, enabled=False))
+    return stack
+
+
+def joined(tensors: Sequence[Tensor]) -> Tensor:
+    """``tensors`` one behind the other along the batch, whatever autocast is in force; a lone one as it is."""
+    if len(tensors) == 1:
+        return tensors[0]
+    with without_autocast():
+        return torch.cat(list(tensors))

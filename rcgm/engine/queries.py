@@ -1,0 +1,98 @@
+"""What an objective may ask of the engine: evaluations of a network, and derivatives of it along a path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from rcgm.distributed.shares import Share
+
+Answer = TypeVar("Answer")
+Queries = Generator[list[Any], list[Any], Answer]
+"""A generator that yields waves of queries, is sent their answers and returns an ``Answer``."""
+
+STUDENT, TARGET, TEACHER = "student", "target", "teacher"
+NETWORKS = (STUDENT, TARGET, TEACHER)
+
+
+@dataclass(frozen=True, eq=False)
+class Tangent:
+    """A direction in ``(x, t, r)``: ``x`` ``[B, ...]``, and the speeds of ``t`` and ``r``."""
+
+    x: Tensor
+    t: float = 1.0
+    r: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """One evaluation of the prediction for the interval ``[r, t]`` at ``x``. Its answer is a tensor ``[B, ...]``.
+
+    Args:
+        x: states, ``[B, ...]``.
+        t, r: times, ``[B]``.
+        network: ``"target"``, ``"student"`` (without gradient) or ``"teacher"``.
+        null: evaluate with the null condition.
+        undropped: evaluate with the condition as it was before it was dropped in some samples.
+        start: leading samples that are not evaluated; the answer is 0 there.
+        tangent: ask for the derivative in this direction, by forward-mode AD, instead of the value.
+    """
+
+    x: Tensor
+    t: Tensor
+    r: Tensor
+    network: str = TARGET
+    null: bool = False
+    start: int = 0
+    tangent: Tangent | None = None
+    undropped: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Derivative:
+    """The derivative of the prediction at ``(x, t, r)`` along a path. Its answer is a ``Combination``.
+
+    With ``tangent`` ``(v, a, b)`` it is ``d/ds F(x + s v, t + a s, r + b s)`` at ``s = 0``. How it is estimated is the
+    choice of the estimator (``rcgm.derivatives``), not of the objective.
+
+    Args:
+        x, t, r, network, null, start: as in ``Query``.
+        tangent: direction of the path.
+        curve: the states of the path at ``s`` ``[B]``, where it is not the straight line ``x + s v``: finite
+            differences then evaluate on it.
+        at_prediction: whether the student predicts at ``(x, t, r)`` in this step, so that an estimator may use its
+            prediction rather than evaluate again.
+        share: which rows of the batch of a step the samples are; None where they are all of it.
+    """
+
+    x: Tensor
+    t: Tensor
+    r: Tensor
+    tangent: Tangent
+    network: str = STUDENT
+    null: bool = False
+    start: int = 0
+    curve: Callable[[Tensor], Tensor] | None = None
+    at_prediction: bool = False
+    share: Share | None = None
+
+
+def together(*generators: Queries[Any]) -> Queries[list[Any]]:
+    """Run generators side by side: what each yields next goes into one wave. Returns what they return, in order."""
+    results: list[Any] = [None] * len(generators)
+    answers: dict[int, Any] = dict.fromkeys(range(len(generators)))
+    while answers:
+        waves = {}
+        for index, answer in answers.items():
+            try:
+                waves[index] = generators[index].send(answer)
+            except StopIteration as finished:
+                results[index] = finished.value
+        if not waves:
+            break
+        replies = iter((yield [query for wave in waves.values() for query in wave]))
+        answers = {index: [next(replies) for _ in wave] for index, wave in waves.items()}
+    return results

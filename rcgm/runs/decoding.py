@@ -1,0 +1,55 @@
+"""From samples of a network of latents to images."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor
+
+from rcgm.config import ConfigError
+from rcgm.data import DataInfo
+from rcgm.models.autoencoders import load_autoencoder
+
+__all__ = ["Decoder", "to_stored"]
+
+CHUNK = 32
+"""Images that are decoded at a time: an image takes far more memory in a decoder than its latents."""
+
+
+class Decoder:
+    """The decoder of an autoencoder, for samples of a network that was trained on its latents.
+
+    Args:
+        path: folder of the autoencoder; see :func:`rcgm.models.autoencoders.load_autoencoder`.
+        info: of the data that the network was trained on.
+        device: to decode on.
+
+    Raises:
+        ConfigError: the data are no latents, or of another number of channels; or there is no such autoencoder.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], info: DataInfo, device: torch.device) -> None:
+        if info.normalisation is None:
+            raise ConfigError(f"decoder is '{path}', and the data are no latents: leave it out")
+        try:
+            self._autoencoder = load_autoencoder(path, device=device)
+        except ValueError as error:
+            raise ConfigError(f"decoder: {error}") from error
+        if self._autoencoder.latent_channels != info.shape[0]:
+            raise ConfigError(
+                f"decoder: '{path}' decodes latents of {self._autoencoder.latent_channels} channels, the data have "
+                f"{info.shape[0]}: give the autoencoder that they were encoded with"
+            )
+        self._info = info
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        """Samples ``[N, C, h, w]``, normalised as in training, to images float32 ``[N, channels, H, W]`` in [-1, 1], on
+        the CPU."""
+        latents = to_stored(samples, self._info)
+        return torch.cat([self._autoencoder.decode(chunk).cpu() for chunk in latents.split(CHUNK)]).clamp_(-1.0, 1.0)
+
+
+def to_stored(samples: Tensor, info: DataInfo) -> Tensor:
+    """Samples as the data hold them: of latents, the normalisation is undone."""
+    return samples if info.normalisation is None else info.normalisation.undo(samples)

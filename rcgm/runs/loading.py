@@ -1,0 +1,95 @@
+"""The network of a run, loaded from a checkpoint to be used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from rcgm.config import TrainConfig, build_model_from, parse_config
+from rcgm.data import DataInfo, Normalisation
+from rcgm.runs.checkpoint import CheckpointError, find_checkpoints, read_checkpoint
+from rcgm.runs.folder import RunFolder
+
+__all__ = ["LoadedRun", "data_info_to_plain", "load_run"]
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A trained network and what is needed to use it."""
+
+    config: TrainConfig
+    info: DataInfo
+    network: nn.Module
+    step: int
+    autocast: torch.dtype
+    device: torch.device
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the network takes classes."""
+        return getattr(self.network, "num_classes", None) is not None
+
+
+def load_run(
+    root: str | os.PathLike[str],
+    *,
+    device: torch.device,
+    step: int | None = None,
+    weights: Literal["ema", "student"] = "ema",
+) -> LoadedRun:
+    """Load the network of a run from a checkpoint; the data are not needed.
+
+    Args:
+        root: the run's folder.
+        device: where the network goes.
+        step: of the checkpoint; None for the newest.
+        weights: the average, or the student itself. A run without an average gives the student for both.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        CheckpointError: there is no such checkpoint, or it is damaged.
+    """
+    folder = RunFolder(Path(root))
+    if not folder.root.is_dir():
+        raise FileNotFoundError(f"no run folder '{folder.root}'")
+    available = {int(path.name.removeprefix("step_")): path for path in find_checkpoints(folder.checkpoints)}
+    if not available:
+        raise CheckpointError(f"no complete checkpoint in '{folder.checkpoints}'")
+    if step is not None and step not in available:
+        raise CheckpointError(f"no checkpoint of step {step} in '{folder.checkpoints}': there are {sorted(available)}")
+    checkpoint = read_checkpoint(available[max(available) if step is None else step])
+    config = parse_config(checkpoint.state["config"])
+    info = data_info_from_plain(checkpoint.state["data"])
+    network = build_model_from(config).to(device)
+    checkpoint.read_into(weights if weights in checkpoint.layout else "student", network.state_dict())
+    return LoadedRun(
+        config,
+        info,
+        network.requires_grad_(False).eval(),
+        checkpoint.step,
+        getattr(torch, config.precision),
+        device,
+    )
+
+
+def data_info_to_plain(info: DataInfo) -> dict[str, Any]:
+    """``info`` in values that JSON can hold."""
+    return asdict(info)
+
+
+def data_info_from_plain(values: Mapping[str, Any]) -> DataInfo:
+    """Undo :func:`data_info_to_plain`, after JSON has made lists of its tuples."""
+    fields = _with_tuples(values)
+    if fields.get("normalisation") is not None:
+        fields["normalisation"] = Normalisation(**_with_tuples(fields["normalisation"]))
+    return DataInfo(**fields)
+
+
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
