@@ -3,13 +3,14 @@
 from rcgm.data.arrays import Arrays
 from rcgm.data.digits import Digits
 from rcgm.data.examples import examples
+from rcgm.data.fingerprint import data_fingerprint, fingerprint_differences
 from rcgm.data.image_folder import ImageFolder
 from rcgm.data.in_memory import InMemoryDataset
 from rcgm.data.info import DataInfo
 from rcgm.data.latents import Latents
 from rcgm.data.normalisation import Normalisation
 from rcgm.data.points import SCurve, SwissRoll, TwoMoons
-from rcgm.data.protocols import Augmented, BatchReader
+from rcgm.data.protocols import Augmented, BatchReader, Fingerprinted
 from rcgm.data.registry import DATASETS, build_dataset
 from rcgm.data.stream import BatchStream
 
@@ -21,6 +22,7 @@ __all__ = [
     "BatchStream",
     "DataInfo",
     "Digits",
+    "Fingerprinted",
     "ImageFolder",
     "InMemoryDataset",
     "Latents",
@@ -29,5 +31,7 @@ __all__ = [
     "SwissRoll",
     "TwoMoons",
     "build_dataset",
+    "data_fingerprint",
     "examples",
+    "fingerprint_differences",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 
 from rcgm.data.checks import require_int
+from rcgm.data.fingerprint import hash_of_files
 from rcgm.data.info import DataInfo
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -85,6 +86,10 @@ class ImageFolder(Dataset):
         if self._flip and torch.rand((), generator=generator) < 0.5:
             image = image.flip(-1)
         return image, label
+
+    def fingerprint(self) -> dict[str, Any]:
+        """See `rcgm.data.data_fingerprint`: names of all files, sizes and bytes of some."""
+        return hash_of_files(self.root, self.paths)
 
     def _read(self, path: str) -> Image.Image:
         try:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.utils.data import Dataset
 
+from rcgm.data.fingerprint import content_indices, hash_of_tensors
 from rcgm.data.info import DataInfo
 
 
@@ -46,6 +49,11 @@ class InMemoryDataset(Dataset):
         """Samples float32 `[B, ...]` and labels int64 `[B]` (or None) at the int64 `indices` `[B]`."""
         labels = None if self.labels is None else self.labels.index_select(0, indices)
         return self.samples.index_select(0, indices), labels
+
+    def fingerprint(self) -> dict[str, Any]:
+        """See `rcgm.data.data_fingerprint`: samples, evenly spaced."""
+        indices = content_indices(len(self), self.info.shape)
+        return {"content": hash_of_tensors([self.samples[indices]])}
 
 
 def check_labels(name: str, labels: torch.Tensor | None, length: int, num_classes: int | None) -> None:

@@ -8,6 +8,7 @@ seeds or sizes lie in exactly the same coordinates and can be compared.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,6 +40,14 @@ class _Points(InMemoryDataset):
             labels,
             DataInfo(shape=(2,), num_classes=num_classes, kind="points"),
         )
+        self._drawn = {"cloud": type(self).__name__, "noise": noise, "seed": seed}
+
+    def fingerprint(self) -> dict[str, Any]:
+        """See `rcgm.data.data_fingerprint`: what the points are drawn from.
+
+        The points themselves may differ in their last digits between versions of numpy.
+        """
+        return {"drawn": self._drawn}
 
 
 class TwoMoons(_Points):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -27,4 +27,13 @@ class Augmented(Protocol):
 
     def augmented(self, index: int, generator: torch.Generator) -> tuple[torch.Tensor, int | None]:
         """Return the sample as `dataset[index]` does, randomly changed."""
+        ...
+
+
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """Knows a better fingerprint of its content than a hash of the samples it returns."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Entries for `rcgm.data.data_fingerprint`, plain JSON values, independent of where the files lie."""
         ...

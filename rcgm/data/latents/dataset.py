@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from rcgm.data.checks import require_int
+from rcgm.data.fingerprint import content_indices, hash_of_tensors
 from rcgm.data.in_memory import check_labels
 from rcgm.data.info import DataInfo
 from rcgm.data.latents.layouts import Layout, open_store
@@ -109,6 +110,11 @@ class Latents(Dataset):
         """As `dataset[index]`, of the mirrored image with probability 1/2, and drawn from the moments."""
         flipped = self._flip and bool(torch.rand((), generator=generator) < 0.5)
         return self._sample(index, flipped, generator)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """See `rcgm.data.data_fingerprint`: what is stored of samples, evenly spaced."""
+        indices = content_indices(len(self), self._store.shape)
+        return {"content": hash_of_tensors(self._store.read(index, False) for index in indices)}
 
     def _sample(self, index: int, flipped: bool, generator: torch.Generator | None) -> tuple[Tensor, int]:
         stored = self._store.read(index, flipped)
