@@ -12,11 +12,11 @@ from torch import Tensor
 
 from rcgm_kernels import checks
 from rcgm_kernels.backends import AUTOMATIC, choose
+from rcgm_kernels.inputs import LossInputs
 from rcgm_kernels.layout import batched, compute_dtype, dense_samples, share_memory
 from rcgm_kernels.library import Differentiable, define, is_plain
 from rcgm_kernels.options import AdaptiveWeight, LossOptions, Metric
 
-NUMBERS = ("scalars", "pred_coeff", "scale", "weight", "normalize_scale")  # of samples, which come before the options
 LEARN_A_WEIGHT = 'to learn a weight, multiply the losses of reduction="none" by it; else detach() it'
 
 
@@ -90,7 +90,7 @@ def fused_loss(
         pred, clip=clip, metric=metric, normalize=normalize, adaptive=adaptive, reduce=reduce, reduction=reduction,
         times=True, pred_in_residual=base is None,
     )  # fmt: skip
-    return _loss(pred, terms, times, None, None, weight, normalize_scale, options, backend)
+    return _loss(LossInputs(pred, terms, times, None, None, weight, normalize_scale), options, backend)
 
 
 def fused_residual_loss(
@@ -160,7 +160,7 @@ def fused_residual_loss(
         pred, clip=clip, metric=metric, normalize=normalize, adaptive=adaptive, reduce=reduce, reduction=reduction,
         times=False, pred_in_residual=pred_in_residual,
     )  # fmt: skip
-    return _loss(pred, terms, coeffs, pred_coeff, scale, weight, normalize_scale, options, backend)
+    return _loss(LossInputs(pred, terms, coeffs, pred_coeff, scale, weight, normalize_scale), options, backend)
 
 
 def fused_regression(pred: Tensor, target: Tensor, **options: Any) -> Tensor:
@@ -200,35 +200,26 @@ def _options(
     )
 
 
-def _loss(
-    pred: Tensor,
-    terms: list[Tensor],
-    scalars: Tensor,
-    pred_coeff: Tensor | None,
-    scale: Tensor | None,
-    weight: Tensor | float | None,
-    normalize_scale: Tensor | float | None,
-    options: LossOptions,
-    backend: str | None,
-) -> Tensor:
-    """The checks and the call that both losses share."""
-    _check_count(terms, options)
+def _loss(inputs: LossInputs, options: LossOptions, backend: str | None) -> Tensor:
+    """Check what both losses share and call. ``weight`` and ``normalize_scale`` come as the caller gave them."""
+    pred, weight, normalize_scale = inputs.pred, inputs.weight, inputs.normalize_scale
+    _check_count(inputs.terms, options)
     if weight is not None:
-        weight = checks.scalars("weight", weight, pred, LEARN_A_WEIGHT)
+        inputs = inputs._replace(weight=checks.scalars("weight", weight, pred, LEARN_A_WEIGHT))
     if normalize_scale is not None:
         if options.normalize is None:
             raise ValueError("normalize_scale must be None without normalize: it multiplies the normalised residual")
-        normalize_scale = checks.scalars("normalize_scale", normalize_scale, pred)
-    inputs, backend = (pred, terms, scalars, pred_coeff, scale, weight, normalize_scale), backend or AUTOMATIC
-    if not is_plain(pred, *terms, *inputs[2:]):
-        inputs = (pred, [term.detach() for term in terms], *inputs[2:])
+        inputs = inputs._replace(normalize_scale=checks.scalars("normalize_scale", normalize_scale, pred))
+    backend = backend or AUTOMATIC
+    if not is_plain(pred, *inputs.terms, *inputs[2:]):
+        inputs = inputs._replace(terms=[term.detach() for term in inputs.terms])
         if torch._C._are_functorch_transforms_active():
             return _ResidualLoss.call(*inputs, options, backend)[0]
         return torch.ops.rcgm_kernels.residual_loss(*inputs, *options.flat(), backend)[0]
     if options.with_gradient:
         return _PlainResidualLoss.in_one.apply(*inputs, options, backend)[0]
     with torch.no_grad():
-        return _residual_loss(*inputs, options, backend)[0]
+        return _residual_loss(inputs, options, backend)[0]
 
 
 def _check_count(terms: Sequence[Tensor], options: LossOptions) -> None:
@@ -250,38 +241,27 @@ def _term_list(name: str, value: Tensor | Sequence[Tensor], pred: Tensor) -> lis
     return [checks.state(f"{name}[{index}]", tensor, pred) for index, tensor in enumerate(value)]
 
 
-def _residual_loss(
-    pred: Tensor,
-    terms: list[Tensor],
-    scalars: Tensor,
-    pred_coeff: Tensor | None,
-    scale: Tensor | None,
-    weight: Tensor | None,
-    normalize_scale: Tensor | None,
-    options: LossOptions,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _residual_loss(inputs: LossInputs, options: LossOptions, backend: str) -> tuple[Tensor, Tensor, Tensor]:
     """The loss, the gradient and the scales that it is stored with."""
-    return choose(backend, pred.device).residual_loss(
-        pred, terms, scalars, pred_coeff, scale, weight, normalize_scale, options
-    )
+    return choose(backend, inputs.pred.device).residual_loss(inputs, options)
 
 
-def _with_options(function: Callable[..., object]) -> Callable[..., object]:
-    """``function``, taking the options as an operation of torch is given them: as plain values before the backend."""
+def _with_options(function: Callable[[LossInputs, LossOptions, str], object]) -> Callable[..., object]:
+    """``function`` for arguments as torch passes them to an operation: all of the inputs and options, one by one."""
 
     @functools.wraps(function)
-    def call(pred: Tensor, terms: list[Tensor], *rest) -> object:
-        *numbers, backend = rest
-        inputs, flat = numbers[: len(NUMBERS)], numbers[len(NUMBERS) :]
-        return function(pred, terms, *inputs, LossOptions.from_flat(*flat), backend)
+    def call(*arguments: object) -> object:
+        count = len(LossInputs._fields)
+        *flat, backend = arguments[count:]
+        return function(LossInputs(*arguments[:count]), LossOptions.from_flat(*flat), backend)
 
     return call
 
 
-def _fake_residual_loss(pred: Tensor, terms: list[Tensor], *others) -> tuple[Tensor, Tensor, Tensor]:
-    *_, options, _ = others
-    loss = pred.new_empty(pred.shape[:1] if options.reduction == "none" else (), dtype=compute_dtype(pred, *terms))
+def _fake_residual_loss(inputs: LossInputs, options: LossOptions, backend: str) -> tuple[Tensor, Tensor, Tensor]:
+    pred = inputs.pred
+    dtype = compute_dtype(pred, *inputs.terms)
+    loss = pred.new_empty(pred.shape[:1] if options.reduction == "none" else (), dtype=dtype)
     scaled = options.gradient_is_scaled(pred.dtype)
     scales = pred.new_empty(pred.shape[:1] if scaled else 0, dtype=torch.float32)
     if not options.with_gradient:
@@ -289,17 +269,8 @@ def _fake_residual_loss(pred: Tensor, terms: list[Tensor], *others) -> tuple[Ten
     return loss, torch.empty_like(pred, memory_format=torch.contiguous_format), scales
 
 
-def _check_residual_loss(
-    pred: Tensor,
-    terms: list[Tensor],
-    scalars: Tensor,
-    pred_coeff: Tensor | None,
-    scale: Tensor | None,
-    weight: Tensor | None,
-    normalize_scale: Tensor | None,
-    options: LossOptions,
-    backend: str,
-) -> None:
+def _check_residual_loss(inputs: LossInputs, options: LossOptions, backend: str) -> None:
+    pred, terms = inputs.pred, inputs.terms
     checks.state("pred", pred)
     for index, term in enumerate(terms):
         checks.state(f"terms[{index}]", term, pred)
@@ -310,21 +281,21 @@ def _check_residual_loss(
         if segments < 0:
             raise ValueError(f"terms must end with the velocity and begin with the base if any, got {len(terms)}")
         rows = segments + 2
-    checks.stored_scalars("scalars", scalars, (rows, pred.shape[0]), pred)
-    for name, values in zip(NUMBERS[1:], (pred_coeff, scale, weight, normalize_scale), strict=True):
-        if values is not None:
-            checks.stored_scalars(name, values, tuple(pred.shape[:1]), pred)
+    for name, values in inputs.per_sample().items():
+        shape = (rows, pred.shape[0]) if name == "scalars" else tuple(pred.shape[:1])
+        checks.stored_scalars(name, values, shape, pred)
 
 
-def _differentiable_residual_loss(pred: Tensor, terms: list[Tensor], *others) -> tuple[Tensor, Tensor, Tensor]:
-    *numbers, options, _ = others
+def _differentiable_residual_loss(
+    inputs: LossInputs, options: LossOptions, backend: str
+) -> tuple[Tensor, Tensor, Tensor]:
     if torch.is_grad_enabled():
-        for name, values in zip(NUMBERS, numbers, strict=True):
-            if values is not None and values.requires_grad:
+        for name, values in inputs.per_sample().items():
+            if values.requires_grad:
                 raise ValueError(f"{name} must not require a gradient, since it would get none: detach() it")
-        if pred.requires_grad and not options.with_gradient:
+        if inputs.pred.requires_grad and not options.with_gradient:
             raise ValueError("with_gradient must be true for a pred that requires a gradient")
-    return _ResidualLoss.in_one.apply(pred, terms, *others)[:3]
+    return _ResidualLoss.in_one.apply(*inputs, options, backend)[:3]
 
 
 class _ResidualLoss(Differentiable):
@@ -335,10 +306,10 @@ class _ResidualLoss(Differentiable):
     """
 
     @staticmethod
-    def forward(pred: Tensor, terms: list[Tensor], *others) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        *numbers, options, backend = others
+    def forward(*arguments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        *inputs, options, backend = arguments
         with torch._C._AutoDispatchBelowAutograd():
-            results = torch.ops.rcgm_kernels.residual_loss(pred, terms, *numbers, *options.flat(), backend)
+            results = torch.ops.rcgm_kernels.residual_loss(*inputs, *options.flat(), backend)
         return *results, results[0].new_empty(0)
 
     @staticmethod
@@ -372,7 +343,8 @@ class _PlainResidualLoss(_ResidualLoss):
 
     @staticmethod
     def forward(*arguments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        results = _residual_loss(*arguments)
+        *inputs, options, backend = arguments
+        results = _residual_loss(LossInputs(*inputs), options, backend)
         return *results, results[0].new_empty(0)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rcgm_kernels import checks
 from rcgm_kernels.backends import native, reference
+from rcgm_kernels.inputs import LossInputs
 from rcgm_kernels.layout import compute_dtype, dense_samples, sample_size
 from rcgm_kernels.options import LossOptions
 
@@ -38,19 +39,11 @@ def instruction_sets() -> list[str]:
     return _cpu.isa_names().split(",")
 
 
-def residual_loss(
-    pred: Tensor,
-    terms: Sequence[Tensor],
-    scalars: Tensor,
-    pred_coeff: Tensor | None,
-    scale: Tensor | None,
-    weight: Tensor | None,
-    normalize_scale: Tensor | None,
-    options: LossOptions,
-) -> tuple[Tensor, Tensor, Tensor]:
+def residual_loss(inputs: LossInputs, options: LossOptions) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`rcgm_kernels.backends.reference.residual_loss`."""
-    if not pred.numel():
-        return reference.residual_loss(pred, terms, scalars, pred_coeff, scale, weight, normalize_scale, options)
+    if not inputs.pred.numel():
+        return reference.residual_loss(inputs, options)
+    pred, terms, *numbers = inputs
     pred = dense_samples(pred.detach())
     terms = [dense_samples(term) for term in terms]
     batch = pred.shape[0]
@@ -58,7 +51,6 @@ def residual_loss(
     loss = torch.empty(batch if options.reduction == "none" else (), dtype=dtype)
     gradient = torch.empty(pred.shape if options.with_gradient else 0, dtype=pred.dtype)
     scales = torch.empty(batch if options.gradient_is_scaled(pred.dtype) else 0, dtype=torch.float32)
-    numbers = (scalars, pred_coeff, scale, weight, normalize_scale)
     numbers = [None if values is None else values.contiguous() for values in numbers]
     unordered = _cpu.residual_loss(
         _isa(),
@@ -67,7 +59,7 @@ def residual_loss(
         native.array(pred),
         [native.array(term) for term in terms],
         dtype == torch.float64,
-        scalars.shape[0],
+        inputs.scalars.shape[0],
         *((0, False) if values is None else (values.data_ptr(), values.dtype == torch.float64) for values in numbers),
         native.loss_options(options, pred),
         loss.data_ptr(),
@@ -76,7 +68,7 @@ def residual_loss(
         torch.get_num_threads(),
     )
     if unordered >= 0:
-        raise checks.unordered(scalars, unordered)
+        raise checks.unordered(inputs.scalars, unordered)
     return loss, gradient, scales
 
 

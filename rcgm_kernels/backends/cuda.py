@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rcgm_kernels.backends import native, reference
+from rcgm_kernels.inputs import LossInputs
 from rcgm_kernels.layout import compute_dtype, dense_samples, sample_size
 from rcgm_kernels.options import LossOptions
 
@@ -38,23 +39,15 @@ def supports(device: torch.device) -> bool:
     return device.type == "cuda" and _runs_on(torch.cuda.current_device() if device.index is None else device.index)
 
 
-def residual_loss(
-    pred: Tensor,
-    terms: Sequence[Tensor],
-    scalars: Tensor,
-    pred_coeff: Tensor | None,
-    scale: Tensor | None,
-    weight: Tensor | None,
-    normalize_scale: Tensor | None,
-    options: LossOptions,
-) -> tuple[Tensor, Tensor, Tensor]:
+def residual_loss(inputs: LossInputs, options: LossOptions) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`rcgm_kernels.backends.reference.residual_loss`.
 
     One launch, but for samples that do not fit on the chip with a metric, weight or normalisation that needs a sample's
     sums before its gradient: two.
     """
-    if not pred.numel():
-        return reference.residual_loss(pred, terms, scalars, pred_coeff, scale, weight, normalize_scale, options)
+    if not inputs.pred.numel():
+        return reference.residual_loss(inputs, options)
+    pred, terms, *numbers = inputs
     pred = dense_samples(pred.detach())
     terms = [dense_samples(term) for term in terms]
     batch, size = pred.shape[0], sample_size(pred)
@@ -74,7 +67,7 @@ def residual_loss(
             size,
             native.array(pred),
             tuple(native.array(term) for term in terms),
-            *(_numbers(values) for values in (scalars, pred_coeff, scale, weight, normalize_scale)),
+            *(_numbers(values) for values in numbers),
             native.loss_options(options, pred),
             loss.data_ptr(),
             native.array(gradient) if options.with_gradient else native.NO_ARRAY,

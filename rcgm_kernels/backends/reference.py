@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rcgm_kernels import checks
 from rcgm_kernels.coefficients import recursive_coefficients
+from rcgm_kernels.inputs import LossInputs
 from rcgm_kernels.layout import batched, compute_dtype, sample_size
 from rcgm_kernels.options import AdaptiveWeight, LossOptions, Metric
 
@@ -27,21 +28,13 @@ def supports(device: torch.device) -> bool:
     return True
 
 
-def residual_loss(
-    pred: Tensor,
-    terms: Sequence[Tensor],
-    scalars: Tensor,
-    pred_coeff: Tensor | None,
-    scale: Tensor | None,
-    weight: Tensor | None,
-    normalize_scale: Tensor | None,
-    options: LossOptions,
-) -> tuple[Tensor, Tensor, Tensor]:
+def residual_loss(inputs: LossInputs, options: LossOptions) -> tuple[Tensor, Tensor, Tensor]:
     """The loss, the gradient to ``pred``, and the scales ``[B]`` that its samples are stored with.
 
     The gradient is an empty tensor where it is not wanted, the scales where there are none
     (:meth:`LossOptions.gradient_is_scaled`).
     """
+    pred, terms, scalars, pred_coeff, scale, weight, normalize_scale = inputs
     if options.times and scalars.device.type == "cpu":
         checks.ordered_times(scalars, weight)
     dtype, size = compute_dtype(pred, *terms), sample_size(pred)

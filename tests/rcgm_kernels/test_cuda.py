@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from rcgm_kernels.backends import cuda, reference
+from rcgm_kernels.inputs import LossInputs
 from rcgm_kernels.layout import batched
 from rcgm_kernels.options import AdaptiveWeight, LossOptions, Metric
 from tests.support.compiled import Compilation, make_all, run
@@ -278,8 +279,8 @@ class Case:
             with_gradient=self.with_gradient,
         )
 
-    def inputs(self) -> list:
-        """pred, terms, scalars, pred_coeff, scale, weight, normalize_scale, on the CPU."""
+    def inputs(self) -> LossInputs:
+        """The tensors of the call, on the CPU."""
         generator = torch.Generator().manual_seed(self.seed)
 
         def normal(*shape: int) -> Tensor:
@@ -304,18 +305,20 @@ class Case:
                 scalars[1, ::2] = 0
         wanted = (self.pred_coeff, self.scale, self.weight, self.normalize_scale)
         optional = [numbers(self.batch) if each else None for each in wanted]
-        return [tensors[0], tensors[1:], scalars, *optional]
+        return LossInputs(tensors[0], tensors[1:], scalars, *optional)
 
 
 def moved(value: object, device: torch.device, dtype: torch.dtype | None = None) -> object:
     if isinstance(value, Tensor):
         return value.to(device, dtype or value.dtype)
+    if isinstance(value, LossInputs):
+        return LossInputs(*(moved(item, device, dtype) for item in value))
     return [moved(item, device, dtype) for item in value] if isinstance(value, list) else value
 
 
-def expected(case: Case, inputs: list) -> tuple[Tensor, Tensor]:
+def expected(case: Case, inputs: LossInputs) -> tuple[Tensor, Tensor]:
     """The reference, in float64, on what the narrower dtypes hold."""
-    return reference.residual_loss(*moved(inputs, torch.device("cpu"), F64), case.options)[:2]
+    return reference.residual_loss(moved(inputs, torch.device("cpu"), F64), case.options)[:2]
 
 
 def assert_close(got: Tensor, want: Tensor, tolerance: float) -> None:
@@ -326,9 +329,9 @@ def assert_close(got: Tensor, want: Tensor, tolerance: float) -> None:
     assert error <= tolerance * size + 1e-30, f"relative error {float(error / size):.2e}, allowed {tolerance:.0e}"
 
 
-def check_loss(place: Place, case: Case, inputs: list | None = None) -> tuple[Tensor, Tensor]:
+def check_loss(place: Place, case: Case, inputs: LossInputs | None = None) -> tuple[Tensor, Tensor]:
     inputs = case.inputs() if inputs is None else inputs
-    got_loss, got_gradient, scales = cuda.residual_loss(*moved(inputs, place.device), case.options)
+    got_loss, got_gradient, scales = cuda.residual_loss(moved(inputs, place.device), case.options)
     want_loss, want_gradient = expected(case, inputs)
     compute = F64 if F64 in case.dtypes else F32
     assert got_loss.dtype == compute
@@ -505,10 +508,10 @@ def test_samples_do_not_touch_each_other(place: Place, metric: str, size: int) -
     case = Case(6, size, (F32,) * 3, weight=True, reduction="none", **METRICS[metric])
     inputs = case.inputs()
     clean_loss, clean_gradient = (out.clone() for out in check_loss(place, case, inputs))
-    inputs[0][1, size // 2] = math.nan
-    inputs[1][1][2, 0] = math.inf
-    inputs[2][0, 3] = math.nan
-    inputs[5][4] = math.nan
+    inputs.pred[1, size // 2] = math.nan
+    inputs.terms[1][2, 0] = math.inf
+    inputs.scalars[0, 3] = math.nan
+    inputs.weight[4] = math.nan
     loss, gradient = check_loss(place, case, inputs)
     for sample in (0, 5):
         assert torch.equal(loss[sample], clean_loss[sample])
@@ -521,11 +524,11 @@ def test_samples_do_not_touch_each_other(place: Place, metric: str, size: int) -
 def test_terms_with_coefficient_zero_are_not_read(place: Place, size: int) -> None:
     case = Case(5, size, (BF16, BF16, F32, BF16), pred_coeff=True, reduction="none")
     inputs = case.inputs()
-    inputs[2][:, 0] = 0  # nothing but the prediction
-    inputs[3][1] = 0  # no anchor
-    inputs[0][1] = math.nan
-    for k, term in enumerate(inputs[1]):
-        term[inputs[2][k] == 0] = math.nan
+    inputs.scalars[:, 0] = 0  # nothing but the prediction
+    inputs.pred_coeff[1] = 0  # no anchor
+    inputs.pred[1] = math.nan
+    for k, term in enumerate(inputs.terms):
+        term[inputs.scalars[k] == 0] = math.nan
     loss, gradient = check_loss(place, case, inputs)
     assert not loss.isnan().any()
     assert not gradient.isnan().any()
@@ -535,8 +538,8 @@ def test_terms_with_coefficient_zero_are_not_read(place: Place, size: int) -> No
 def test_unneeded_segments_and_prediction_are_not_read(place: Place, size: int) -> None:
     case = Case(4, size, (F16,) * 5, times=True, pred_in_residual=False, reduction="none", **METRICS["pseudo_huber"])
     inputs = case.inputs()
-    inputs[0].fill_(math.nan)
-    for segment in inputs[1][1:-1]:
+    inputs.pred.fill_(math.nan)
+    for segment in inputs.terms[1:-1]:
         segment[::3] = math.nan
     loss, gradient = check_loss(place, case, inputs)
     assert not loss.isnan().any()
@@ -550,10 +553,10 @@ def test_knots_unordered_or_not_finite_give_nan_in_their_sample(
     monkeypatch.setattr(reference.checks, "ordered_times", lambda *_: None)  # the reference gives NaN too, unasked
     case = Case(6, 40, (F32,) * (order + 2), times=True, reduction="none")
     inputs = case.inputs()
-    inputs[2][order + 1, 1] = 2.0
-    inputs[2][0, 2] = math.inf
-    inputs[2][order + 1, 4] = -math.inf
-    inputs[2][:, 5] = math.inf
+    inputs.scalars[order + 1, 1] = 2.0
+    inputs.scalars[0, 2] = math.inf
+    inputs.scalars[order + 1, 4] = -math.inf
+    inputs.scalars[:, 5] = math.inf
     loss, gradient = check_loss(place, case, inputs)
     assert loss.isnan().tolist() == [False, True, True, False, True, True]
     assert gradient.isnan().any(1).tolist() == [False, True, True, False, True, True]
@@ -566,10 +569,10 @@ def test_a_sample_of_weight_zero_is_not_read(place: Place, metric: str, size: in
     extras = CHANNELS | {"channels": 2} if metric == "channels" else METRICS[metric]
     case = Case(5, size, (F16,) * 3, pred_coeff=True, scale=True, weight=True, reduction=reduction, **extras)
     inputs = case.inputs()
-    inputs[5][torch.tensor([1, 4])] = 0
-    for tensor in (inputs[0], *inputs[1]):
+    inputs.weight[torch.tensor([1, 4])] = 0
+    for tensor in (inputs.pred, *inputs.terms):
         tensor[1], tensor[4] = math.nan, math.inf
-    for numbers in (inputs[2].T, inputs[3], inputs[4]):
+    for numbers in (inputs.scalars.T, inputs.pred_coeff, inputs.scale):
         numbers[1], numbers[4] = math.inf, math.nan
     loss, gradient = check_loss(place, case, inputs)
     assert loss.isfinite().all()
@@ -602,10 +605,10 @@ def strided(tensor: Tensor, how: str) -> Tensor:
 def test_strides(place: Place, size: int, dtype: torch.dtype, how: str) -> None:
     case = Case(4, size, (dtype,) * 4, **METRICS["cosine"])
     inputs = case.inputs()
-    inputs[1][1] = strided(inputs[1][1], how)
+    inputs.terms[1] = strided(inputs.terms[1], how)
     check_loss(place, case, inputs)
     check_loss(place, replace(case, metric=L2, adaptive=None), inputs)
-    inputs[0] = strided(inputs[0], how)
+    inputs = inputs._replace(pred=strided(inputs.pred, how))
     check_loss(place, replace(case, batch=4), inputs)
 
 
@@ -619,11 +622,14 @@ def test_rest_of_a_single_sample_behind_the_vectors(place: Place, metric: str, s
 def test_numbers_may_have_any_stride(place: Place) -> None:
     case = Case(6, 48, (F32,) * 4, pred_coeff=True, scale=True, weight=True)
     inputs = moved(case.inputs(), place.device)
-    contiguous = cuda.residual_loss(*inputs, case.options)
-    inputs[2] = inputs[2].t().contiguous().t()
-    for index in (3, 4, 5):
-        inputs[index] = torch.stack([inputs[index], inputs[index] + 1], 1)[:, 0]
-    for one, other in zip(contiguous, cuda.residual_loss(*inputs, case.options), strict=True):
+    contiguous = cuda.residual_loss(inputs, case.options)
+    spaced = {
+        name: torch.stack([values, values + 1], 1)[:, 0]
+        for name, values in inputs.per_sample().items()
+        if name != "scalars"
+    }
+    inputs = inputs._replace(scalars=inputs.scalars.t().contiguous().t(), **spaced)
+    for one, other in zip(contiguous, cuda.residual_loss(inputs, case.options), strict=True):
         assert torch.equal(one, other)
 
 
@@ -631,9 +637,9 @@ def test_numbers_may_have_any_stride(place: Place) -> None:
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_empty_tensors(place: Place, batch: int, size: int, reduction: str) -> None:
     case = Case(batch, size, (F32,) * 2, reduction=reduction)
-    inputs = [torch.zeros(batch, size), [torch.zeros(batch, size)], torch.ones(1, batch), None, None, None, None]
-    loss, gradient, _ = cuda.residual_loss(*moved(inputs, place.device), case.options)
-    want, *_ = reference.residual_loss(*inputs, case.options)
+    inputs = LossInputs(torch.zeros(batch, size), [torch.zeros(batch, size)], torch.ones(1, batch), *[None] * 4)
+    loss, gradient, _ = cuda.residual_loss(moved(inputs, place.device), case.options)
+    want, *_ = reference.residual_loss(inputs, case.options)
     assert torch.equal(loss.cpu().nan_to_num(nan=-7.0), want.nan_to_num(nan=-7.0))
     assert gradient.shape == (batch, size)
     empty, numbers = torch.zeros(batch, size, device=place.device), torch.ones(batch, device=place.device)
@@ -797,15 +803,15 @@ def test_graph_capture(place: Place, metric: str, size: int) -> None:
     results = {}
 
     def step() -> None:
-        results["loss"], results["gradient"], scales = cuda.residual_loss(*inputs, case.options)
+        results["loss"], results["gradient"], scales = cuda.residual_loss(inputs, case.options)
         cuda.scale_gradient_(results["gradient"], results["loss"].new_full((), 2.0), scales)
 
     graph = captured(step)
     fresh = replace(case, seed=7).inputs()
-    inputs[0].copy_(fresh[0])
-    for mine, new in zip(inputs[1], fresh[1], strict=True):
+    inputs.pred.copy_(fresh.pred)
+    for mine, new in zip(inputs.terms, fresh.terms, strict=True):
         mine.copy_(new)
-    inputs[2].copy_(fresh[2])
+    inputs.scalars.copy_(fresh.scalars)
     for _ in range(3):
         results["gradient"].fill_(math.nan)
         graph.replay()
@@ -827,7 +833,7 @@ def test_losses_on_several_streams(place: Place) -> None:
         losses = []
         for case, arguments, stream in zip(cases, inputs, streams, strict=True):
             with torch.cuda.stream(stream):
-                losses.append(cuda.residual_loss(*arguments, case.options)[0])
+                losses.append(cuda.residual_loss(arguments, case.options)[0])
     torch.cuda.synchronize()
     for case, arguments, loss in zip(cases, inputs, losses, strict=True):
         assert_close(loss, expected(case, moved(arguments, torch.device("cpu")))[0], TOLERANCE[F32])

@@ -436,17 +436,19 @@ JITFunction.run = compile_only
 
 from rcgm_kernels import AdaptiveWeight, Metric
 from rcgm_kernels.backends import triton as backend
+from rcgm_kernels.inputs import LossInputs
 from rcgm_kernels.options import LossOptions
 
 def loss(batch, size, dtype, order=2, times=True, first=True, own=None, metric=Metric(), clip=1.0, normalize=None,
          channels=None, adaptive=None, scale=False, gradient=True, reduce="mean"):
     options = LossOptions(times, first, clip, metric, normalize, adaptive, reduce, "mean", gradient)
     numbers, shape = torch.ones(batch), (batch, size) if channels is None else (batch, channels, size // channels)
-    backend.residual_loss(
+    inputs = LossInputs(
         torch.zeros(shape, dtype=dtype), [torch.zeros(shape, dtype=dtype) for _ in range(order + 1)],
         torch.zeros(order + 2 if times else order + 1, batch), own, numbers if scale else None,
-        numbers if scale else None, numbers if scale and normalize is not None else None, options,
+        numbers if scale else None, numbers if scale and normalize is not None else None,
     )
+    backend.residual_loss(inputs, options)
 
 def path(batch, size, dtype):
     x, t = torch.zeros(batch, size, dtype=dtype), torch.zeros(2, batch)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rcgm_kernels import checks
 from rcgm_kernels.backends import reference
+from rcgm_kernels.inputs import LossInputs
 from rcgm_kernels.options import LossOptions
 
 NAME = "triton"
@@ -34,25 +35,16 @@ def supports(device: torch.device) -> bool:
     return device.type in DEVICES or (device.type == "cpu" and _interpreting())
 
 
-def residual_loss(
-    pred: Tensor,
-    terms: Sequence[Tensor],
-    scalars: Tensor,
-    pred_coeff: Tensor | None,
-    scale: Tensor | None,
-    weight: Tensor | None,
-    normalize_scale: Tensor | None,
-    options: LossOptions,
-) -> tuple[Tensor, Tensor, Tensor]:
+def residual_loss(inputs: LossInputs, options: LossOptions) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`rcgm_kernels.backends.reference.residual_loss`."""
     from rcgm_kernels.backends.triton import loss
 
-    if not pred.numel():
-        return reference.residual_loss(pred, terms, scalars, pred_coeff, scale, weight, normalize_scale, options)
-    if options.times and scalars.device.type == "cpu":
-        checks.ordered_times(scalars, weight)
-    with _on(pred):
-        return loss.residual_loss(pred, terms, scalars, pred_coeff, scale, weight, normalize_scale, options)
+    if not inputs.pred.numel():
+        return reference.residual_loss(inputs, options)
+    if options.times and inputs.scalars.device.type == "cpu":
+        checks.ordered_times(inputs.scalars, inputs.weight)
+    with _on(inputs.pred):
+        return loss.residual_loss(inputs, options)
 
 
 def scale_gradient_(gradient: Tensor, upstream: Tensor, scales: Tensor) -> None:

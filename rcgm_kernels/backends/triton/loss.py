@@ -8,7 +8,6 @@ a second pass.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,6 +26,7 @@ from rcgm_kernels.backends.triton.common import (
     tile,
     warps,
 )
+from rcgm_kernels.inputs import LossInputs
 from rcgm_kernels.layout import compute_dtype, dense_samples, sample_size
 from rcgm_kernels.options import LossOptions
 
@@ -58,17 +58,9 @@ class Form(NamedTuple):
         return self.metric != "l2" or self.cosine or self.normalize or self.adaptive != "" or not self.tight
 
 
-def residual_loss(
-    pred: Tensor,
-    terms: Sequence[Tensor],
-    scalars: Tensor,
-    pred_coeff: Tensor | None,
-    scale: Tensor | None,
-    weight: Tensor | None,
-    normalize_scale: Tensor | None,
-    options: LossOptions,
-) -> tuple[Tensor, Tensor, Tensor]:
+def residual_loss(inputs: LossInputs, options: LossOptions) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`rcgm_kernels.backends.reference.residual_loss`."""
+    pred, terms, scalars, pred_coeff, scale, weight, normalize_scale = inputs
     pred = dense_samples(pred.detach())
     terms = [dense_samples(term) for term in terms]
     batch, size, dtype = pred.shape[0], sample_size(pred), compute_dtype(pred, *terms)
@@ -77,7 +69,7 @@ def residual_loss(
     scaled = options.gradient_is_scaled(pred.dtype)
     scales = torch.empty(batch if scaled else 0, dtype=torch.float32, device=pred.device)
     tensors = [pred, *terms] if options.pred_in_residual else terms
-    inputs = {
+    read = {
         "PRED": pred,
         "PRED_STRIDE": pred.stride(0),
         "TENSORS": tuple(tensors),
@@ -98,9 +90,9 @@ def residual_loss(
     positions = options.positions(pred.shape)
     form = _form(options, pred.dtype, dtype, positions)
     if positions:
-        _launch_channels(inputs, finishing, gradient, batch, size, positions, form)
+        _launch_channels(read, finishing, gradient, batch, size, positions, form)
     else:
-        _launch(inputs, finishing, gradient, batch, size, form)
+        _launch(read, finishing, gradient, batch, size, form)
     if options.reduction == "mean":
         losses = losses.mean()
     elif options.reduction == "sum":
@@ -145,15 +137,13 @@ def _numbers(options: LossOptions, size: int, positions: int) -> dict[str, float
     }
 
 
-def _launch(inputs: dict, finishing: dict, gradient: Tensor, batch: int, size: int, form: Form) -> None:
-    if size <= _largest_whole(len(inputs["TENSORS"]), form):
+def _launch(read: dict, finishing: dict, gradient: Tensor, batch: int, size: int, form: Form) -> None:
+    if size <= _largest_whole(len(read["TENSORS"]), form):
         columns = triton.next_power_of_2(size)
         rows = block_rows(batch, columns)
         block = {"ROWS": rows, "COLUMNS": columns, "num_warps": warps(rows * columns)}
         where = {"BATCH": batch, "SIZE": size, "CHUNKS": 1}
-        _whole_samples[(triton.cdiv(batch, rows),)](
-            **inputs, **finishing, GRADIENT=gradient, **where, FORM=form, **block
-        )
+        _whole_samples[(triton.cdiv(batch, rows),)](**read, **finishing, GRADIENT=gradient, **where, FORM=form, **block)
         return
     chunks = triton.cdiv(size, BLOCK)
     partial = torch.empty((4 if form.cosine else 1, batch, chunks), dtype=torch.float64, device=gradient.device)
@@ -162,21 +152,21 @@ def _launch(inputs: dict, finishing: dict, gradient: Tensor, batch: int, size: i
     block = {"ROWS": 1, "COLUMNS": BLOCK, "num_warps": warps(BLOCK)}
     at_once = form.with_gradient and not form.gradient_waits
     _sums[(batch * chunks,)](
-        **inputs, PER_ELEMENT=finishing["PER_ELEMENT"], SHARE=finishing["SHARE"], GRADIENT=gradient, PARTIAL=partial,
+        **read, PER_ELEMENT=finishing["PER_ELEMENT"], SHARE=finishing["SHARE"], GRADIENT=gradient, PARTIAL=partial,
         **where, AT_ONCE=at_once, FORM=form, **block,
     )  # fmt: skip
     columns = min(triton.next_power_of_2(chunks), FINISHED_AT_ONCE)
     _finish[(batch,)](
-        SCALE=inputs["SCALE"], WEIGHT=inputs["WEIGHT"], CLIP=inputs["CLIP"], **finishing,
+        SCALE=read["SCALE"], WEIGHT=read["WEIGHT"], CLIP=read["CLIP"], **finishing,
         PARTIAL=partial, FACTORS=factors, BATCH=batch, CHUNKS=chunks, FORM=form,
         ROUNDS=triton.cdiv(chunks, columns), COLUMNS=columns, num_warps=warps(columns),
     )  # fmt: skip
     if form.with_gradient and not at_once:
-        _gradient_of_sums[(batch * chunks,)](**inputs, GRADIENT=gradient, FACTORS=factors, **where, FORM=form, **block)
+        _gradient_of_sums[(batch * chunks,)](**read, GRADIENT=gradient, FACTORS=factors, **where, FORM=form, **block)
 
 
 def _launch_channels(
-    inputs: dict, finishing: dict, gradient: Tensor, batch: int, size: int, positions: int, form: Form
+    read: dict, finishing: dict, gradient: Tensor, batch: int, size: int, positions: int, form: Form
 ) -> None:
     """With a cosine over the channels at each position a program takes a tile of positions and walks the channels.
 
@@ -187,9 +177,9 @@ def _launch_channels(
     rows = min(triton.next_power_of_2(channels), MOST_CHANNELS)
     columns = triton.next_power_of_2(positions)
     where = {"BATCH": batch, "POSITIONS": positions, "CHANNELS": channels}
-    if channels <= rows and rows * columns <= _largest_whole(len(inputs["TENSORS"]), form):
+    if channels <= rows and rows * columns <= _largest_whole(len(read["TENSORS"]), form):
         block = {"ROWS": rows, "COLUMNS": columns, "num_warps": warps(rows * columns)}
-        _whole_channels[(batch,)](**inputs, **finishing, GRADIENT=gradient, **where, FORM=form, **block)
+        _whole_channels[(batch,)](**read, **finishing, GRADIENT=gradient, **where, FORM=form, **block)
         return
     columns = min(columns, max(BLOCK // rows, 16))
     chunks = triton.cdiv(positions, columns)
@@ -197,16 +187,16 @@ def _launch_channels(
     factors = torch.empty((2, batch), dtype=torch.float64, device=gradient.device)
     each = torch.empty((2, batch, positions), dtype=finishing["LOSSES"].dtype, device=gradient.device)
     block = {"CHUNKS": chunks, "ROWS": rows, "COLUMNS": columns, "num_warps": warps(rows * columns)}
-    _sums_of_channels[(batch * chunks,)](**inputs, PARTIAL=partial, EACH=each, **where, FORM=form, **block)
+    _sums_of_channels[(batch * chunks,)](**read, PARTIAL=partial, EACH=each, **where, FORM=form, **block)
     finishing_columns = min(triton.next_power_of_2(chunks), FINISHED_AT_ONCE)
     _finish[(batch,)](
-        SCALE=inputs["SCALE"], WEIGHT=inputs["WEIGHT"], CLIP=inputs["CLIP"], **finishing,
+        SCALE=read["SCALE"], WEIGHT=read["WEIGHT"], CLIP=read["CLIP"], **finishing,
         PARTIAL=partial, FACTORS=factors, BATCH=batch, CHUNKS=chunks, FORM=form,
         ROUNDS=triton.cdiv(chunks, finishing_columns), COLUMNS=finishing_columns, num_warps=warps(finishing_columns),
     )  # fmt: skip
     if form.with_gradient:
         _gradient_of_channels[(batch * chunks,)](
-            **inputs, GRADIENT=gradient, FACTORS=factors, EACH=each, **where, FORM=form, **block
+            **read, GRADIENT=gradient, FACTORS=factors, EACH=each, **where, FORM=form, **block
         )
 
 
