@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
             reference = measure.reference()
             if reference is not None:
                 write_reference(options.save_reference, reference)
-        with counting(options.count * len(options.steps), "samples", enabled=processes.first) as count:
+        with counting(options.count * len(options.steps), "samples", enabled=processes.is_main) as count:
             report = measure_steps(
                 measure,
                 run.network,
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
                 on_chunk=count,
                 processes=processes,
             )
-    if not processes.first:
+    if not processes.is_main:
         return 0
     print(json.dumps({"run": str(options.run), "checkpoint": run.step, "steps": report}, indent=2))
     return 0

@@ -36,10 +36,9 @@ class BatchStream:
         start_step: the step to begin iterating at.
         workers: processes that read ahead, two batches each. Data that lie in memory (`BatchReader.in_memory`) are
             indexed in this process all the same, which is faster.
-        rank, world_size: this stream gives runs `rank`, `rank + world_size`, ... of each batch.
-        parts: rows of a run. With as many as a step has micro-batches, to which the rows are dealt out in turn, a run
-            is a row of each, and each of them has its rows dealt out to the ranks in turn. A batch has at least
-            world_size whole runs.
+        rank, world_size: this stream gives groups `rank`, `rank + world_size`, ... of each batch.
+        micro_batches: micro-batches of a step. A group holds one row of each, so that the rows of each micro-batch are
+            dealt out to the ranks in turn. A batch has at least world_size whole groups.
         pin_memory: give page-locked tensors, for copies to a GPU that do not block. None: where CUDA is available.
 
     Raises:
@@ -57,7 +56,7 @@ class BatchStream:
         *,
         rank: int = 0,
         world_size: int = 1,
-        parts: int = 1,
+        micro_batches: int = 1,
         pin_memory: bool | None = None,
     ) -> None:
         if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
@@ -71,11 +70,11 @@ class BatchStream:
         self._rank = require_int("rank", rank, 0)
         if self._rank >= self._world_size:
             raise ValueError(f"rank is {rank}; with world_size {world_size} it needs 0 to {self._world_size - 1}")
-        self._parts = require_int("parts", parts, 1)
-        if self._batch_size // self._parts < self._world_size:
+        self._micro_batches = require_int("micro_batches", micro_batches, 1)
+        if self._batch_size // self._micro_batches < self._world_size:
             raise ValueError(
-                f"batch_size is {batch_size} in {parts} parts; it needs at least {world_size * parts}, a sample of "
-                f"each part for each of the {world_size} ranks"
+                f"batch_size is {batch_size} in {micro_batches} micro-batches; it needs at least "
+                f"{world_size * micro_batches}, a sample of each micro-batch for each of the {world_size} ranks"
             )
         if len(dataset) < self._batch_size:
             raise ValueError(
@@ -94,7 +93,7 @@ class BatchStream:
         """This rank's indices into the data set at `step`: int64 `[B]`."""
         epoch, position = divmod(require_int("step", step, 0), self.steps_per_epoch)
         whole = self._order(epoch)[position * self._batch_size :][: self._batch_size]
-        return torch.cat(whole.split(self._parts)[self._rank :: self._world_size])
+        return torch.cat(whole.split(self._micro_batches)[self._rank :: self._world_size])
 
     def __getitem__(self, step: int) -> Batch:
         indices = self.indices(step)

@@ -18,15 +18,15 @@ LARGEST_DRAW = 2**22
 class Share:
     """Rows ``first``, ``first + stride``, ... of the batch of a step, which has ``total`` rows.
 
-    The rows are dealt out in turn to the ``parts`` micro-batches, and those of each in turn to the ``count`` processes.
+    The rows are dealt out in turn to the micro-batches, and those of each in turn to the processes.
     What is random is drawn for the whole batch, alike everywhere, and each keeps its rows: so the numbers of a step do
     not depend on how it is split. Rows with ``r = t``, which need no target forward, are the first of the batch: dealt
     out in turn every process and micro-batch has as many of them, to one, and they are its first.
 
     Args:
         total: rows of the whole batch.
-        rank, count: number of this process, and how many there are.
-        part, parts: number of the micro-batch, and how many there are.
+        rank, world_size: number of this process, and how many there are.
+        micro_batch, micro_batches: number of the micro-batch, and how many there are.
 
     Raises:
         ValueError: there is no such process or micro-batch, or too few rows for each to have one.
@@ -34,29 +34,32 @@ class Share:
 
     total: int
     rank: int = 0
-    count: int = 1
-    part: int = 0
-    parts: int = 1
+    world_size: int = 1
+    micro_batch: int = 0
+    micro_batches: int = 1
 
     def __post_init__(self) -> None:
-        for name, value, number in (("rank", self.rank, self.count), ("part", self.part, self.parts)):
+        for name, value, number in (
+            ("rank", self.rank, self.world_size),
+            ("micro_batch", self.micro_batch, self.micro_batches),
+        ):
             if not 0 <= value < number:
                 raise ValueError(f"{name} must be from 0 to {number - 1}, got {value}")
-        if self.total // self.parts < self.count:
+        if self.total // self.micro_batches < self.world_size:
             raise ValueError(
-                f"a batch must have a row for each of {self.count} processes in each of {self.parts} micro-batches, "
-                f"{self.count * self.parts} or more, got {self.total}: make batch_size larger or accumulate smaller"
+                f"a batch must have a row for each of {self.world_size} processes in each of {self.micro_batches} "
+                f"micro-batches, {self.stride} or more, got {self.total}: make batch_size larger or accumulate smaller"
             )
 
     @property
     def first(self) -> int:
         """The first row that is here."""
-        return self.part + self.parts * self.rank
+        return self.micro_batch + self.micro_batches * self.rank
 
     @property
     def stride(self) -> int:
         """From each row that is here to the next."""
-        return self.parts * self.count
+        return self.micro_batches * self.world_size
 
     @property
     def rows(self) -> int:
@@ -66,7 +69,7 @@ class Share:
     @property
     def together(self) -> int:
         """How many rows this micro-batch has in all processes."""
-        return len(range(self.part, self.total, self.parts))
+        return len(range(self.micro_batch, self.total, self.micro_batches))
 
     def of(self, whole: Tensor) -> Tensor:
         """The rows of ``whole`` ``[total, ...]`` that are here, ``[rows, ...]``; ``whole`` itself where all are."""
@@ -78,7 +81,7 @@ class Share:
 
     def last(self, number: int) -> int:
         """How many of the last ``number`` rows of this micro-batch are here."""
-        return self.rows - len(range(self.rank, self.together - number, self.count))
+        return self.rows - len(range(self.rank, self.together - number, self.world_size))
 
     def left_out(self, number: int) -> int:
         """How many leading rows are left out here of a forward that leaves out the first ``number`` of the batch.
@@ -87,7 +90,7 @@ class Share:
         needed: sharded parameters are gathered in it by all of them together.
         """
         here = self.before(number)
-        takes_place = self.part + self.parts * (self.together - 1) >= number
+        takes_place = self.micro_batch + self.micro_batches * (self.together - 1) >= number
         return here - 1 if takes_place and here == self.rows else here
 
     def normal(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -109,30 +112,30 @@ class Share:
 
     def add_up_(self, tensor: Tensor) -> Tensor:
         """Replace ``tensor`` by its sum over the processes, on its device, without waiting for it."""
-        if self.count > 1:
+        if self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of a run: this one's number, and how many there are."""
+    """The processes of a run: the rank of this one, and the world size."""
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
 
     @property
-    def first(self) -> bool:
-        """Whether this is the one that writes files and speaks."""
+    def is_main(self) -> bool:
+        """True on rank 0, the only one that writes files and logs."""
         return self.rank == 0
 
-    def share(self, total: int, part: int = 0, parts: int = 1) -> Share:
-        """This process's share of micro-batch ``part`` of ``parts`` of a batch of ``total`` rows."""
-        return Share(total, self.rank, self.count, part, parts)
+    def share(self, total: int, micro_batch: int = 0, micro_batches: int = 1) -> Share:
+        """This process's share of one of the micro-batches of a batch of ``total`` rows."""
+        return Share(total, self.rank, self.world_size, micro_batch, micro_batches)
 
     def all_agree(self, value: bool, device: torch.device) -> bool:
         """Whether ``value`` is true in every process. Waits for the device."""
-        if self.count == 1:
+        if self.world_size == 1:
             return value
         wrong = torch.tensor(int(not value), device=device)
         dist.all_reduce(wrong)
@@ -145,7 +148,7 @@ class Processes:
         come more than once.
         """
         batches = -(-total // size)
-        numbers = range(self.rank, -(-batches // self.count) * self.count, self.count)
+        numbers = range(self.rank, -(-batches // self.world_size) * self.world_size, self.world_size)
         starts = [min(number, batches - 1) * size for number in numbers]
         return [range(start, min(start + size, total)) for start in starts]
 
@@ -154,12 +157,12 @@ class Processes:
 
         ``batches`` are on the CPU, and so is what the first process gets; the others get None.
         """
-        if self.count == 1:
+        if self.world_size == 1:
             return torch.cat(batches)
         # Only the last batch may be smaller, so that what fills it up, and what came more than once, are at the end.
         own = batches[0].new_zeros(len(batches), size, *batches[0].shape[1:])
         for place, batch in zip(own, batches, strict=True):
             place[: len(batch)] = batch
-        everywhere = [torch.empty_like(own) for _ in range(self.count)] if self.first else None
+        everywhere = [torch.empty_like(own) for _ in range(self.world_size)] if self.is_main else None
         dist.gather(own, everywhere)
         return torch.stack(everywhere, dim=1).flatten(0, 2)[:total] if everywhere is not None else None

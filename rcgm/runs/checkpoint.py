@@ -158,14 +158,14 @@ def save_checkpoint(
     processes = Processes() if processes is None else processes
     final = folder / f"step_{step:08d}"
     unfinished = folder / f"{UNFINISHED}{final.name}"
-    if processes.first:
+    if processes.is_main:
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(f"{UNFINISHED}*"):
             shutil.rmtree(leftover)
         unfinished.mkdir()
     _gathered(None, processes, group)  # nobody writes before the leftovers are gone
     written = _gathered(_write(unfinished, tensors, processes, group), processes, group)
-    if processes.first:
+    if processes.is_main:
         files = {name: entry for part in written for name, entry in sorted(part.items())}
         content = {"format": FORMAT, "step": step, "files": files, "state": dict(state)}
         write_atomically(unfinished / STATE, json.dumps({**content, "sha256": _sha256_of(content)}, indent=1))
@@ -189,7 +189,7 @@ def read_checkpoint(path: Path, processes: Processes | None = None) -> Checkpoin
     processes = Processes() if processes is None else processes
     content = _read_state(path / STATE)
     names = sorted(content["files"])
-    problem = _problem(path, {name: content["files"][name] for name in names[processes.rank :: processes.count]})
+    problem = _problem(path, {name: content["files"][name] for name in names[processes.rank :: processes.world_size]})
     for found in _gathered(problem, processes):
         if found is not None:
             raise CheckpointError(found)
@@ -213,13 +213,13 @@ def _write(
     numbers = {key: 1 + groups.index(key.partition("/")[0]) for key in content}
     writer = HuggingFaceStorageWriter(str(folder), numbers, save_distributed=True)
     with _quiet():
-        dcp.save(content, storage_writer=writer, process_group=group, no_dist=processes.count == 1)
+        dcp.save(content, storage_writer=writer, process_group=group, no_dist=processes.world_size == 1)
     files = {}
     for path in sorted(folder.iterdir()):
         match = WRITTEN.fullmatch(path.name)
         if match is None or int(match[1]) != processes.rank + 1:
             continue
-        part = "" if processes.count == 1 else f"-{processes.rank + 1:05d}-of-{processes.count:05d}"
+        part = "" if processes.world_size == 1 else f"-{processes.rank + 1:05d}-of-{processes.world_size:05d}"
         path = path.rename(folder / f"{groups[int(match[2]) - 1]}{part}.safetensors")
         sync_to_disk(path)
         files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256_of_file(path)}
@@ -255,8 +255,8 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 def _gathered(value: Any, processes: Processes, group: dist.ProcessGroup | None = None) -> list[Any]:
     """``value`` of every process, by rank."""
-    values = [value] * processes.count
-    if processes.count > 1:
+    values = [value] * processes.world_size
+    if processes.world_size > 1:
         dist.all_gather_object(values, value, group=group)
     return values
 

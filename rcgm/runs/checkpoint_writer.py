@@ -32,7 +32,7 @@ class CheckpointWriter:
         self._keep = keep
         self._processes = processes
         # A group of its own: the messages of the thread must not mix with those of the training.
-        self._group = dist.new_group(backend="gloo") if processes.count > 1 else None
+        self._group = dist.new_group(backend="gloo") if processes.world_size > 1 else None
         self._thread = ThreadPoolExecutor(1, "checkpoint") if background else None
         self._pending: Future | None = None
 

@@ -128,7 +128,7 @@ def generate(
     processes = Processes() if processes is None else processes
     count = len(request.noise)
     # As many for each, if need be the last one more than once: a sharded network is run by all of them together.
-    own = (torch.arange(-(-count // processes.count)) * processes.count + processes.rank).clamp(max=count - 1)
+    own = (torch.arange(-(-count // processes.world_size)) * processes.world_size + processes.rank).clamp(max=count - 1)
     made = []
     method = Method() if method is None else method
     sample = SAMPLERS[method.sampler]
@@ -145,9 +145,9 @@ def generate(
             if on_chunk is not None:
                 on_chunk(len(noise))
     here = torch.cat(made)
-    if processes.count == 1:
+    if processes.world_size == 1:
         return here
-    everywhere = [torch.empty_like(here) for _ in range(processes.count)]
+    everywhere = [torch.empty_like(here) for _ in range(processes.world_size)]
     dist.all_gather(everywhere, here)
     return torch.stack(everywhere, 1).flatten(0, 1)[:count]
 

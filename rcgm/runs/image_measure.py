@@ -94,7 +94,7 @@ class ImageMeasure:
     def _of_file(self, known: Reference) -> Reference | None:
         images, self._images = self._images, None
         if images is None:
-            return known if self._processes.first else None
+            return known if self._processes.is_main else None
         judged = self._judge(lambda rows: images[rows.start : rows.stop], len(images))
         return judged and Reference(known.mean, known.covariance, judged[0])
 
@@ -122,7 +122,7 @@ class ImageMeasure:
             for kept, output in zip((features, logits), outputs, strict=True):
                 kept.append(output.float().cpu())
             if on_chunk is not None:
-                on_chunk(min(len(rows) * self._processes.count, count))
+                on_chunk(min(len(rows) * self._processes.world_size, count))
         collected = [self._processes.collect(kept, count, self._batch_size) for kept in (features, logits)]
         return None if collected[0] is None else (collected[0], collected[1])
 

@@ -33,8 +33,8 @@ def held_alone(path: Path, processes: Processes) -> Iterator[None]:
         ValueError: another process holds it, in all ``processes``; the message says which one.
     """
     with contextlib.ExitStack() as stack:
-        problem = [_locked(path, stack) if processes.first else None]
-        if processes.count > 1:
+        problem = [_locked(path, stack) if processes.is_main else None]
+        if processes.world_size > 1:
             dist.broadcast_object_list(problem)
         if problem[0] is not None:
             raise ValueError(problem[0])

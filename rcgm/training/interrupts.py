@@ -76,7 +76,7 @@ class StopRequest:
         Among several it is that to the question of the step before: it has had a step's time to go round, so that
         nobody waits for it.
         """
-        if self._processes.count == 1:
+        if self._processes.world_size == 1:
             return self.requested
         stop = self._outcome()
         votes = torch.tensor(int(self.requested))  # on the CPU: the device is not waited for

@@ -52,7 +52,7 @@ def train(
         NonFiniteError, ProcessLostError, TrainingInterrupted: see :meth:`Trainer.run`.
     """
     with running_processes(config.device) as processes, contextlib.ExitStack() as stack:
-        show_progress = show_progress and processes.first
+        show_progress = show_progress and processes.is_main
         return _train(config, RunFolder(Path(output)), processes, stack, resume=resume, show_progress=show_progress)
 
 
@@ -108,7 +108,7 @@ def _train(
     if checkpoint is None:
         folder.require_no_run()
         stack.enter_context(held_alone(folder.lock, processes))
-    if processes.first:
+    if processes.is_main:
         folder.write_config(config)
     return trainer.run()
 

@@ -46,7 +46,7 @@ class LossByTime:
         if self._ranges == 0:
             return {}
         sums = self._sums
-        if self._processes.count > 1:
+        if self._processes.world_size > 1:
             dist.all_reduce(sums)
         totals, counts = sums.tolist()
         self._sums = torch.zeros_like(sums)
@@ -58,8 +58,8 @@ class LossByTime:
     def state(self) -> list[list[list[float]]]:
         """What has not been reported, by process. Each has to make the call. Waits for the device."""
         own = self._sums.cpu()
-        everywhere = [torch.empty_like(own) for _ in range(self._processes.count)]
-        if self._processes.count > 1:
+        everywhere = [torch.empty_like(own) for _ in range(self._processes.world_size)]
+        if self._processes.world_size > 1:
             dist.all_gather(everywhere, own)
         else:
             everywhere = [own]
@@ -70,8 +70,8 @@ class LossByTime:
         sums = torch.tensor(state, dtype=torch.float64)
         if sums.ndim != 3 or sums.shape[1:] != self._sums.shape:
             return
-        if len(sums) == self._processes.count:
+        if len(sums) == self._processes.world_size:
             own = sums[self._processes.rank]
         else:
-            own = sums.sum(dim=0) if self._processes.first else torch.zeros_like(sums[0])
+            own = sums.sum(dim=0) if self._processes.is_main else torch.zeros_like(sums[0])
         self._sums = own.to(self._sums.device)

@@ -74,12 +74,12 @@ class Observer:
         if config.evaluate.features is not None and (config.evaluate.at_end or config.evaluate.every):
             with _global_random_state_kept(device):
                 self._measure = self._build_measure()  # what is missing for it is said before the first step
-        self.metrics = MetricsFile(folder.metrics, done=done, enabled=processes.first)
-        self._evaluations = EvaluationsFile(folder.evaluations, done=done, enabled=processes.first)
+        self.metrics = MetricsFile(folder.metrics, done=done, enabled=processes.is_main)
+        self._evaluations = EvaluationsFile(folder.evaluations, done=done, enabled=processes.is_main)
         self._boards = [
-            TensorBoard(folder.tensorboard, done=done, enabled=config.logging.tensorboard and processes.first),
+            TensorBoard(folder.tensorboard, done=done, enabled=config.logging.tensorboard and processes.is_main),
             WeightsAndBiases(
-                config.logging.wandb if processes.first else None, folder.root, config.model_dump(mode="json")
+                config.logging.wandb if processes.is_main else None, folder.root, config.model_dump(mode="json")
             ),
         ]
         self.progress = Progress(config.steps, done, enabled=show_progress)
@@ -112,7 +112,7 @@ class Observer:
                 )
                 for number in settings.steps
             }
-        if not self._processes.first:
+        if not self._processes.is_main:
             return
         value_range = info.value_range
         if self._decoder is not None:
@@ -137,14 +137,14 @@ class Observer:
     def draw_training(self) -> None:
         """Draw the loss of the whole run, and make a film and a strip of its pictures of samples."""
         self._draw_loss()
-        if self._processes.first:
+        if self._processes.is_main:
             previews = {int(path.stem.removeprefix("step_")): path for path in self.folder.samples.glob("step_*.png")}
             plots.save_film(self.folder.film, previews)
             plots.save_film_strip(self.folder.film_strip, previews)
 
     def _draw_loss(self) -> None:
         rows = [row for row in self.metrics.rows if row["loss"] is not None]
-        if rows and self._processes.first:
+        if rows and self._processes.is_main:
             curve = ([row["step"] for row in rows], [row["loss"] for row in rows])
             plots.save_curves(
                 self.folder.loss_curve, {"loss": curve}, x_label="step", y_label="loss", title="Training loss"

@@ -19,8 +19,8 @@ def global_random_state(device: torch.device, processes: Processes) -> dict[str,
         own["cuda"] = torch.cuda.get_rng_state(device)
     states = {}
     for kind, state in own.items():
-        of_all = [torch.empty_like(state) for _ in range(processes.count)]
-        if processes.count > 1:
+        of_all = [torch.empty_like(state) for _ in range(processes.world_size)]
+        if processes.world_size > 1:
             dist.all_gather(of_all, state)
         else:
             of_all = [state]
@@ -43,5 +43,5 @@ def restore_global_random_state(
 
 def separate_global_generators(seed: int, processes: Processes) -> None:
     """Give every process but the first numbers of its own: dropout is to differ, initial weights are to be alike."""
-    if not processes.first:
+    if not processes.is_main:
         torch.manual_seed(seed_of(seed, Purpose.GLOBAL, processes.rank, 0))

@@ -104,7 +104,7 @@ class TrainStep:
     ) -> StepResult:
         """Train on the batch ``x [B, ...]``, ``cond [B]`` as step number ``step``.
 
-        ``x`` holds this process's rows (see :class:`~rcgm.data.BatchStream`, ``parts``) of a batch of ``total`` rows;
+        ``x`` holds this process's rows, as :class:`~rcgm.data.BatchStream` gives them, of a batch of ``total`` rows;
         None where it is the whole batch. ``grad_norm`` is that of the whole gradient, measured where it is needed for
         clipping or asked for, before clipping.
 
@@ -112,8 +112,8 @@ class TrainStep:
             ValueError: ``x`` does not hold this process's rows, or there are too few for all micro-batches.
         """
         total = len(x) if total is None else total
-        parts = self._accumulate
-        shares = [self._processes.share(total, part, parts) for part in range(parts)]
+        micro_batches = self._accumulate
+        shares = [self._processes.share(total, number, micro_batches) for number in range(micro_batches)]
         if sum(share.rows for share in shares) != len(x):
             raise ValueError(
                 f"x must hold {sum(share.rows for share in shares)} rows of a batch of {total}, got {len(x)}"
@@ -122,14 +122,14 @@ class TrainStep:
         loss = torch.zeros((), device=x.device)
         evaluated = 0
         for share in shares:
-            last = share.part == parts - 1
+            last = share.micro_batch == micro_batches - 1
             synchronise_gradients(self._student, last)
             self._generator.manual_seed(seed_of(self._seed, Purpose.TRAINING, step))
             with autocast_to(self._autocast, x.device):
                 output = self._objective(
                     self._student,
-                    x[share.part :: parts].contiguous(),
-                    None if cond is None else cond[share.part :: parts].contiguous(),
+                    x[share.micro_batch :: micro_batches].contiguous(),
+                    None if cond is None else cond[share.micro_batch :: micro_batches].contiguous(),
                     target=self._target,
                     teacher=self._teacher,
                     null_cond=self._null_cond,
@@ -140,14 +140,14 @@ class TrainStep:
             if last:
                 self._release()
             # Gradients are averaged over the processes, also where these have different numbers of rows.
-            part = output.loss / (total / (share.rows * share.count))
-            part.backward()
-            loss = loss + part.detach()
+            own_loss = output.loss / (total / (share.rows * share.world_size))
+            own_loss.backward()
+            loss = loss + own_loss.detach()
             evaluated += self._observe(output)
-        loss = shares[0].add_up_(loss) / shares[0].count
+        loss = shares[0].add_up_(loss) / shares[0].world_size
         for parameter in self._learned:
             if parameter.grad is not None:
-                shares[0].add_up_(parameter.grad).div_(shares[0].count)
+                shares[0].add_up_(parameter.grad).div_(shares[0].world_size)
         norm = self._clipped(want_grad_norm)
         if self._skips is None:
             self._optimizer.step()

@@ -104,9 +104,11 @@ class Trainer:
         self.memory = objective.memory().to(self.device) if hasattr(objective, "memory") else nn.ModuleDict()
         self.teacher = teacher
         self.processes = Processes() if processes is None else processes
-        if config.cuda_graphs and self.processes.count > 1:
+        if config.cuda_graphs and self.processes.world_size > 1:
             # sharded parameters are gathered in another place each time
-            raise ValueError(f"cuda_graphs must be false where several processes train, got {self.processes.count}")
+            raise ValueError(
+                f"cuda_graphs must be false where several processes train, got {self.processes.world_size}"
+            )
         self._parallelize()
         self.optimizer = build_optimizer(config.optimizer, student, self.memory)
         self.step = 0
@@ -133,7 +135,7 @@ class Trainer:
             by_time=self._vitals.by_time,
             skips=self._vitals.skips,
         )
-        self._show_progress = show_progress and self.processes.first
+        self._show_progress = show_progress and self.processes.is_main
         self._clock = _Clock(self.step)
 
     def run(self) -> dict[str, Any]:
@@ -156,8 +158,8 @@ class Trainer:
                 self.step,
                 config.workers,
                 rank=self.processes.rank,
-                world_size=self.processes.count,
-                parts=config.accumulate,
+                world_size=self.processes.world_size,
+                micro_batches=config.accumulate,
             )
             batches = stack.enter_context(contextlib.closing(iter(stream)))  # its workers end with the run
             writer = CheckpointWriter(
@@ -200,7 +202,7 @@ class Trainer:
         except NonFiniteError as error:
             raise NonFiniteError(f"{error}; {self._saved()}") from error
         except RuntimeError as error:
-            if self.processes.count == 1 or not lost_process(error):
+            if self.processes.world_size == 1 or not lost_process(error):
                 raise
             raise ProcessLostError(
                 f"another process of the run is gone, in step {self.step + 1}; {self._saved()}: go on with --resume"
@@ -209,7 +211,7 @@ class Trainer:
     def _parallelize(self) -> None:
         # After the copies for the average are made: a compiled or sharded module is not to be copied.
         config = self.config.parallel
-        mesh = make_mesh(config, self.device, self.processes.count)
+        mesh = make_mesh(config, self.device, self.processes.world_size)
         frozen = [*self.ema.copies, *([] if self.teacher is None else [self.teacher.network])]
         for network in (self.student, *frozen):
             kept = config.keep_student_gathered if network is self.student else config.keep_target_gathered
@@ -294,7 +296,7 @@ class Trainer:
                 "teacher_step": None if self.teacher is None else self.teacher.step,
                 **vitals,
                 "seconds": self._elapsed(),
-                "processes": self.processes.count,
+                "processes": self.processes.world_size,
                 "versions": library_versions(),
             },
         )
@@ -336,11 +338,11 @@ class Trainer:
             "parameters": sum(parameter.numel() for parameter in self.student.parameters()),
             "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
             "threads": torch.get_num_threads(),
-            "processes": self.processes.count,
+            "processes": self.processes.world_size,
             "versions": library_versions(),
             "config": self.config.model_dump(mode="json"),
         }
-        if self.processes.first:
+        if self.processes.is_main:
             write_atomically(self.folder.summary, json.dumps(summary, indent=2) + "\n")
         return summary
 

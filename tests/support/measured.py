@@ -61,10 +61,12 @@ def measure(processes: Processes, **options: Any) -> ImageMeasure:
 def measure_together(path: str, reference: str | None) -> int:
     with running_processes("cpu") as processes:
         model = network()
-        parallelize(model, ParallelConfig(), make_mesh(ParallelConfig(), CPU, processes.count), keep_gathered=False)
+        parallelize(
+            model, ParallelConfig(), make_mesh(ParallelConfig(), CPU, processes.world_size), keep_gathered=False
+        )
         measured = measure(processes, reference=reference)
         reports = [measured(sampler(model), COUNT) for _ in range(2)]
-        if processes.first:
+        if processes.is_main:
             Path(path).write_text(json.dumps(reports))
         else:
             assert reports == [{}, {}]

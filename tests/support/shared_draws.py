@@ -43,10 +43,10 @@ def distance(build, processes: Processes, parallel: dict) -> float:
     target = copy.deepcopy(student).requires_grad_(False)
     plain, plain_target = copy.deepcopy(student), copy.deepcopy(target)
     config = ParallelConfig(**parallel)
-    mesh = make_mesh(config, torch.device("cpu"), processes.count)
+    mesh = make_mesh(config, torch.device("cpu"), processes.world_size)
     parallelize(student, config, mesh, keep_gathered=config.keep_student_gathered)
     parallelize(target, config, mesh, keep_gathered=config.keep_target_gathered)
-    share = processes.share(ROWS * processes.count)
+    share = processes.share(ROWS * processes.world_size)
     x = torch.randn(share.total, DIM, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     far = largest = 0.0
     objective, other = build(), build()
@@ -67,7 +67,7 @@ def distance(build, processes: Processes, parallel: dict) -> float:
         for sharded, whole in zip(student.parameters(), plain.parameters(), strict=True):
             assert isinstance(sharded.grad, DTensor)
             dist.all_reduce(whole.grad)
-            pairs.append((sharded.grad.full_tensor(), whole.grad / processes.count))
+            pairs.append((sharded.grad.full_tensor(), whole.grad / processes.world_size))
         far = max(far, *(float((one - two).abs().max()) for one, two in pairs))
         largest = max(largest, *(float(two.abs().max()) for _, two in pairs))
     return far / largest
@@ -80,5 +80,5 @@ def main(path: Path) -> None:
             for name, build in OBJECTIVES.items()
             for way, parallel in SHARDED.items()
         }
-        if processes.first:
+        if processes.is_main:
             path.write_text(json.dumps(report))

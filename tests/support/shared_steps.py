@@ -82,7 +82,7 @@ def run(
     """Everything that a few steps compute, as whole tensors, and the collectives of each step where ``counted``."""
     student = build_student(dtype)
     ema = Ema(student, decay, cast=cast, target_decay=target_decay)
-    mesh = make_mesh(config, CPU, processes.count)
+    mesh = make_mesh(config, CPU, processes.world_size)
     parallelize(student, config, mesh, compile=compile, keep_gathered=config.keep_student_gathered)
     for copy in ema.copies:
         parallelize(copy, config, mesh, compile=compile, keep_gathered=config.keep_target_gathered)
@@ -116,7 +116,7 @@ def run(
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(rows, 2, 4, 4, generator=generator, dtype=dtype)
     labels = torch.randint(3, (rows,), generator=generator)
-    here = torch.cat(torch.arange(rows).split(accumulate)[processes.rank :: processes.count])
+    here = torch.cat(torch.arange(rows).split(accumulate)[processes.rank :: processes.world_size])
     counts = []
     for number in range(steps):
         calls = Calls()
@@ -149,7 +149,7 @@ class Spoiled:
 
     def __call__(self, *arguments: Any, step: int, share: Share, **options: Any) -> ObjectiveOutput:
         output = self.objective(*arguments, step=step, share=share, **options)
-        spoiled = step == 1 and share.rank == share.count - 1
+        spoiled = step == 1 and share.rank == share.world_size - 1
         return replace(output, loss=output.loss * math.nan) if spoiled else output
 
 
@@ -175,7 +175,7 @@ def compared(
 ) -> dict[str, float]:
     """How far the steps of all processes are from those of one without micro-batches, in the first process."""
     alone = {**options, "compile": False, "accumulate": 1}
-    expected = run(build(), Processes(), ParallelConfig(), **alone)[0] if processes.first else {}
+    expected = run(build(), Processes(), ParallelConfig(), **alone)[0] if processes.is_main else {}
     shared, _ = run(build(), processes, ParallelConfig(**parallel), **options)
     return distance(expected, shared)
 
@@ -247,5 +247,5 @@ def main(path: Path) -> None:
             report["jvp"] = compared(lambda: MeanFlow(derivative=ForwardMode()), processes, {}, {})
         except ValueError as error:
             report["jvp"] = str(error)
-        if processes.first:
+        if processes.is_main:
             path.write_text(json.dumps(report, indent=1))

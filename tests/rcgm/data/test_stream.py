@@ -76,7 +76,8 @@ def test_ranks_share_the_batch_of_one_process(dataset, world_size, parts):
     """Each micro-batch of a rank holds the rows that its share has of what is drawn for the whole batch."""
     whole = BatchStream(dataset, 12, seed=3)
     ranks = [
-        BatchStream(dataset, 12, seed=3, rank=rank, world_size=world_size, parts=parts) for rank in range(world_size)
+        BatchStream(dataset, 12, seed=3, rank=rank, world_size=world_size, micro_batches=parts)
+        for rank in range(world_size)
     ]
     for step in range(9):
         x, labels = whole[step]
@@ -180,7 +181,11 @@ def test_pins_memory_where_cuda_is(dataset, workers):
         ({"world_size": 0}, ValueError, "world_size is 0"),
         ({"rank": -1}, ValueError, "rank is -1"),
         ({"rank": 2, "world_size": 2}, ValueError, "rank is 2; with world_size 2 it needs 0 to 1"),
-        ({"world_size": 4, "parts": 4}, ValueError, "batch_size is 12 in 4 parts; it needs at least 16"),
+        (
+            {"world_size": 4, "micro_batches": 4},
+            ValueError,
+            "batch_size is 12 in 4 micro-batches; it needs at least 16",
+        ),
     ],
 )
 def test_refuses(arguments, error, message):

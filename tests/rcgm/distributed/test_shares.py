@@ -90,7 +90,7 @@ def test_noise_of_a_whole_batch_is_one_draw():
         ((2, 0, 3), "a row for each of 3 processes in each of 1 micro-batches, 3 or more, got 2"),
         ((7, 0, 2, 0, 4), "a row for each of 2 processes in each of 4 micro-batches, 8 or more, got 7"),
         ((4, 2, 2), "rank must be from 0 to 1, got 2"),
-        ((4, 0, 1, -1, 2), "part must be from 0 to 1, got -1"),
+        ((4, 0, 1, -1, 2), "micro_batch must be from 0 to 1, got -1"),
     ],
 )
 def test_impossible_shares(arguments, message):
@@ -100,5 +100,5 @@ def test_impossible_shares(arguments, message):
 
 def test_one_process_agrees_with_itself():
     one = Processes()
-    assert one.first and one.all_agree(True, torch.device("cpu")) and not one.all_agree(False, torch.device("cpu"))
+    assert one.is_main and one.all_agree(True, torch.device("cpu")) and not one.all_agree(False, torch.device("cpu"))
     assert Share(3).add_up_(torch.ones(2)).tolist() == [1, 1]
