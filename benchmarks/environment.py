@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from rcgm.files import write_atomically
+
 ROOT = Path(__file__).parent.parent
 FIGURES = ROOT / "docs" / "figures"
 FOLDER_VARIABLE = "RCGM_BENCHMARK_RESULTS"
@@ -35,22 +37,18 @@ def describe(device: torch.device) -> dict[str, Any]:
 def write(name: str, result: dict[str, Any], folder: Path | None = None) -> Path:
     """Write a result file atomically, to ``folder`` or the usual one."""
     path = (folder or RESULTS) / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=1) + "\n")
-    temporary.replace(path)
-    return path
+    return write_atomically(path, json.dumps(result, indent=1) + "\n")
 
 
 def read(name: str, folder: Path | None = None) -> dict[str, Any] | None:
     """A result file, or None where there is none."""
     path = (folder or RESULTS) / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def _processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())

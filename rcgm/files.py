@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["replaced_atomically", "sha256_of", "sync_to_disk", "write_atomically"]
+__all__ = ["hidden_beside", "replaced_atomically", "sha256_of", "sync_to_disk", "write_atomically"]
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> Path:
@@ -27,7 +28,9 @@ def replaced_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     """As :func:`write_atomically`, of a file that the body of the ``with`` writes: to the path it is given."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = hidden_beside(path)
+    # Made here and only here: in a folder that others may write to, nobody can have put a link of this name there.
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     try:
         yield temporary
         sync_to_disk(temporary)
@@ -35,6 +38,11 @@ def replaced_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     sync_to_disk(path.parent)
+
+
+def hidden_beside(path: Path) -> Path:
+    """A hidden name beside ``path`` that nobody can guess, for a file or a folder that is to be renamed to it."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
 
 
 def sha256_of(path: Path) -> str:

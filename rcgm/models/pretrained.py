@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rcgm.files import sync_to_disk
+from rcgm.files import hidden_beside, sync_to_disk
 from rcgm.models.registry import MODELS, build_model
 from rcgm_kernels.version import __version__
 
@@ -55,9 +55,9 @@ def save_pretrained(
     if training is not None:
         config["training"] = dict(training)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary = hidden_beside(folder)
+    temporary.mkdir()
     try:
-        temporary.mkdir()
         # Copies, as safetensors refuses tensors that share memory, which tied weights do.
         tensors = {key: tensor.to("cpu", copy=True).contiguous() for key, tensor in network.state_dict().items()}
         save_file(tensors, temporary / WEIGHTS, {"format": "pt"})

@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from rcgm.distributed.shares import Processes
-from rcgm.files import sync_to_disk, write_atomically
+from rcgm.files import sha256_of, sync_to_disk, write_atomically
 
 __all__ = [
     "Checkpoint",
@@ -222,7 +222,7 @@ def _write(
         part = "" if processes.world_size == 1 else f"-{processes.rank + 1:05d}-of-{processes.world_size:05d}"
         path = path.rename(folder / f"{groups[int(match[2]) - 1]}{part}.safetensors")
         sync_to_disk(path)
-        files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256_of_file(path)}
+        files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
     return files
 
 
@@ -234,7 +234,7 @@ def _problem(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None
         size = file.stat().st_size
         if size != expected["bytes"]:
             return f"checkpoint file '{file}' is damaged: {size} bytes instead of {expected['bytes']}"
-        if _sha256_of_file(file) != expected["sha256"]:
+        if sha256_of(file) != expected["sha256"]:
             return f"checkpoint file '{file}' is damaged: its SHA-256 differs from the one in {STATE}"
     return None
 
@@ -282,11 +282,3 @@ def _step_of(path: Path) -> int:
 
 def _sha256_of(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256_of_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

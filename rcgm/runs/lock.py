@@ -46,7 +46,7 @@ def _locked(path: Path, stack: contextlib.ExitStack) -> str | None:
     if fcntl is None:
         return None
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = stack.enter_context(path.open("a+", encoding="utf-8"))
+    file = stack.enter_context(open(path, "a+", encoding="utf-8", opener=_not_through_a_link))
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -58,6 +58,10 @@ def _locked(path: Path, stack: contextlib.ExitStack) -> str | None:
     file.write(json.dumps({"process": os.getpid(), "host": socket.gethostname(), "since": started}))
     file.flush()
     return None  # the file stays: removed, it could be locked by one process, and a new one of its name by another
+
+
+def _not_through_a_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _holder(path: Path) -> str:

@@ -1,5 +1,6 @@
 import hashlib
 import os
+import secrets
 
 import pytest
 
@@ -38,3 +39,28 @@ def test_a_file_that_is_written_by_others(tmp_path):
     with pytest.raises(FileNotFoundError), replaced_atomically(path) as temporary:
         temporary.with_name("nowhere").read_bytes()
     assert path.read_bytes() == b"one" and list(path.parent.iterdir()) == [path]
+
+
+def test_a_planted_link_is_not_followed(tmp_path, monkeypatch):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    monkeypatch.setattr(secrets, "token_hex", lambda length: "guessed")
+    (tmp_path / ".a.txt.guessed.tmp").symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        write_atomically(tmp_path / "a.txt", "new")
+    assert victim.read_text() == "precious" and not (tmp_path / "a.txt").exists()
+
+
+def test_temporary_names_cannot_be_guessed(tmp_path):
+    names = set()
+    for _ in range(3):
+        with replaced_atomically(tmp_path / "a.txt") as temporary:
+            names.add(temporary.name)
+    assert len(names) == 3
+    assert all(len(name.split(".")[-2]) == 16 for name in names)
+
+
+def test_files_get_the_usual_permissions(tmp_path):
+    plain = tmp_path / "plain"
+    plain.write_text("")
+    assert write_atomically(tmp_path / "a.txt", "x").stat().st_mode == plain.stat().st_mode
