@@ -46,7 +46,9 @@ def _locked(path: Path, stack: contextlib.ExitStack) -> str | None:
     if fcntl is None:
         return None
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = stack.enter_context(open(path, "a+", encoding="utf-8", opener=_not_through_a_link))
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+    # A link that somebody has put there is not followed: what it leads to would be emptied.
+    file = stack.enter_context(os.fdopen(os.open(path, flags | os.O_NOFOLLOW, 0o666), "a+", encoding="utf-8"))
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -58,10 +60,6 @@ def _locked(path: Path, stack: contextlib.ExitStack) -> str | None:
     file.write(json.dumps({"process": os.getpid(), "host": socket.gethostname(), "since": started}))
     file.flush()
     return None  # the file stays: removed, it could be locked by one process, and a new one of its name by another
-
-
-def _not_through_a_link(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _holder(path: Path) -> str:
