@@ -144,7 +144,7 @@ class BuildKernels(build_ext):
         folder.mkdir(parents=True, exist_ok=True)
         on_cpu = ext.name.endswith("_cpu")
         jobs = self._cpu_jobs(folder) if on_cpu else self._cuda_jobs(folder)
-        own = [CSRC, CSRC / "common", CSRC / ("cpu" if on_cpu else "cuda")]
+        own = [CSRC / "common", CSRC / ("cpu" if on_cpu else "cuda")]
         sources = digest_of(own, [self.cxx] if on_cpu else [self.cxx, wanted_nvcc()])
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             objects = [str(path) for path in pool.map(lambda job: compile_once(sources, *job), jobs)]
@@ -166,7 +166,7 @@ class BuildKernels(build_ext):
     def _cpu_jobs(self, folder: Path) -> list[tuple]:
         flags = supported(self.cxx, CPU_FLAGS)
         self.link_flags = supported(self.cxx, ["-fopenmp", "-s"])
-        jobs = [self._bindings_job(CSRC / "bindings.cpp", folder / "bindings.o", flags)]
+        jobs = [self._bindings_job(CSRC / "cpu" / "bindings.cpp", folder / "bindings.o", flags)]
         jobs.append(self._bindings_job(CSRC / "cpu" / "dispatch.cpp", folder / "dispatch.o", flags))
         for isa, isa_flags in ISA_FLAGS.items():
             source, target = CSRC / "cpu" / "kernels.cpp", folder / f"kernels_{isa}.o"
@@ -196,7 +196,7 @@ class BuildKernels(build_ext):
 
 
 def extensions() -> list[Pybind11Extension]:
-    modules = [Pybind11Extension("rcgm_kernels._cpu", [str(CSRC / "bindings.cpp")])]
+    modules = [Pybind11Extension("rcgm_kernels._cpu", [str(CSRC / "cpu" / "bindings.cpp")])]
     if wanted_nvcc():
         modules.append(Pybind11Extension("rcgm_kernels._cuda", [str(CSRC / "cuda" / "bindings.cpp")]))
     return modules

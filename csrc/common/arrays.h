@@ -20,6 +20,23 @@ struct MutableArray {
   DType dtype;
 };
 
+// Numbers per sample, [rows, batch], float32 or float64, with any strides. Null data stands for ones.
+struct Scalars {
+  const void* data;
+  int64_t row_stride, stride;
+  bool float64;
+};
+
+// One tensor of a model, its average, and a copy of the average in another dtype.
+struct EmaTensor {
+  void* average;
+  const void* param;
+  void* copy;  // null: none
+  int64_t size;
+  DType average_dtype, param_dtype, copy_dtype;
+};
+
+// The numbers of metrics and reductions are the places of their names in METRICS and REDUCTIONS of rcgm_kernels/options.py.
 enum class Metric : int { kL2 = 0, kPseudoHuber = 1, kBarron = 2, kBarronReweighting = 3 };
 
 enum class Reduction : int { kMean = 0, kSum = 1, kNone = 2 };

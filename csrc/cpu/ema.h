@@ -7,7 +7,7 @@ RCGM_FN T moved(T average, T param, T keep, T take) {
 }
 
 template <typename T, typename Param>
-static void ema_chunk(const EmaEntry& e, double decay, int64_t offset, int64_t length, const Param* param) {
+static void ema_chunk(const EmaTensor& e, double decay, int64_t offset, int64_t length, const Param* param) {
   T* average = static_cast<T*>(e.average) + offset;
   const T keep = T(decay), take = T(1 - decay);
 #pragma omp simd
@@ -18,10 +18,10 @@ static void ema_chunk(const EmaEntry& e, double decay, int64_t offset, int64_t l
 
 static void ema(const EmaArguments& a) {
   int64_t total = 0;
-  for (int64_t k = 0; k < a.count; ++k) total += a.entries[k].size;
+  for (int64_t k = 0; k < a.count; ++k) total += a.tensors[k].size;
 #pragma omp parallel num_threads(total > 2 * kChunk ? a.threads : 1)
   for (int64_t k = 0; k < a.count; ++k) {
-    const EmaEntry& e = a.entries[k];
+    const EmaTensor& e = a.tensors[k];
     const int64_t chunks = (e.size + kChunk - 1) / kChunk;
 #pragma omp for schedule(static) nowait
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {

@@ -18,6 +18,7 @@ namespace RCGM_ISA {
 
 #include "../common/formulas.h"
 #include "../common/bits.h"
+#include "scalars.h"
 #include "elements.h"
 #include "loss.h"
 #include "path.h"
@@ -27,7 +28,8 @@ namespace RCGM_ISA {
 
 extern const Kernels RCGM_JOIN(kernels_, RCGM_ISA);
 const Kernels RCGM_JOIN(kernels_, RCGM_ISA) = {
-    RCGM_STRING(RCGM_ISA), RCGM_ISA::residual_loss, RCGM_ISA::interpolate, RCGM_ISA::advance, RCGM_ISA::scale, RCGM_ISA::ema,
+    RCGM_STRING(RCGM_ISA),  RCGM_ISA::first_unordered, RCGM_ISA::residual_loss, RCGM_ISA::interpolate,
+    RCGM_ISA::advance,      RCGM_ISA::scale,           RCGM_ISA::ema,
 };
 
 }  // namespace rcgm

@@ -10,16 +10,12 @@ struct LossArguments {
   Array pred;
   Array terms[kMaxTerms];
   int count;
-  bool float64;           // arithmetic in double
-  const double* scalars;
-  const double* pred_coeff;  // [batch], null: 1
-  const double* scale;       // [batch], null: 1
-  const double* weight;      // [batch], null: 1
-  const double* normalize_scale;  // [batch], null: 1
+  bool float64;  // arithmetic in double
+  Scalars scalars, pred_coeff, scale, weight, normalize_scale;
   LossOptions options;
-  double* losses;         // [batch], out
-  MutableArray gradient;  // out; null data: not wanted
-  float* storage_scales;  // [batch], out; null unless the gradient is scaled
+  void* loss;             // one value or [batch], of the compute type
+  MutableArray gradient;  // null data: not wanted
+  float* storage_scales;  // [batch]; null unless the gradient is scaled
   int threads;
 };
 
@@ -27,18 +23,15 @@ struct InterpolateArguments {
   int64_t batch, size;
   Array x, z;
   int points;
-  bool float64;
-  const double *alpha, *gamma;  // [points, batch]
-  void* out;                    // [points, batch, size], dense
-  DType out_dtype;
+  Scalars alpha, gamma;  // [points, batch]
+  MutableArray out;      // [points * batch, size], dense
   int threads;
 };
 
 struct AdvanceArguments {
   int64_t batch, size;
   Array x, velocity;
-  bool float64;
-  const double *t, *r;  // [batch]
+  Scalars t, r;
   MutableArray out;
   int threads;
 };
@@ -46,22 +39,13 @@ struct AdvanceArguments {
 struct ScaleArguments {
   int64_t batch, size;
   MutableArray gradient;
-  const double* upstream;  // one value, or [batch]
-  bool per_sample;
-  const float* scales;  // what the gradient is stored with, [batch]; null: 1
+  Scalars upstream;  // stride 0: one value for all samples
+  Scalars scales;    // what the gradient is stored with
   int threads;
 };
 
-struct EmaEntry {
-  void* average;
-  const void* param;
-  void* copy;  // null: none
-  int64_t size;
-  DType average_dtype, param_dtype, copy_dtype;
-};
-
 struct EmaArguments {
-  const EmaEntry* entries;
+  const EmaTensor* tensors;
   int64_t count;
   double decay;
   int threads;
@@ -69,6 +53,8 @@ struct EmaArguments {
 
 struct Kernels {
   const char* isa;
+  // The first sample that has a weight and whose knots are out of order, or -1; -1 too where the options have no knots.
+  int64_t (*first_unordered)(const LossArguments&);
   void (*residual_loss)(const LossArguments&);
   void (*interpolate)(const InterpolateArguments&);
   void (*advance)(const AdvanceArguments&);

@@ -30,9 +30,9 @@ static Combination<T> combination_of(const LossArguments& a, int64_t b) {
   Combination<T> c;
   c.anchor = Array{nullptr, 0, DType::kFloat32};
   c.count = 0;
-  c.scale = a.scale ? T(a.scale[b]) : T(1);
+  c.scale = T(number(a.scale, 0, b));
   c.clip = T(a.options.clip);
-  const auto scalar = [&](int i) { return a.scalars[i * a.batch + b]; };
+  const auto scalar = [&](int i) { return number(a.scalars, i, b); };
   const auto coefficient = [&](int k) {
     if (!a.options.times) return scalar(k);
     const int segment = a.options.pred_in_residual ? k : k - 1;  // terms: [base], segments, velocity
@@ -41,7 +41,7 @@ static Combination<T> combination_of(const LossArguments& a, int64_t b) {
   double total = 0;
   int first = 0;
   if (a.options.pred_in_residual || a.options.times) {
-    const double own = a.options.times || !a.pred_coeff ? 1.0 : a.pred_coeff[b];
+    const double own = a.options.times ? 1.0 : number(a.pred_coeff, 0, b);
     if (own != 0) c.anchor = a.options.pred_in_residual ? a.pred : a.terms[0];
     first = a.options.pred_in_residual ? 0 : 1;
     total = own;
@@ -406,35 +406,34 @@ static void gradient_from_kept(const LossArguments& a, const Combination<T>& c, 
 }
 
 static Sample sample_of(const LossArguments& a, int64_t b) {
-  const auto number = [&](const double* values) { return values ? values[b] : 1.0; };
-  return {number(a.weight), number(a.normalize_scale), a.options.clip * fabs(number(a.scale))};
+  return {number(a.weight, 0, b), number(a.normalize_scale, 0, b), a.options.clip * fabs(number(a.scale, 0, b))};
 }
 
-static void store_outcome(const LossArguments& a, int64_t b, const Outcome& outcome) {
-  a.losses[b] = outcome.loss;
+static void store_outcome(const LossArguments& a, int64_t b, const Outcome& outcome, double* losses) {
+  losses[b] = outcome.loss;
   if (a.storage_scales) a.storage_scales[b] = float(outcome.storage_scale);
 }
 
 // A sample of weight 0 is not read: it may hold anything.
-static bool left_out(const LossArguments& a, int64_t b) {
-  if (!a.weight || a.weight[b] != 0) return false;
-  store_outcome(a, b, {0, 0, 0, 1});
+static bool left_out(const LossArguments& a, int64_t b, double* losses) {
+  if (number(a.weight, 0, b) != 0) return false;
+  store_outcome(a, b, {0, 0, 0, 1}, losses);
   if (a.gradient.data) memset(element(a.gradient, b, 0), 0, size_t(a.size * bytes_of(a.gradient.dtype)));
   return true;
 }
 
 // A whole sample on one thread: its inputs are still in the cache when a second look at them is needed.
 template <typename T>
-static void loss_of_sample(const LossArguments& a, int64_t b, int64_t blocks, bool needs_sums) {
+static void loss_of_sample(const LossArguments& a, int64_t b, int64_t blocks, bool needs_sums, double* losses) {
   Kept<T> kept;
-  if (left_out(a, b)) return;
+  if (left_out(a, b, losses)) return;
   const Combination<T> c = combination_of<T>(a, b);
   const Sample sample = sample_of(a, b);
   const bool with_gradient = a.gradient.data != nullptr, keep = with_gradient && needs_sums && blocks == 1;
   const Outcome known = finish_sample(a.options, Sums{0, 0, 0, 0}, double(a.size), sample);
   const Sums sums = sample_sums<T>(a, c, b, blocks, with_gradient && !needs_sums ? &known : nullptr, keep ? &kept : nullptr);
   const Outcome outcome = finish_sample(a.options, sums, double(a.size), sample);
-  store_outcome(a, b, outcome);
+  store_outcome(a, b, outcome, losses);
   if (keep) {
     gradient_from_kept<T>(a, c, outcome, b, kept);
   } else if (with_gradient && needs_sums) {
@@ -444,8 +443,9 @@ static void loss_of_sample(const LossArguments& a, int64_t b, int64_t blocks, bo
 
 // Fewer samples than threads can share: the blocks of a sample are spread over the threads.
 template <typename T>
-static void loss_of_large_sample(const LossArguments& a, int64_t b, int64_t blocks, bool needs_sums, Sums* partial) {
-  if (left_out(a, b)) return;
+static void loss_of_large_sample(const LossArguments& a, int64_t b, int64_t blocks, bool needs_sums, Sums* partial,
+                                 double* losses) {
+  if (left_out(a, b, losses)) return;
   const Combination<T> c = combination_of<T>(a, b);
   const Sample sample = sample_of(a, b);
   const bool with_gradient = a.gradient.data != nullptr;
@@ -459,25 +459,40 @@ static void loss_of_large_sample(const LossArguments& a, int64_t b, int64_t bloc
     sums.rr += partial[block].rr, sums.pp += partial[block].pp, sums.pr += partial[block].pr, sums.yy += partial[block].yy;
   }
   const Outcome outcome = finish_sample(a.options, sums, double(a.size), sample);
-  store_outcome(a, b, outcome);
+  store_outcome(a, b, outcome, losses);
   if (!with_gradient || !needs_sums) return;
 #pragma omp parallel for num_threads(a.threads) schedule(static)
   for (int64_t block = 0; block < blocks; ++block) loss_block<T>(a, c, b, block, &outcome, nullptr);
 }
 
 template <typename T>
-static void residual_loss_as(const LossArguments& a) {
+static void losses_of(const LossArguments& a, double* losses) {
   const int64_t blocks = blocks_of(a);
   const bool needs_sums = gradient_needs_sums(a.options);
   if (a.batch < 4 * a.threads && blocks > 1) {
     Sums* partial = new Sums[blocks];
-    for (int64_t b = 0; b < a.batch; ++b) loss_of_large_sample<T>(a, b, blocks, needs_sums, partial);
+    for (int64_t b = 0; b < a.batch; ++b) loss_of_large_sample<T>(a, b, blocks, needs_sums, partial, losses);
     delete[] partial;
     return;
   }
   const bool worthwhile = a.batch * a.size > 2 * kChunk;
 #pragma omp parallel for num_threads(worthwhile ? a.threads : 1) schedule(static)
-  for (int64_t b = 0; b < a.batch; ++b) loss_of_sample<T>(a, b, blocks, needs_sums);
+  for (int64_t b = 0; b < a.batch; ++b) loss_of_sample<T>(a, b, blocks, needs_sums, losses);
+}
+
+template <typename T>
+static void residual_loss_as(const LossArguments& a) {
+  double* losses = new double[a.batch];
+  losses_of<T>(a, losses);
+  T* loss = static_cast<T*>(a.loss);
+  if (a.options.reduction == Reduction::kNone) {
+    for (int64_t b = 0; b < a.batch; ++b) loss[b] = T(losses[b]);
+  } else {
+    double total = 0;
+    for (int64_t b = 0; b < a.batch; ++b) total += losses[b];
+    *loss = T(a.options.reduction == Reduction::kMean ? total / double(a.batch) : total);
+  }
+  delete[] losses;
 }
 
 static void residual_loss(const LossArguments& a) {

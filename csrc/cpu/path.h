@@ -17,24 +17,23 @@ static void for_each_chunk(int64_t batch, int64_t size, int threads, const Body&
 
 template <typename T>
 static void interpolate_as(const InterpolateArguments& a) {
-  const bool bfloat16 = a.x.dtype == DType::kBFloat16 && a.z.dtype == a.x.dtype && a.out_dtype == a.x.dtype;
+  const bool bfloat16 = a.x.dtype == DType::kBFloat16 && a.z.dtype == a.x.dtype && a.out.dtype == a.x.dtype;
   for_each_chunk(a.batch, a.size, a.threads, [&](int64_t b, int64_t offset, int64_t length) {
     alignas(64) T x_values[kChunk], z_values[kChunk];
     const T *x = x_values, *z = z_values;
     const bool split = bfloat16 && length % 2 == 0;
     load_chunk(a.x, b, offset, length, split, x_values);
     load_chunk(a.z, b, offset, length, split, z_values);
-    const MutableArray out = {a.out, a.size, a.out_dtype};
     for (int point = 0; point < a.points; ++point) {
-      const T alpha = T(a.alpha[point * a.batch + b]), gamma = T(a.gamma[point * a.batch + b]);
-      store_chunk<T>(out, point * a.batch + b, offset, length, split,
+      const T alpha = T(number(a.alpha, point, b)), gamma = T(number(a.gamma, point, b));
+      store_chunk<T>(a.out, point * a.batch + b, offset, length, split,
                      [=](int64_t i) { return alpha * z[i] + gamma * x[i]; });
     }
   });
 }
 
 static void interpolate(const InterpolateArguments& a) {
-  if (a.float64) {
+  if (a.x.dtype == DType::kFloat64 || a.z.dtype == DType::kFloat64) {
     interpolate_as<double>(a);
   } else {
     interpolate_as<float>(a);
@@ -50,13 +49,13 @@ static void advance_as(const AdvanceArguments& a) {
     const bool split = bfloat16 && length % 2 == 0;
     load_chunk(a.x, b, offset, length, split, x_values);
     load_chunk(a.velocity, b, offset, length, split, velocity_values);
-    const T step = T(a.t[b] - a.r[b]);
+    const T step = T(number(a.t, 0, b) - number(a.r, 0, b));
     store_chunk<T>(a.out, b, offset, length, split, [=](int64_t i) { return x[i] - step * velocity[i]; });
   });
 }
 
 static void advance(const AdvanceArguments& a) {
-  if (a.float64) {
+  if (a.x.dtype == DType::kFloat64 || a.velocity.dtype == DType::kFloat64) {
     advance_as<double>(a);
   } else {
     advance_as<float>(a);
@@ -67,7 +66,7 @@ template <typename T>
 static void scale_as(const ScaleArguments& a) {
   const Array gradient = {a.gradient.data, a.gradient.stride, a.gradient.dtype};
   for_each_chunk(a.batch, a.size, a.threads, [&](int64_t b, int64_t offset, int64_t length) {
-    const T factor = T(a.upstream[a.per_sample ? b : 0] / (a.scales ? a.scales[b] : 1.0));
+    const T factor = T(number(a.upstream, 0, b) / number(a.scales, 0, b));
     if (factor == 1) return;
     alignas(64) T buffer[kChunk];
     const T* values = buffer;
@@ -78,7 +77,7 @@ static void scale_as(const ScaleArguments& a) {
 }
 
 static void scale(const ScaleArguments& a) {
-  if (!a.scales && !a.per_sample && a.upstream[0] == 1) return;
+  if (!a.scales.data && a.upstream.stride == 0 && number(a.upstream, 0, 0) == 1) return;
   if (a.gradient.dtype == DType::kFloat64) {
     scale_as<double>(a);
   } else {

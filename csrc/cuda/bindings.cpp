@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "../common/fields.h"
 #include "kernels.h"
 
 namespace py = pybind11;
@@ -12,23 +13,6 @@ using namespace rcgm;
 using namespace rcgm::gpu;
 
 namespace {
-
-// Structs arrive as tuples of their fields.
-int64_t integer(const py::tuple& fields, size_t i) { return fields[i].cast<int64_t>(); }
-double number(const py::tuple& fields, size_t i) { return fields[i].cast<double>(); }
-py::tuple fields_of(const py::tuple& fields, size_t i) { return fields[i].cast<py::tuple>(); }
-
-template <typename T = void>
-T* pointer(const py::tuple& fields, size_t i) {
-  return reinterpret_cast<T*>(fields[i].cast<uintptr_t>());
-}
-
-// (address, distance between samples in elements, dtype); address 0 stands for no tensor.
-Array array(const py::tuple& t) { return {pointer<const void>(t, 0), integer(t, 1), DType(integer(t, 2))}; }
-MutableArray mutable_array(const py::tuple& t) { return {pointer(t, 0), integer(t, 1), DType(integer(t, 2))}; }
-
-// (address, strides of rows and samples in elements, whether float64); address 0 stands for ones.
-Scalars scalars(const py::tuple& t) { return {pointer<const void>(t, 0), integer(t, 1), integer(t, 2), integer(t, 3) != 0}; }
 
 // (device, stream)
 Place place(const py::tuple& t) { return {int(integer(t, 0)), pointer(t, 1)}; }
@@ -41,8 +25,7 @@ LossArguments loss_arguments(const py::tuple& t) {
   a.batch = integer(t, 0);
   a.size = integer(t, 1);
   a.pred = array(fields_of(t, 2));
-  const py::tuple options = fields_of(t, 9);
-  a.options = loss_options([&](int i) { return number(options, i); });
+  a.options = loss_options(fields_of(t, 9));
   const bool pred_first = a.options.pred_in_residual;
   if (terms.size() + pred_first > size_t(kMaxTerms)) throw std::invalid_argument("more terms than kMaxTerms");
   if (pred_first) a.tensors[a.count++] = a.pred;
@@ -60,15 +43,10 @@ LossArguments loss_arguments(const py::tuple& t) {
   return a;
 }
 
-// A list of (average, param, copy, elements, dtypes of the three)
 std::vector<EmaTensor> ema_tensors(const py::list& entries) {
   std::vector<EmaTensor> tensors;
   tensors.reserve(entries.size());
-  for (const py::handle& entry : entries) {
-    const py::tuple t = entry.cast<py::tuple>();
-    tensors.push_back({pointer(t, 0), pointer<const void>(t, 1), pointer(t, 2), integer(t, 3), DType(integer(t, 4)),
-                       DType(integer(t, 5)), DType(integer(t, 6))});
-  }
+  for (const py::handle& entry : entries) tensors.push_back(ema_tensor(entry.cast<py::tuple>()));
   return tensors;
 }
 

@@ -11,13 +11,6 @@
 namespace rcgm {
 namespace gpu {
 
-// Numbers per sample, [rows, batch], on the device: float32 or float64, with any strides. Null data stands for ones.
-struct Scalars {
-  const void* data;
-  int64_t row_stride, stride;
-  bool float64;
-};
-
 struct LossArguments {
   int64_t batch, size;  // both > 0
   Array pred;           // read for the cosine term; the combination names it among `tensors` if it belongs there
@@ -54,14 +47,6 @@ struct ScaleArguments {
   MutableArray gradient;
   Scalars upstream;  // stride 0: one value for all samples
   Scalars scales;    // what the gradient is stored with
-};
-
-struct EmaTensor {
-  void* average;
-  const void* param;
-  void* copy;  // null: none
-  int64_t size;
-  DType average_dtype, param_dtype, copy_dtype;
 };
 
 // Where the work is sent: the runtime is told the device, since it is not the copy of the runtime that torch uses.

@@ -51,21 +51,19 @@ def residual_loss(inputs: LossInputs, options: LossOptions) -> tuple[Tensor, Ten
     loss = torch.empty(batch if options.reduction == "none" else (), dtype=dtype)
     gradient = torch.empty(pred.shape if options.with_gradient else 0, dtype=pred.dtype)
     scales = torch.empty(batch if options.gradient_is_scaled(pred.dtype) else 0, dtype=torch.float32)
-    numbers = [None if values is None else values.contiguous() for values in numbers]
     unordered = _cpu.residual_loss(
-        _isa(),
-        batch,
-        sample_size(pred),
-        native.array(pred),
-        [native.array(term) for term in terms],
-        dtype == torch.float64,
-        inputs.scalars.shape[0],
-        *((0, False) if values is None else (values.data_ptr(), values.dtype == torch.float64) for values in numbers),
-        native.loss_options(options, pred),
-        loss.data_ptr(),
-        native.array(gradient) if options.with_gradient else native.NO_ARRAY,
-        scales.data_ptr() if scales.numel() else 0,
-        torch.get_num_threads(),
+        _place(),
+        (
+            batch,
+            sample_size(pred),
+            native.array(pred),
+            tuple(native.array(term) for term in terms),
+            *(native.numbers(values) for values in numbers),
+            native.loss_options(options, pred),
+            loss.data_ptr(),
+            native.array(gradient) if options.with_gradient else native.NO_ARRAY,
+            scales.data_ptr() if scales.numel() else 0,
+        ),
     )
     if unordered >= 0:
         raise checks.unordered(inputs.scalars, unordered)
@@ -74,58 +72,29 @@ def residual_loss(inputs: LossInputs, options: LossOptions) -> tuple[Tensor, Ten
 
 def scale_gradient_(gradient: Tensor, upstream: Tensor, scales: Tensor) -> None:
     """See :func:`rcgm_kernels.backends.reference.scale_gradient_`."""
-    upstream = _doubles(upstream)
-    _cpu.scale(
-        _isa(),
-        gradient.shape[0],
-        sample_size(gradient),
-        native.array(gradient),
-        upstream.data_ptr(),
-        upstream.ndim == 1,
-        scales.data_ptr() if scales.numel() else 0,
-        torch.get_num_threads(),
-    )
+    if upstream.dtype not in (torch.float32, torch.float64):
+        upstream = upstream.float()
+    factors = native.numbers(upstream), native.numbers(scales if scales.numel() else None)
+    _cpu.scale(_place(), (gradient.shape[0], sample_size(gradient), native.array(gradient), *factors))
 
 
 def interpolate(x: Tensor, z: Tensor, alpha: Tensor, gamma: Tensor, out_dtype: torch.dtype) -> Tensor:
     """See :func:`rcgm_kernels.backends.reference.interpolate`."""
     x, z = dense_samples(x.detach()), dense_samples(z.detach())
-    alpha, gamma = _doubles(alpha), _doubles(gamma)
+    size = sample_size(x)
     out = torch.empty((alpha.shape[0], *x.shape), dtype=out_dtype)
-    _cpu.interpolate(
-        _isa(),
-        x.shape[0],
-        sample_size(x),
-        native.array(x),
-        native.array(z),
-        alpha.shape[0],
-        compute_dtype(x, z) == torch.float64,
-        alpha.data_ptr(),
-        gamma.data_ptr(),
-        out.data_ptr(),
-        native.DTYPES[out_dtype],
-        torch.get_num_threads(),
-    )
+    target = (out.data_ptr(), size, native.DTYPES[out_dtype])
+    arrays = (native.array(x), native.array(z), alpha.shape[0], native.numbers(alpha), native.numbers(gamma), target)
+    _cpu.interpolate(_place(), (x.shape[0], size, *arrays))
     return out
 
 
 def advance_(out: Tensor, x: Tensor, velocity: Tensor, t: Tensor, r: Tensor) -> None:
     """See :func:`rcgm_kernels.backends.reference.advance_`."""
     x, velocity = dense_samples(x), dense_samples(velocity)
-    t, r = _doubles(t), _doubles(r)
     target = dense_samples(out)  # a copy where the samples of `out` are not dense
-    _cpu.advance(
-        _isa(),
-        x.shape[0],
-        sample_size(x),
-        native.array(x),
-        native.array(velocity),
-        compute_dtype(x, velocity) == torch.float64,
-        t.data_ptr(),
-        r.data_ptr(),
-        native.array(target),
-        torch.get_num_threads(),
-    )
+    arrays = (native.array(x), native.array(velocity), native.numbers(t), native.numbers(r), native.array(target))
+    _cpu.advance(_place(), (x.shape[0], sample_size(x), *arrays))
     if target is not out:
         out.copy_(target)
 
@@ -133,13 +102,9 @@ def advance_(out: Tensor, x: Tensor, velocity: Tensor, t: Tensor, r: Tensor) -> 
 def ema_update_(ema: Sequence[Tensor], params: Sequence[Tensor], decay: float, copies: Sequence[Tensor]) -> None:
     """See :func:`rcgm_kernels.backends.reference.ema_update_`."""
     params = [param.contiguous() for param in params]
-    entries = native.ema_entries(ema, params, copies)
-    _cpu.ema(_isa(), entries, decay, torch.get_num_threads())
+    _cpu.ema(_place(), native.ema_entries(ema, params, copies), decay)
 
 
-def _isa() -> str:
-    return os.environ.get(ISA_ENVIRONMENT, "")
-
-
-def _doubles(values: Tensor | None) -> Tensor | None:
-    return None if values is None else values.detach().to(torch.float64).contiguous()
+def _place() -> tuple[str, int]:
+    """Instruction set (empty: the best) and threads."""
+    return os.environ.get(ISA_ENVIRONMENT, ""), torch.get_num_threads()

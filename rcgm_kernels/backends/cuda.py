@@ -19,7 +19,6 @@ except ImportError as error:
     _cuda, _IMPORT_ERROR = None, error
 
 NAME = "cuda"
-ONES = (0, 0, 0, False)
 
 
 @functools.cache
@@ -67,7 +66,7 @@ def residual_loss(inputs: LossInputs, options: LossOptions) -> tuple[Tensor, Ten
             size,
             native.array(pred),
             tuple(native.array(term) for term in terms),
-            *(_numbers(values) for values in numbers),
+            *(native.numbers(values) for values in numbers),
             native.loss_options(options, pred),
             loss.data_ptr(),
             native.array(gradient) if options.with_gradient else native.NO_ARRAY,
@@ -85,7 +84,7 @@ def scale_gradient_(gradient: Tensor, upstream: Tensor, scales: Tensor) -> None:
         return
     if upstream.dtype not in (torch.float32, torch.float64):
         upstream = upstream.float()
-    factors = _numbers(upstream), _numbers(scales if scales.numel() else None)
+    factors = native.numbers(upstream), native.numbers(scales if scales.numel() else None)
     _launch("scale", gradient.device, (gradient.shape[0], sample_size(gradient), native.array(gradient), *factors))
 
 
@@ -96,7 +95,8 @@ def interpolate(x: Tensor, z: Tensor, alpha: Tensor, gamma: Tensor, out_dtype: t
     if out.numel():
         size = sample_size(x)
         target = (out.data_ptr(), size, native.DTYPES[out_dtype])
-        arrays = (native.array(x), native.array(z), alpha.shape[0], _numbers(alpha), _numbers(gamma), target)
+        rows = native.numbers(alpha), native.numbers(gamma)
+        arrays = (native.array(x), native.array(z), alpha.shape[0], *rows, target)
         _launch("interpolate", x.device, (x.shape[0], size, *arrays))
     return out
 
@@ -107,7 +107,7 @@ def advance_(out: Tensor, x: Tensor, velocity: Tensor, t: Tensor, r: Tensor) -> 
         return
     x, velocity = dense_samples(x), dense_samples(velocity)
     target = dense_samples(out)  # a copy where the samples of `out` are not dense
-    arrays = (native.array(x), native.array(velocity), _numbers(t), _numbers(r), native.array(target))
+    arrays = (native.array(x), native.array(velocity), native.numbers(t), native.numbers(r), native.array(target))
     _launch("advance", x.device, (x.shape[0], sample_size(x), *arrays))
     if target is not out:
         out.copy_(target)
@@ -120,14 +120,6 @@ def ema_update_(ema: Sequence[Tensor], params: Sequence[Tensor], decay: float, c
     params = [param.contiguous() for param in params]
     entries = native.ema_entries(ema, params, copies)
     _launch("ema", ema[0].device, entries, decay)
-
-
-def _numbers(values: Tensor | None) -> tuple[int, int, int, bool]:
-    """Per-sample numbers, [rows, batch], [batch] or one for all: address, strides, whether float64."""
-    if values is None:
-        return ONES
-    row_stride, stride = (0, 0, *values.stride())[-2:]
-    return values.data_ptr(), row_stride, stride, values.dtype == torch.float64
 
 
 def _launch(name: str, device: torch.device, *arguments: object) -> None:

@@ -1,6 +1,6 @@
 """How tensors and options are handed to the C++ and CUDA extensions: as addresses and numbers.
 
-The other side is csrc/common/arrays.h.
+The other side is csrc/common: arrays.h has the structs and numbers, fields.h reads the tuples.
 """
 
 from __future__ import annotations
@@ -14,11 +14,20 @@ from rcgm_kernels.options import ADAPTIVE_OF, METRICS, NOT_ADAPTIVE, REDUCES, RE
 
 DTYPES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
 NO_ARRAY = (0, 0, 0)
+ONES = (0, 0, 0, False)
 
 
 def array(tensor: Tensor) -> tuple[int, int, int]:
     """Address, distance between samples in elements, dtype."""
     return tensor.data_ptr(), tensor.stride(0), DTYPES[tensor.dtype]
+
+
+def numbers(values: Tensor | None) -> tuple[int, int, int, bool]:
+    """Per-sample numbers, [rows, batch], [batch] or one for all: address, strides, whether float64."""
+    if values is None:
+        return ONES
+    row_stride, stride = (0, 0, *values.stride())[-2:]
+    return values.data_ptr(), row_stride, stride, values.dtype == torch.float64
 
 
 def loss_options(options: LossOptions, pred: Tensor) -> tuple[float | int, ...]:
