@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,20 +15,25 @@ from torch.utils.data import Dataset
 
 from rcgm.data.checks import require_int
 from rcgm.data.fingerprint import hash_of_files
+from rcgm.data.image_files import Colour, read_image
+from rcgm.data.image_search import FoundImages, find_images
 from rcgm.data.info import DataInfo
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 NAMES_IN_MESSAGE = 10
 
 Resize = Literal["lanczos", "adm"]
+Broken = Literal["error", "leave_out"]
 
 
 class ImageFolder(Dataset):
     """Images below a folder, cropped to their central square and resized.
 
     Where the folder holds sub-folders with images, each is a class, numbered in the order of their names; otherwise
-    the images carry no label. Images are searched at any depth; names that begin with a dot are passed over.
-    `dataset[i]` is `(float32 [channels, size, size] in [-1, 1], label)`, the label being -1 without classes.
+    the images carry no label. Images are searched at any depth, through links too, each folder once; `notes` says what
+    was passed over. `dataset[i]` is `(float32 [channels, size, size] in [-1, 1], label)`, the label being -1 without
+    classes.
+
+    Files may come from anywhere: only BMP, JPEG, PNG, PPM, TIFF and WebP are decoded, whatever a file is called.
 
     Args:
         root: the folder.
@@ -37,12 +44,15 @@ class ImageFolder(Dataset):
         flip: let the batch stream mirror each image left to right with probability 1/2; `dataset[i]` never does.
         verify: decode every file now, and raise one error that names all broken ones. Otherwise a broken file raises
             when it is read first.
+        broken: "error", or "leave_out": decode every file now and leave out those that cannot be decoded, which
+            `notes` counts.
+        background: red, green and blue, 0 to 255, that transparent images are put on.
 
     Raises:
         TypeError: size or channels is no integer.
-        ValueError: size, channels or resize out of range; root is no folder, holds no image, holds a sub-folder without
-            images, or holds images both in sub-folders and beside them; a file cannot be read, or has more than 8 bits
-            a channel.
+        ValueError: size, channels, resize, broken or background out of range; root is no folder, holds no image, holds
+            a sub-folder without images, or holds images both in sub-folders and beside them; a file cannot be read, or
+            has more than 8 bits a channel.
     """
 
     def __init__(
@@ -53,26 +63,33 @@ class ImageFolder(Dataset):
         flip: bool = False,
         verify: bool = False,
         resize: Resize = "lanczos",
+        broken: Broken = "error",
+        background: Colour = (255, 255, 255),
     ) -> None:
         self._size = require_int("size", size, 1)
         if channels not in (1, 3):
-            raise ValueError(f"channels is {channels!r}; it needs 3 (RGB) or 1 (grey)")
+            raise ValueError(f"channels must be 3 (RGB) or 1 (grey), got {channels!r}")
         self._mode = "RGB" if channels == 3 else "L"
-        if resize not in get_args(Resize):
-            raise ValueError(f"resize is {resize!r}; it needs one of {list(get_args(Resize))}")
+        for name, value, known in (("resize", resize, get_args(Resize)), ("broken", broken, get_args(Broken))):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
         self._resize = resize
+        self._background = _colour(background)
         self._flip = flip
         self.root = Path(root)
-        self.paths, self.labels, names = _find_images(self.root)
+        found = find_images(self.root)
+        self.paths, self.labels = found.paths, found.labels
+        left_out = self._without_broken(found, broken) if verify or broken == "leave_out" else []
+        passed = found.passed_over.notes()
+        self.notes = left_out + ([f"passed over {', '.join(passed)}"] if passed else [])
+        """What a user should know of the images that were found."""
         self.info = DataInfo(
             shape=(channels, self._size, self._size),
-            num_classes=len(names) or None,
+            num_classes=len(found.class_names) or None,
             kind="images",
-            class_names=names,
+            class_names=found.class_names,
             value_range=(-1.0, 1.0),
         )
-        if verify:
-            self._verify()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -93,29 +110,49 @@ class ImageFolder(Dataset):
 
     def _read(self, path: str) -> Image.Image:
         try:
-            with Image.open(path) as file:
-                if file.mode.startswith(("I", "F")):
-                    # Pillow's conversion of these to 8 bits clips every value above 255 to white, without a word.
-                    raise ValueError(f"its pixel format is {file.mode!r}; 8 bits a channel are needed")
-                image = ImageOps.exif_transpose(file).convert(self._mode)
-        # Decoders raise whatever they stumble over (OSError, SyntaxError, struct.error, DecompressionBombError, ...).
-        except Exception as error:
-            raise ValueError(f"cannot read the image {path}: {error}") from error
+            image = read_image(path, self._mode, self._background)
+        except ValueError as error:
+            raise ValueError(f"{error}: repair or remove it, or set data.broken=leave_out") from error
         if self._resize == "adm":
             return _fit_as_adm(image, self._size)
         return ImageOps.fit(image, (self._size, self._size), Image.Resampling.LANCZOS)
 
-    def _verify(self) -> None:
-        broken = []
-        for path in self.paths:
-            try:
-                self._read(path)
-            except ValueError as error:
-                broken.append(str(error))
-        if broken:
-            more = [] if len(broken) <= NAMES_IN_MESSAGE else [f"... and {len(broken) - NAMES_IN_MESSAGE} more"]
-            listed = "\n  ".join(broken[:NAMES_IN_MESSAGE] + more)
-            raise ValueError(f"{len(broken)} of {len(self.paths)} images are broken:\n  {listed}")
+    def _without_broken(self, found: FoundImages, broken: Broken) -> list[str]:
+        """Decode every file; drop those that are broken and return a note of them, or raise."""
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            problems = list(pool.map(self._problem, found.paths))
+        named = [problem for problem in problems if problem is not None]
+        if not named:
+            return []
+        more = [] if len(named) <= NAMES_IN_MESSAGE else [f"... and {len(named) - NAMES_IN_MESSAGE} more"]
+        listed = "\n  ".join(named[:NAMES_IN_MESSAGE] + more)
+        if broken == "error":
+            raise ValueError(
+                f"{len(named)} of {len(found.paths)} images are broken (broken: leave_out goes on without them):\n"
+                f"  {listed}"
+            )
+        whole = [index for index, problem in enumerate(problems) if problem is None]
+        self.paths, self.labels = ([one[index] for index in whole] for one in (found.paths, found.labels))
+        kept = set(self.labels)
+        lost = [name for label, name in enumerate(found.class_names) if label not in kept]
+        if lost or not whole:
+            what = f"classes {lost} have" if lost else f"{str(self.root)!r} has"
+            raise ValueError(f"{what} no image that can be decoded: repair or remove them\n  {listed}")
+        return [f"left out {len(named):,} broken images:\n  {listed}"]
+
+    def _problem(self, path: str) -> str | None:
+        try:
+            read_image(path, self._mode, self._background)
+        except ValueError as error:
+            return str(error)
+        return None
+
+
+def _colour(background: Sequence[int]) -> Colour:
+    colour = tuple(require_int("each number in background", value, 0) for value in background)
+    if len(colour) != 3 or max(colour) > 255:
+        raise ValueError(f"background must be red, green and blue, each 0 to 255, got {background!r}")
+    return colour
 
 
 def _fit_as_adm(image: Image.Image, size: int) -> Image.Image:
@@ -130,40 +167,3 @@ def _fit_as_adm(image: Image.Image, size: int) -> Image.Image:
 def _to_tensor(image: Image.Image) -> torch.Tensor:
     pixels = torch.from_numpy(np.array(image, dtype=np.float32)).div_(127.5).sub_(1.0)
     return pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
-
-
-def _find_images(root: Path) -> tuple[list[str], list[int], tuple[str, ...]]:
-    """Paths, one label a path (-1 without classes), and the names of the classes."""
-    if not root.is_dir():
-        raise ValueError(f"root is {str(root)!r}; it needs a folder that exists")
-    entries = sorted(root.iterdir())
-    loose = [str(path) for path in entries if _has_image_name(path.name) and path.is_file()]
-    folders = [path for path in entries if path.is_dir() and not path.name.startswith(".")]
-    found = {folder.name: _images_below(folder) for folder in folders}
-    if not any(found.values()):
-        if not loose:
-            raise ValueError(f"root is {str(root)!r}, which holds no image ({', '.join(IMAGE_SUFFIXES)})")
-        return loose, [-1] * len(loose), ()
-    if loose:
-        raise ValueError(
-            f"root is {str(root)!r}, which holds images both in sub-folders and beside them ({loose[0]}); "
-            "either every image has a class or none has"
-        )
-    empty = [name for name, paths in found.items() if not paths]
-    if empty:
-        raise ValueError(f"root is {str(root)!r}, whose sub-folders {empty} hold no image; remove them or fill them")
-    labelled = [(path, label) for label, paths in enumerate(found.values()) for path in paths]
-    return [path for path, _ in labelled], [label for _, label in labelled], tuple(found)
-
-
-def _images_below(folder: Path) -> list[str]:
-    found = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found.extend(str(Path(parent, name)) for name in files if _has_image_name(name))
-    # os.walk lists in the order of the file system; a batch has to be the same on every machine.
-    return sorted(found)
-
-
-def _has_image_name(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
