@@ -11,12 +11,12 @@ from torch import Tensor
 from rcgm.derivatives.measurements import ErrorModel, Measurements, ladder_levels
 from rcgm.derivatives.stencils import (
     check_step,
+    difference,
     four_nodes,
     interpolating_weights,
     query_at,
     reach,
     regression_weights,
-    slope_between,
     two_nodes,
 )
 from rcgm.distributed.shares import Share
@@ -131,7 +131,7 @@ class Auto(Estimator):
     def _plain(self, derivative: Derivative) -> Plan:
         known = self._measurements
         nodes, weights = self._choose(known.model(derivative.t), *reach(derivative))
-        return [query_at(derivative, node) for node in nodes], lambda answers: slope_between(answers, weights)
+        return [query_at(derivative, node) for node in nodes], lambda answers: difference(answers, weights)
 
     def _choose(self, model: ErrorModel, back: Tensor, ahead: Tensor) -> tuple[Tensor, Tensor]:
         """Nodes and weights ``[n, B]`` of the least expected error."""
@@ -179,7 +179,7 @@ class Auto(Estimator):
             taken = [
                 torch.stack(side)[best, rows] for side in (answers[: len(known.steps)], answers[len(known.steps) :])
             ]
-            return slope_between(taken, weights[:, best, rows])
+            return difference(taken, weights[:, best, rows])
 
         return queries, combined
 

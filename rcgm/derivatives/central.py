@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from rcgm.derivatives.stencils import (
     check_step,
+    difference,
     four_nodes,
     interpolating_weights,
     query_at,
     reach,
-    slope_between,
     two_nodes,
 )
 from rcgm.engine.estimator import Estimator, Plan
@@ -45,4 +45,4 @@ class Central(Estimator):
     def plan(self, derivative: Derivative) -> Plan:
         nodes = (two_nodes if self.order == 2 else four_nodes)(*reach(derivative), self.step)
         weights = interpolating_weights(nodes)
-        return [query_at(derivative, node) for node in nodes], lambda answers: slope_between(answers, weights)
+        return [query_at(derivative, node) for node in nodes], lambda answers: difference(answers, weights)

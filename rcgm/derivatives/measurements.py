@@ -33,7 +33,7 @@ class ErrorModel:
     fifth: Tensor
 
     def error(self, nodes: Tensor, weights: Tensor) -> Tensor:
-        """Expected squared error ``[*]`` of ``sum_i weights[i] F(nodes[i])`` as the slope at 0; both ``[n, *]``."""
+        """Expected squared error ``[*]`` of ``sum_i weights[i] F(nodes[i])`` as derivative at 0; both ``[n, *]``."""
         powers = [(weights * nodes**power).sum(0).square() for power in (2, 3, 4, 5)]
         # The fourth derivative is seen by no measured difference; between its neighbours is where it should lie.
         fourth = (self.third * self.fifth).sqrt()
@@ -48,8 +48,8 @@ class Measurements(nn.Module):
     ``s^2`` the variance of the rounding of one evaluation, and ``c_k`` the coefficients of the path (see
     ``ErrorModel``). Then, in the mean square over elements and samples,
 
-    - ``D_l - 5 D_{l+1} + 4 D_{l+2}``, which cancels the slope and ``c_3``, is ``s^2 (1 + 25 * 4 + 16 * 16)/(2 e_l^2)``
-      plus ``(45/64 c_5 e_l^4)^2``: at small steps pure rounding;
+    - ``D_l - 5 D_{l+1} + 4 D_{l+2}``, which cancels the derivative and ``c_3``, is ``s^2 (1 + 25 * 4 + 16 * 16)/(2
+      e_l^2)`` plus ``(45/64 c_5 e_l^4)^2``: at small steps pure rounding;
     - ``D_l - D_{l+1}`` is ``s^2 (1 + 4)/(2 e_l^2) + (3/4 c_3 e_l^2)^2``;
     - ``S_l - S_{l+1}`` is ``s^2 + (3/4 c_2 e_l^2)^2``.
 

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from rcgm.derivatives.stencils import (
     check_step,
+    difference,
     interpolating_weights,
     one_sided_nodes,
     query_at,
     reach,
-    slope_between,
 )
 from rcgm.engine.combination import Combination
 from rcgm.engine.estimator import Estimator, Plan
@@ -42,7 +42,7 @@ class OneSided(Estimator):
         nodes = one_sided_nodes(*reach(derivative), self.step)
         weights = interpolating_weights(nodes)
         if not (derivative.at_prediction and derivative.network == STUDENT and not derivative.null):
-            return [query_at(derivative, node) for node in nodes], lambda answers: slope_between(answers, weights)
+            return [query_at(derivative, node) for node in nodes], lambda answers: difference(answers, weights)
         offset = nodes.sum(0)  # one of them is 0
         forwards = nodes[1] > 0
         weight = weights[1].where(forwards, weights[0])

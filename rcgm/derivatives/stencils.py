@@ -56,7 +56,7 @@ def one_sided_nodes(back: Tensor, ahead: Tensor, step: Tensor | float) -> Tensor
 
 
 def interpolating_weights(nodes: Tensor) -> Tensor:
-    """Weights ``[n, *]`` of the slope at 0 of the polynomial through values at ``nodes``; 0 where the nodes coincide.
+    """Weights ``[n, *]`` of the derivative at 0 of the polynomial through values at ``nodes``; 0 where these coincide.
 
     Exact for polynomials of degree ``n - 1``, and of degree ``n`` (even) for nodes symmetric about 0.
     """
@@ -68,19 +68,19 @@ def interpolating_weights(nodes: Tensor) -> Tensor:
         scale = torch.ones_like(own)
         for other in others:
             scale = scale * torch.where(usable, own - other, 1)
-        slope = torch.zeros_like(own)
+        derivative = torch.zeros_like(own)
         for left_out in range(len(others)):
             product = torch.ones_like(own)
             for j, other in enumerate(others):
                 if j != left_out:
                     product = product * -other
-            slope = slope + product
-        weights.append(slope / scale)
+            derivative = derivative + product
+        weights.append(derivative / scale)
     return torch.where(usable, torch.stack(weights) / width, 0)
 
 
 def regression_weights(nodes: Tensor) -> Tensor:
-    """Weights ``[n, *]`` of the slope of the line of least squares: of all, those that carry the least noise."""
+    """Weights ``[n, *]`` of the derivative of the line of least squares: of all, those that carry the least noise."""
     width, usable = _width(nodes)
     centred = nodes / width - (nodes / width).mean(0)
     squares = torch.where(usable, (centred * centred).sum(0), 1)
@@ -94,7 +94,7 @@ def _width(nodes: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(usable, width, 1), usable
 
 
-def slope_between(answers: list[Tensor], weights: Tensor) -> Combination:
+def difference(answers: list[Tensor], weights: Tensor) -> Combination:
     """``sum_i weights[i] answers[i]``, each scaled before the sum."""
     return Combination(tuple(answers), tuple(weights.unbind(0)))
 

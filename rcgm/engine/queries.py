@@ -16,6 +16,8 @@ Queries = Generator[list[Any], list[Any], Answer]
 
 STUDENT, TARGET, TEACHER = "student", "target", "teacher"
 NETWORKS = (STUDENT, TARGET, TEACHER)
+SOURCES = (STUDENT, TARGET)
+"""The networks that an objective may take its own evaluations without gradient from."""
 
 
 @dataclass(frozen=True, eq=False)

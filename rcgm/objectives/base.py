@@ -73,13 +73,13 @@ class Objective(ABC):
     Args:
         times: how ``t`` and ``r`` are drawn.
         transport: the path between data and noise, and what the network predicts.
-        supervision: where the order-zero target comes from: ``"data"``, the pair of data and noise (training from
+        supervision: where the regression target comes from: ``"data"``, the pair of data and noise (training from
             scratch), or ``"teacher"``, the instantaneous prediction of a frozen network (distillation).
         guidance: training-time guidance; None for none.
         derivative: how derivatives along the path are estimated, for objectives that ask for one.
         target_dtype: number format of the forwards without gradient, ``"float32"``, ``"float16"`` or ``"bfloat16"``;
             None takes that of the training step (math.md section 6). A sample whose forwards leave the range of float16
-            gets no weight in that step, and is counted; so it is where the target itself is cast to float16.
+            gets weight 0 in that step, and is counted; so it is where the target network itself is cast to float16.
         clip: bound of the residual's clamp; None for none. Transports whose states are large (``ve``, as large as
             sigma, for networks that scale their input) or hold next to no data at ``t = 1`` (``vp``, ``edm``) multiply
             what a network, a teacher or guidance errs, so that without a clip losses of 1e6 and more are no slip.
@@ -191,23 +191,25 @@ class Objective(ABC):
         """Whether a call with a condition needs ``null_cond`` too."""
         return self.label_dropout > 0 or (self.guidance is not None and self.guidance.asks_null)
 
-    def target(self, point: Point) -> Queries[Combination]:
+    def regression_target(self, point: Point) -> Queries[Combination]:
         """What the network is to predict at ``(x_t, t, t)``: from data or teacher, guided. At most one wave."""
-        taught = [Query(point.x_t, point.t, point.t, TEACHER)] if self.supervision == "teacher" else []
+        distilled = [Query(point.x_t, point.t, point.t, TEACHER)] if self.supervision == "teacher" else []
         guiding = [] if self.guidance is None else self.guidance.queries(point)
-        answers = (yield taught + guiding) if taught or guiding else []
-        plain = term(answers[0] if taught else point.target)
-        return plain if self.guidance is None else self.guidance.target(point, plain, answers[len(taught) :])
+        answers = (yield distilled + guiding) if distilled or guiding else []
+        plain = term(answers[0] if distilled else point.regression_target)
+        if self.guidance is None:
+            return plain
+        return self.guidance.regression_target(point, plain, answers[len(distilled) :])
 
-    def supervised(self, point: Point) -> Queries[Point]:
-        """``point`` with the target of :meth:`target` and the velocity that belongs to it. At most one wave."""
+    def with_regression_target(self, point: Point) -> Queries[Point]:
+        """``point`` with its :meth:`regression_target` and the velocity that belongs to it. At most one wave."""
         if self.supervision == "data" and self.guidance is None:
             return point
-        target = (yield from self.target(point)).value()
+        target = (yield from self.regression_target(point)).value()
         velocity = self.transport.velocity(point.x_t, target, point.t)
-        return replace(point, target=target, velocity=velocity, on_path=False)
+        return replace(point, regression_target=target, velocity=velocity, on_path=False)
 
-    def slope(self, point: Point, network: str = STUDENT) -> Queries[Combination]:
+    def total_derivative(self, point: Point, network: str = STUDENT) -> Queries[Combination]:
         """``dF/dt`` along the path through ``point``, ``r`` fixed. One wave; samples with ``r = t`` are left out."""
         curve = None
         if point.on_path and not isinstance(self.transport, Linear):

@@ -29,9 +29,10 @@ class ConsistencyPart(Objective):
     """Equation 10: ``R = w (F - v + t dF/dt)`` at ``r = 0``, ``w = t/2`` (equation 7 with its usual ``w = 1/eps``)."""
 
     def residual(self, point: Point) -> Queries[Residual]:
-        point = yield from self.supervised(point)
-        slope = yield from self.slope(point)
-        return Residual(PREDICTION - term(point.target) + (point.t - point.r) * slope, scale=point.t / 2)
+        point = yield from self.with_regression_target(point)
+        dF_dt = yield from self.total_derivative(point)
+        F, v = PREDICTION, term(point.regression_target)
+        return Residual(F - v + point.t * dF_dt, scale=point.t / 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,21 +69,22 @@ class NoiseToNoisyPart(Objective):
     end_weight: float = 1.0
 
     def residual(self, point: Point) -> Queries[Residual]:
-        point = yield from self.supervised(point)
-        end, (slope,) = yield from together(self._end(point), self._slope(point))
+        point = yield from self.with_regression_target(point)
+        v_r, (DF,) = yield from together(self._velocity_at_the_end(point), self._derivative(point))
+        F, v_t = PREDICTION, term(point.regression_target)
         a, b = self.start_weight, self.end_weight
-        value = (a + b) * PREDICTION - a * term(point.target) - b * end + (point.t - point.r) * slope
+        value = (a + b) * F - a * v_t - b * v_r + (point.t - point.r) * DF
         return Residual(value * (1 / (a + b)))
 
-    def _end(self, point: Point) -> Queries[Combination]:
+    def _velocity_at_the_end(self, point: Point) -> Queries[Combination]:
         (prediction,) = yield [Query(point.x_t, point.t, point.r, STUDENT)]
         landing = self.transport.move(point.x_t, prediction, point.t, point.r)
         if self.supervision == "teacher":
-            return (yield from self.target(replace(point, x_t=landing, t=point.r)))
+            return (yield from self.regression_target(replace(point, x_t=landing, t=point.r)))
         (end,) = yield [Query(landing, point.r, point.r, TARGET)]
         return term(end)
 
-    def _slope(self, point: Point) -> Queries[list[Combination]]:
+    def _derivative(self, point: Point) -> Queries[list[Combination]]:
         tangent = Tangent(self.start_weight * point.velocity, self.start_weight, -self.end_weight)
         return (yield [Derivative(point.x_t, point.t, point.r, tangent, at_prediction=True, share=point.share)])
 

@@ -29,4 +29,4 @@ class FlowMatching(Objective):
         return [(self, times.without_intervals())]
 
     def residual(self, point: Point) -> Queries[Residual]:
-        return Residual(PREDICTION - (yield from self.target(point)))
+        return Residual(PREDICTION - (yield from self.regression_target(point)))

@@ -1,4 +1,4 @@
-"""Guidance at training time: a changed order-zero target, so that sampling needs one forward a step (math.md 3).
+"""Guidance at training time: a changed regression target, so that sampling needs one forward a step (math.md 3).
 
 Each paper's form is a subclass of ``Guidance`` and a line in ``GUIDANCES``.
 """
@@ -20,7 +20,7 @@ from rcgm.objectives.point import Point
 
 @dataclass(frozen=True)
 class Guidance(ABC):
-    """Changes the order-zero target where ``t_min <= t <= t_max``. Samples whose condition was dropped keep theirs.
+    """Changes the regression target where ``t_min <= t <= t_max``. Samples whose condition was dropped keep theirs.
 
     Args:
         scale: strength of the guidance.
@@ -55,8 +55,8 @@ class Guidance(ABC):
         ]
 
     @abstractmethod
-    def target(self, point: Point, plain: Combination, answers: list[Tensor]) -> Combination:
-        """The guided target from the ``plain`` one and the answers to :meth:`queries`."""
+    def regression_target(self, point: Point, plain: Combination, answers: list[Tensor]) -> Combination:
+        """The guided regression target from the ``plain`` one and the answers to :meth:`queries`."""
 
     def inside(self, point: Point) -> Tensor:
         """1 in the samples that are guided, 0 in the others, ``[B]``."""
@@ -70,7 +70,7 @@ class Guidance(ABC):
 class EnhancedTarget(Guidance):
     """``target + scale (F_cond - F_null)`` (RCGM section 3.3; UCGM section 3.3 inside its range)."""
 
-    def target(self, point: Point, plain: Combination, answers: list[Tensor]) -> Combination:
+    def regression_target(self, point: Point, plain: Combination, answers: list[Tensor]) -> Combination:
         with_cond, with_null = answers
         return plain + self.scale * self.inside(point) * (term(with_cond) - term(with_null))
 
@@ -105,12 +105,12 @@ class SelfEnhancedTarget(Guidance):
             Query(point.x_t, point.t, point.t, self.network, null=True),
         ]
 
-    def target(self, point: Point, plain: Combination, answers: list[Tensor]) -> Combination:
+    def regression_target(self, point: Point, plain: Combination, answers: list[Tensor]) -> Combination:
         with_cond, with_null = answers
         return self.enhanced(point, plain, term(with_cond), term(with_null))
 
     def enhanced(self, point: Point, plain: Combination, with_cond: Combination, with_null: Combination) -> Combination:
-        """The target from the ``plain`` one and the two estimates."""
+        """The regression target from the ``plain`` one and the two estimates."""
         inside, outside, dropped = _regions(self, point)
         guided = inside * (plain + self.scale * (with_cond - with_null))
         return guided + 0.5 * outside * (plain + with_cond) + 0.5 * dropped * (plain + with_null)
@@ -133,7 +133,7 @@ class TeacherEnhancedTarget(Guidance):
     def queries(self, point: Point) -> list[Query]:
         return [Query(point.x_t, point.t, point.t, self.network)]
 
-    def target(self, point: Point, plain: Combination, answers: list[Tensor]) -> Combination:
+    def regression_target(self, point: Point, plain: Combination, answers: list[Tensor]) -> Combination:
         inside, outside, _ = _regions(self, point)
         return plain + (self.scale * inside + 0.5 * outside) * (term(answers[0]) - plain)
 
@@ -166,7 +166,7 @@ class MixedTarget(Guidance):
         if not math.isfinite(self.data):
             raise ValueError(f"guidance data must be a finite number, got {self.data!r}")
 
-    def target(self, point: Point, plain: Combination, answers: list[Tensor]) -> Combination:
+    def regression_target(self, point: Point, plain: Combination, answers: list[Tensor]) -> Combination:
         with_cond, with_null = (term(answer) for answer in answers)
         change = (self.data - 1) * plain + self.scale * with_cond + (1 - self.data - self.scale) * with_null
         return plain + self.inside(point) * change
@@ -201,7 +201,7 @@ class NormalizedTarget(Guidance):
         if not 0 < self.size < math.inf:
             raise ValueError(f"guidance size must be a finite number > 0, got {self.size!r}")
 
-    def target(self, point: Point, plain: Combination, answers: list[Tensor]) -> Combination:
+    def regression_target(self, point: Point, plain: Combination, answers: list[Tensor]) -> Combination:
         with_cond, with_null = answers
         norm = (with_cond - with_null).flatten(1).to(point.t.dtype).square().mean(1).sqrt()
         strength = torch.where(norm > 0, self.size / torch.where(norm > 0, norm, 1), 0)

@@ -17,8 +17,8 @@ class Point:
         x, z: data and noise, ``[B, ...]``.
         x_t: the state at time ``t``.
         velocity: direction of the path at ``x_t``.
-        target: what the network is to predict at ``(x_t, t, t)``: ``alpha_hat z + gamma_hat x``, the velocity itself
-            under the linear transport.
+        regression_target: what the network is to predict at ``(x_t, t, t)``: ``alpha_hat z + gamma_hat x``, the
+            velocity itself under the linear transport.
         t, r: times, ``[B]``.
         equal: in the first ``equal`` samples ``r = t``.
         dropped: ``[B]``, true where the condition was replaced by the null one; None where none was.
@@ -31,7 +31,7 @@ class Point:
     z: Tensor
     x_t: Tensor
     velocity: Tensor
-    target: Tensor
+    regression_target: Tensor
     t: Tensor
     r: Tensor
     equal: int = 0

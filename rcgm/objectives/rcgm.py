@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rcgm.engine.combination import PREDICTION, Combination, term
-from rcgm.engine.queries import STUDENT, TARGET, Queries, Query
+from rcgm.engine.queries import SOURCES, STUDENT, TARGET, Queries, Query
 from rcgm.objectives.base import Objective
 from rcgm.objectives.point import Point
 from rcgm.objectives.residual import AnyResidual, RecursiveResidual, Residual
@@ -18,7 +18,6 @@ from rcgm.transports import Linear
 POINTS = ("rollout", "jump", "interpolant")
 AGAIN = "again"
 BASES = (STUDENT, TARGET, AGAIN)
-SOURCES = (STUDENT, TARGET)
 SMALLEST_DT = 1e-6  # below it t - dt may round to t, and the first gap to 0
 
 
@@ -70,15 +69,16 @@ class RCGM(Objective):
             raise ValueError(f"base must be one of {', '.join(BASES)}, got {self.base!r}")
 
     def residual(self, point: Point) -> Queries[AnyResidual]:
-        point = yield from self.supervised(point)
+        point = yield from self.with_regression_target(point)
         times = knots(point.t, point.r, self.dt, self.order)
         asked = [] if self.base == STUDENT else [Query(point.x_t, point.t, point.r, self._base_network)]
         answers, states = yield from self._segments(point, times, asked)
         base, segments = (answers[0] if asked else None), answers[len(asked) :]
+        # R = (1/dt) [(t - r) base - sum_i (t_i - t_{i+1}) segments[i]] - v, which the fused loss evaluates
         if isinstance(self.transport, Linear):
-            return RecursiveResidual(times, segments, point.target, base)
+            return RecursiveResidual(times, segments, point.regression_target, base)
         estimate = self._estimate(point, times, PREDICTION if base is None else term(base), segments, states)
-        return Residual(estimate - term(point.target))
+        return Residual(estimate - term(point.regression_target))
 
     def subtracted(self) -> set[str]:
         networks = {self._base_network, self.network}
@@ -107,7 +107,7 @@ class RCGM(Objective):
         if self.order == 0:
             return ((yield base) if base else []), []
         start, move = point.equal, self.transport.move
-        first = move(point.x_t, point.target, times[0], times[1])
+        first = move(point.x_t, point.regression_target, times[0], times[1])
         if self.points == "interpolant":
             later = self.transport.points(point.x, point.z, times[2:-1]).unbind(0) if self.order > 1 else ()
             states = [first, *later]

@@ -10,15 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from rcgm.engine.combination import PREDICTION, term
-from rcgm.engine.queries import STUDENT, TARGET, Queries
+from rcgm.engine.queries import SOURCES, STUDENT, Queries
 from rcgm.objectives.base import Objective
-from rcgm.objectives.pair import of_pair
+from rcgm.objectives.pair import target_derivative
 from rcgm.objectives.point import Point
 from rcgm.objectives.residual import AnyResidual, Residual
 from rcgm.objectives.times import TimeSampler
 from rcgm.transports import Transport, TrigFlow
 
-SOURCES = (STUDENT, TARGET)
 WEIGHTINGS = ("uniform", "learned")
 FREQUENCIES = 64
 
@@ -27,10 +26,15 @@ FREQUENCIES = 64
 class SCM(Objective):
     """``R = g/(|g| + c)``, ``g = -cos(a) df/da``, ``f = cos(a) x_t - sin(a) F``, ``a = pi t/2`` (TrigFlow).
 
-    Written for any transport: ``f = A x_t + B F`` is the step to ``r``, and ``g = k [k (F - T) + w (B/B'_t) (dF/dt -
-    T')]`` with ``B' = dB/dt`` at ``(t, r)``, ``B'_t`` at ``(t, t)`` and ``k = B'/B'_t``, which under TrigFlow is the
-    paper's. ``w`` grows from 0 to 1 over ``warmup_steps`` (tangent warm-up): at 0 it is flow matching with weight
-    ``k^2``. sCT trains from data, sCD with ``supervision="teacher"``.
+    With the tangent warm-up ``w``, from 0 to 1 over ``warmup_steps``, that is the paper's ``g = cos(a)^2 (F - dx/da) +
+    w cos(a) sin(a) (x_t + dF/da)`` (equation 6, algorithm 1). Written for any transport, where ``f = A x_t + B F`` is
+    the step to ``r``::
+
+        g = k^2 (F - T) + w k (B/B'_t) (dF/dt - T')
+
+    with ``B' = dB/dt`` at ``(t, r)``, ``B'_t`` the same at ``(t, t)``, ``k = B'/B'_t``, and the regression target
+    ``T``, whose derivative ``T'`` is ``-pi/2 x_t`` under TrigFlow. At ``w = 0`` it is flow matching with weight
+    ``k^2``. sCT trains from data, sCD is distilled: ``supervision="teacher"``.
 
     The factor ``cos(a)`` of ``g`` is ``sin(a)``, that of ``F`` in ``f``, times ``1/tan(a)``, the paper's prior weight,
     which is thus in every loss; ``InverseTangentWeight`` as the ``sample_weight`` has it once more, for more weight
@@ -81,19 +85,23 @@ class SCM(Objective):
         return memory
 
     def residual(self, point: Point) -> Queries[Residual]:
-        point = yield from self.supervised(point)
-        slope = yield from self.slope(point, self.network)
-        transport, target = self.transport, term(point.target)
+        point = yield from self.with_regression_target(point)
+        dF_dt = yield from self.total_derivative(point, self.network)
+        F, T = PREDICTION, term(point.regression_target)
+        T_prime = target_derivative(self.transport, point, T)
+        k, ratio = self._factors(point)
+        w = min(point.step / self.warmup_steps, 1.0) if self.warmup_steps else 1.0
+        return Residual(k.square() * (F - T) + (w * k * ratio) * (dF_dt - T_prime))
+
+    def _factors(self, point: Point) -> tuple[Tensor, Tensor]:
+        """``B'/B'_t`` and ``B/B'_t``, ``[B]``: ``cos(a)`` and ``2/pi sin(a)`` under TrigFlow."""
         # float64: differences of a few numbers a sample
         t, r = point.t.double(), point.r.double()
-        target_slope = of_pair(transport, point, target, transport.alpha_hat_slope(t), transport.gamma_hat_slope(t))
-        here = transport.step_slope(t, t)
+        here = self.transport.step_derivative(t, t)
         usable = here.isfinite() & (here != 0)
         inverse = torch.where(usable, 1 / torch.where(usable, here, 1), 0)
-        fall = torch.where(t > r, transport.step_slope(t, r) * inverse, 1).nan_to_num(posinf=0.0, neginf=0.0)
-        warm = min(point.step / self.warmup_steps, 1.0) if self.warmup_steps else 1.0
-        curved = warm * fall * transport.step(t, r)[1] * inverse * (slope - target_slope)
-        return Residual(fall.square() * (PREDICTION - target) + curved)
+        k = torch.where(t > r, self.transport.step_derivative(t, r) * inverse, 1)
+        return k.nan_to_num(posinf=0.0, neginf=0.0), self.transport.step(t, r)[1] * inverse
 
     def losses(self, prediction: Tensor, residual: AnyResidual, point: Point) -> Tensor:
         if self.learned is None:

@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from rcgm.engine.combination import PREDICTION, term
-from rcgm.engine.queries import STUDENT, TARGET, Queries, Query, together
+from rcgm.engine.combination import PREDICTION, Combination, term
+from rcgm.engine.queries import SOURCES, TARGET, Queries, Query, together
 from rcgm.objectives.base import Objective
 from rcgm.objectives.point import Point
 from rcgm.objectives.residual import Residual
 from rcgm.objectives.times import TimeSampler
-
-SOURCES = (STUDENT, TARGET)
+from rcgm.transports import Linear
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,20 +41,25 @@ class Shortcut(Objective):
             raise ValueError(f"network must be one of {', '.join(SOURCES)}, got {self.network!r}")
 
     def residual(self, point: Point) -> Queries[Residual]:
-        middle = (point.t + point.r) / 2
-        target, (first, second) = yield from together(self.target(point), self._half_steps(point, middle))
-        # float64: short steps leave little of the differences below, which are divided by the length of the step
-        t, s, r, step = point.t.double(), middle.double(), point.r.double(), self.transport.step
-        carried, moved = step(t, r)
-        (carried_first, moved_first), (carried_second, moved_second) = step(t, s), step(s, r)
-        apart = (r < t).to(t.dtype)
-        inverse = apart / torch.where(r < t, moved, 1)
-        composed = (carried_second * carried_first - carried) * inverse * term(point.x_t)
-        composed += carried_second * moved_first * inverse * term(first) + moved_second * inverse * term(second)
-        return Residual(PREDICTION - composed - (1 - apart) * target)
+        s = (point.t + point.r) / 2
+        v, (first, second) = yield from together(self.regression_target(point), self._half_steps(point, s))
+        if isinstance(self.transport, Linear):
+            composed = 0.5 * (term(first) + term(second))
+        else:
+            composed = self._composed(point, s, term(first), term(second))
+        apart = (point.r < point.t).to(point.t.dtype)
+        return Residual(PREDICTION - apart * composed - (1 - apart) * v)
 
-    def _half_steps(self, point: Point, middle: Tensor) -> Queries[tuple[Tensor, Tensor]]:
-        (first,) = yield [Query(point.x_t, point.t, middle, self.network, start=point.equal)]
-        x_s = self.transport.move(point.x_t, first, point.t, middle)
-        (second,) = yield [Query(x_s, middle, point.r, self.network, start=point.equal)]
+    def _half_steps(self, point: Point, s: Tensor) -> Queries[tuple[Tensor, Tensor]]:
+        (first,) = yield [Query(point.x_t, point.t, s, self.network, start=point.equal)]
+        x_s = self.transport.move(point.x_t, first, point.t, s)
+        (second,) = yield [Query(x_s, s, point.r, self.network, start=point.equal)]
         return first, second
+
+    def _composed(self, point: Point, s: Tensor, first: Combination, second: Combination) -> Combination:
+        """The prediction whose step from ``t`` to ``r`` leads where the two half steps lead; 0 where ``r = t``."""
+        # float64: short steps leave little of the differences below, which are divided by the length of the step
+        t, s, r, step = point.t.double(), s.double(), point.r.double(), self.transport.step
+        (A, B), (A_1, B_1), (A_2, B_2) = step(t, r), step(t, s), step(s, r)
+        inverse = torch.where(r < t, 1 / torch.where(r < t, B, 1), 0)
+        return inverse * ((A_2 * A_1 - A) * term(point.x_t) + A_2 * B_1 * first + B_2 * second)

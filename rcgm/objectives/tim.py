@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from rcgm.engine.combination import PREDICTION, Combination, term
-from rcgm.engine.queries import STUDENT, TARGET, Queries, together
-from rcgm.objectives.base import Objective, Weighting
-from rcgm.objectives.pair import of_pair
+from rcgm.engine.combination import PREDICTION, Combination
+from rcgm.engine.queries import Queries
+from rcgm.objectives.along_path import AlongPath
+from rcgm.objectives.base import Weighting
+from rcgm.objectives.pair import target_derivative
 from rcgm.objectives.point import Point
 from rcgm.objectives.residual import Residual
 from rcgm.objectives.times import TimeSampler
@@ -19,13 +19,11 @@ from rcgm.objectives.weights import IntervalWeight
 from rcgm.transports import Transport, TrigLinear
 from rcgm_kernels import AdaptiveWeight
 
-SOURCES = (STUDENT, TARGET)
-INPUTS = ("data", "guided")
 LARGEST_RATIO = 1e3
 
 
 @dataclass(frozen=True, kw_only=True)
-class TiM(Objective):
+class TiM(AlongPath):
     """``R = F - T - (B/B') (T' - dF/dt)``, ``T = alpha_hat z + gamma_hat x``, ``B`` of the step from ``t`` to ``r``.
 
     Equations 8, 9 and 13: the product ``B (T - F)`` does not change along the path. ``B' = dB/dt`` and ``T'`` (of the
@@ -44,10 +42,7 @@ class TiM(Objective):
     ``MixedTarget(0.75, 0.3, 0.8, guide_dropped=True)``.
 
     Args:
-        network: whose derivative, ``"student"`` (without gradient: the paper's theta minus) or ``"target"``.
-        inputs: where guidance or a teacher changes the target, whether the derivative is taken on the path of the
-            data, as in the authors' implementation (``"data"``: its evaluations and those of guidance are one
-            wave), or along the changed velocity (``"guided"``, as MeanFlow does; one more wave).
+        inputs: ``"data"``, as in the authors' program, or ``"guided"``.
         sample_weight: by default equation 12.
         adaptive: by default ``1/(|R|^2 + 1e-3)``.
 
@@ -55,45 +50,30 @@ class TiM(Objective):
         ValueError: for a value out of range.
     """
 
-    sampler: ClassVar[str] = "any_step"
-
     times: TimeSampler = field(
         default_factory=lambda: TimeSampler("logit_normal", -0.4, 1.0, interval="sorted", equal=0.5, zero=0.1)
     )
     transport: Transport = field(default_factory=TrigLinear)
-    network: str = STUDENT
-    inputs: str = "data"
     sample_weight: Weighting | None = field(default_factory=IntervalWeight)
     adaptive: AdaptiveWeight | None = field(default_factory=lambda: AdaptiveWeight(1.0))
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.network not in SOURCES:
-            raise ValueError(f"network must be one of {', '.join(SOURCES)}, got {self.network!r}")
-        if self.inputs not in INPUTS:
-            raise ValueError(f"inputs must be one of {', '.join(INPUTS)}, got {self.inputs!r}")
-
     def residual(self, point: Point) -> Queries[Residual]:
-        if self.inputs == "guided":
-            point = yield from self.supervised(point)
-            target, slope = term(point.target), (yield from self.slope(point, self.network))
-        else:
-            target, slope = yield from together(self.target(point), self.slope(point, self.network))
-        kept, ratio = self._ratio(point)
-        value = kept * (PREDICTION - target) + ratio * (slope - self._target_slope(point, target))
-        return Residual(value)
+        T, dF_dt = yield from self.target_and_derivative(point)
+        return Residual(transition_residual(self.transport, point, T, dF_dt))
 
-    def _ratio(self, point: Point) -> tuple[Tensor, Tensor]:
-        """The share of the residual that is kept, 1 save where ``B/B'`` is too large, and that share of ``B/B'``."""
-        # float64: B is a difference, and 0/0 at t = r and for VP at t = 0, where B' is infinite
-        t, r = point.t.double(), point.r.double()
-        _, moved = self.transport.step(t, r)
-        steepness = torch.where(moved != 0, self.transport.step_slope(t, r), 1)
-        kept = torch.where(moved != 0, (LARGEST_RATIO * steepness / moved).abs().clamp(max=1), 1)
-        bounded = torch.maximum(steepness.abs(), moved.abs() / LARGEST_RATIO)
-        return kept, moved * steepness.sign() / bounded
 
-    def _target_slope(self, point: Point, target: Combination) -> Combination:
-        """``T'`` of the data and noise that ``x_t`` and ``target`` stand for."""
-        transport, t = self.transport, point.t.double()
-        return of_pair(transport, point, target, transport.alpha_hat_slope(t), transport.gamma_hat_slope(t))
+def transition_residual(transport: Transport, point: Point, T: Combination, dF_dt: Combination) -> Combination:
+    """``F - T - (B/B') (T' - dF/dt)``, scaled down where ``B/B'`` is too large."""
+    T_prime = target_derivative(transport, point, T)
+    kept, ratio = _bounded_ratio(transport, point)
+    return kept * (PREDICTION - T) - ratio * (T_prime - dF_dt)
+
+
+def _bounded_ratio(transport: Transport, point: Point) -> tuple[Tensor, Tensor]:
+    """The factor of the residual, 1 except where ``B/B'`` exceeds 1000, and that factor times ``B/B'``; ``[B]``."""
+    # float64: B is a difference, and 0/0 at t = r and for VP at t = 0, where B' is infinite
+    t, r = point.t.double(), point.r.double()
+    _, B = transport.step(t, r)
+    B_prime = torch.where(B != 0, transport.step_derivative(t, r), 1)
+    kept = torch.where(B != 0, (LARGEST_RATIO * B_prime / B).abs().clamp(max=1), 1)
+    return kept, B * B_prime.sign() / torch.maximum(B_prime.abs(), B.abs() / LARGEST_RATIO)

@@ -208,7 +208,7 @@ class TimeSampler:
 
     def _unit(self, batch: int, generator: torch.Generator | None, device: torch.device | str) -> Tensor:
         if self.distribution == "uniform":
-            # rand gives 0 once in 2^24 draws, and there transports whose slope is infinite would spoil the step
+            # rand gives 0 once in 2^24 draws, and there transports whose derivative is infinite would spoil the step
             return torch.rand(batch, generator=generator, device=device).clamp(min=2**-25)
         if self.distribution == "segments":
             end = 1 + torch.randint(self.segments, (batch,), generator=generator, device=device)

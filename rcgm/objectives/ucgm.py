@@ -10,23 +10,26 @@ import torch
 from torch import Tensor
 
 from rcgm.engine.combination import PREDICTION, Combination, term
-from rcgm.engine.queries import STUDENT, TARGET, Derivative, Queries, Query, Tangent, together
+from rcgm.engine.queries import Derivative, Queries, Query, Tangent, together
+from rcgm.objectives.along_path import AlongPath
 from rcgm.objectives.base import Objective, Part, Weighting
 from rcgm.objectives.guidance import SelfEnhancedTarget
-from rcgm.objectives.pair import of_pair
+from rcgm.objectives.pair import of_pair, target_derivative
 from rcgm.objectives.point import Point
 from rcgm.objectives.residual import Residual
 from rcgm.objectives.times import Times, TimeSampler
 from rcgm.objectives.weights import CosineWeight
 from rcgm_kernels import Metric
 
-SOURCES = (STUDENT, TARGET)
-INPUTS = ("data", "guided")
-SHORT = 1e-6  # below it an interval takes the limit at t = r, which is exact to as much
+SHORT = 1e-6
+"""Below this length an interval takes the limit at ``t = r``, which is exact to as much."""
+
+Change = Callable[[list[Tensor], Combination], Combination]
+"""Makes ``df`` from the answers to queries and the regression target."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class UCGM(Objective):
+class UCGM(AlongPath):
     """``R = B(t, r) 4/sin(pi (t - r)/2) clamp(df)``, the change ``df`` of the step ``f = A x_t + B F`` along the path.
 
     ::
@@ -57,14 +60,10 @@ class UCGM(Objective):
     Args:
         consistency_ratio: lambda, from 0 (multi-step: flow matching or diffusion) to 1 (consistency). At 0 ``r = t``,
             whatever is drawn or given for it, and nothing is clamped.
-        network: whose predictions the change is taken of, ``"student"`` (without gradient: the paper's theta minus) or
-            ``"target"``. The prediction of the step itself is always the student's.
-        inputs: where guidance or a teacher changes the target, whether the networks are evaluated on the path of the
-            changed pair (``"guided"``, the authors' program: the change along the guided flow, one more wave), or on
-            that of the data (``"data"``: these evaluations and those of guidance are one wave). The state inside ``f``
-            is that of the changed pair either way. The paper's text changes the target alone, and the program reads so
-            at first sight; but it enhances the data and the noise in place, so that the points that are built of them
-            afterwards are the enhanced pair's.
+        inputs: ``"guided"``, as in the authors' program, or ``"data"``. The state inside ``f`` is that of the changed
+            pair either way. The paper's text changes the regression target alone, and the program reads so at first
+            sight; but it enhances the data and the noise in place, so that the points that are built of them afterwards
+            are the enhanced pair's.
         sample_weight: by default ``cos(pi t/2)``.
         clip: bound of ``df``.
         metric: pseudo-Huber with c = 5 for few steps; a cosine term can be added.
@@ -75,7 +74,6 @@ class UCGM(Objective):
 
     times: TimeSampler = field(default_factory=lambda: TimeSampler("beta", 0.8, 1.0, interval="zero"))
     consistency_ratio: float = 1.0
-    network: str = STUDENT
     inputs: str = "guided"
     sample_weight: Weighting | None = field(default_factory=CosineWeight)
     clip: float | None = 1.0
@@ -85,10 +83,6 @@ class UCGM(Objective):
         super().__post_init__()
         if not 0 <= self.consistency_ratio <= 1:
             raise ValueError(f"consistency_ratio must be from 0 to 1, got {self.consistency_ratio!r}")
-        if self.network not in SOURCES:
-            raise ValueError(f"network must be one of {', '.join(SOURCES)}, got {self.network!r}")
-        if self.inputs not in INPUTS:
-            raise ValueError(f"inputs must be one of {', '.join(INPUTS)}, got {self.inputs!r}")
 
     @property
     def sampler(self) -> str:
@@ -102,26 +96,21 @@ class UCGM(Objective):
         return [(self, times.without_intervals() if self.consistency_ratio == 0 else times)]
 
     def residual(self, point: Point) -> Queries[Residual]:
+        F = PREDICTION
         if self.consistency_ratio == 0:
-            return Residual(PREDICTION - (yield from self._instantaneous(point)))
-        if self.inputs == "guided":
-            point = yield from self.supervised(point)
-            queries, change = self._plan(point)
-            target, answers = term(point.target), (yield queries)
-        else:
-            queries, change = self._plan(point)
-            target, answers = yield from together(self.target(point), _ask(queries))
+            return Residual(F - (yield from self._instantaneous(point)))
+        T, df = yield from self._target_and_change(point)
         # float64: these are a few numbers a sample, and their differences are divided by the step
         t, r = point.t.double(), point.r.double()
         unit = 1 / torch.hypot(self.transport.alpha(r), self.transport.gamma(r))
+        (_, B), B_prime = self.transport.step(t, r), self.transport.step_derivative(t, r)
+        # VP's noise starts with an infinite derivative: a sample at t = 0 has nothing to learn
+        B_prime = torch.where(B_prime.isfinite(), B_prime, 0)
+        # R = B 4/sin(pi (t - r)/2) clamp(df); at t = r the limits of its two factors are 8/pi B' and B' (F - T)
         short = t - r < SHORT
-        slope = self.transport.step_slope(t, r)
-        # VP's noise starts with an infinite slope: a sample at t = 0 has nothing to learn
-        slope = torch.where(slope.isfinite(), slope, 0)
-        limit = (short * unit * slope) * (PREDICTION - target)
         sine = torch.sin(math.pi / 2 * torch.where(short, 1, t - r))
-        scale = torch.where(short, 8 / math.pi * slope, 4 * self.transport.step(t, r)[1] / sine)
-        return Residual((~short * unit) * change(answers, target) + limit, scale=(unit * scale).to(point.t.dtype))
+        scale = unit * torch.where(short, 8 / math.pi * B_prime, 4 * B / sine)
+        return Residual(unit * (~short * df + (short * B_prime) * (F - T)), scale=scale.to(point.t.dtype))
 
     def losses(self, prediction: Tensor, residual: Residual, point: Point) -> Tensor:
         unclamped = self.consistency_ratio == 0 and self.clip is not None
@@ -131,62 +120,79 @@ class UCGM(Objective):
         """The target of ratio 0. The student's estimate in it is its prediction in this step, not asked for again."""
         guidance = self.guidance
         if not isinstance(guidance, SelfEnhancedTarget):
-            return (yield from self.target(point))
+            return (yield from self.regression_target(point))
         _, without = guidance.queries(point)
-        plain, (null,) = yield from together(replace(self, guidance=None).target(point), _ask([without]))
+        plain, (null,) = yield from together(replace(self, guidance=None).regression_target(point), _ask([without]))
         return guidance.enhanced(point, plain, PREDICTION, term(null))
 
-    def _plan(self, point: Point) -> tuple[list[Query], Callable[[list[Tensor], Combination], Combination]]:
-        """What to evaluate, and what makes ``df`` of the answers and the target."""
-        t, r = point.t, point.r
+    def _target_and_change(self, point: Point) -> Queries[tuple[Combination, Combination]]:
+        """The regression target, and the change ``df`` of ``f`` along the path."""
+        if self.inputs == "guided":
+            point = yield from self.with_regression_target(point)
+            queries, change = self._plan(point)
+            target = term(point.regression_target)
+            return target, change((yield queries), target)
+        queries, change = self._plan(point)
+        target, answers = yield from together(self.regression_target(point), _ask(queries))
+        return target, change(answers, target)
+
+    def _plan(self, point: Point) -> tuple[list[Query], Change]:
+        """The evaluations that ``df`` is made of, and how."""
 
         def states(times: Tensor) -> Tensor:
             if point.on_path:
                 return self.transport.points(point.x, point.z, times[None])[0]
-            return self.transport.move(point.x_t, point.target, t, times)
+            return self.transport.move(point.x_t, point.regression_target, point.t, times)
 
-        if self.consistency_ratio < 1:
-            s = r + self.consistency_ratio * (t - r)
-            queries = [Query(states(s), s, r, self.network, start=point.equal)]
+        return self._derivative(point, states) if self.consistency_ratio == 1 else self._difference(point, states)
 
-            def change(answers: list[Tensor], target: Combination) -> Combination:
-                gap = t.double() - s.double()
-                inverse = torch.where(gap > 0, 1 / torch.where(gap > 0, gap, 1), 0)
-                ahead = self._deviation(point, t, PREDICTION, target)
-                return inverse * (ahead - self._deviation(point, s, term(answers[0]), target))
+    def _difference(self, point: Point, states: Callable[[Tensor], Tensor]) -> tuple[list[Query], Change]:
+        """``df = (f(x_t, t) - f(x_s, s)) / (t - s)``, with the prediction of the step in the first."""
+        t, r = point.t, point.r
+        s = r + self.consistency_ratio * (t - r)
 
-            return queries, change
+        def change(answers: list[Tensor], target: Combination) -> Combination:
+            gap = t.double() - s.double()
+            inverse = torch.where(gap > 0, 1 / torch.where(gap > 0, gap, 1), 0)
+            f_t, f_s = self._f(point, t, PREDICTION, target), self._f(point, s, term(answers[0]), target)
+            return inverse * (f_t - f_s)
 
+        return [Query(states(s), s, r, self.network, start=point.equal)], change
+
+    def _derivative(self, point: Point, states: Callable[[Tensor], Tensor]) -> tuple[list[Query], Change]:
+        """``df = df/dt``: the estimator's sum of evaluations ``F_k``, taken of the ``f`` that belong to them."""
+        t = point.t
         queries, combine = self.derivative.plan(
             Derivative(
-                point.x_t, t, r, Tangent(point.velocity), self.network, start=point.equal, at_prediction=True,
+                point.x_t, t, point.r, Tangent(point.velocity), self.network, start=point.equal, at_prediction=True,
                 curve=lambda offset: states(t + offset), share=point.share,
             )
         )  # fmt: skip
 
         def change(answers: list[Tensor], target: Combination) -> Combination:
-            slope = combine(answers)
+            dF_dt = combine(answers)
             nodes = {id(answer): query for query, answer in zip(queries, answers, strict=True) if query.tangent is None}
-            if any(id(answer) not in nodes for answer in slope.terms):
-                return self._product_rule(point, slope, target)
-            total = slope.pred_coeff * self._deviation(point, t, PREDICTION, target)
-            for answer, coeff in zip(slope.terms, slope.coeffs, strict=True):
-                total += coeff * self._deviation(point, nodes[id(answer)].t, term(answer), target)
-            return total
+            if any(id(answer) not in nodes for answer in dF_dt.terms):
+                return self._product_rule(point, dF_dt, target)
+            df_dt = dF_dt.pred_coeff * self._f(point, t, PREDICTION, target)
+            for answer, coeff in zip(dF_dt.terms, dF_dt.coeffs, strict=True):
+                df_dt += coeff * self._f(point, nodes[id(answer)].t, term(answer), target)
+            return df_dt
 
         return queries, change
 
-    def _deviation(self, point: Point, time: Tensor, prediction: Combination, target: Combination) -> Combination:
+    def _f(self, point: Point, time: Tensor, prediction: Combination, target: Combination) -> Combination:
         """``f`` at ``time``, less the state at ``r`` of the pair that ``x_t`` and ``target`` stand for."""
         transport, s = self.transport, time.double()
         regressed = of_pair(transport, point, target, transport.alpha_hat(s), transport.gamma_hat(s))
         return transport.step(s, point.r.double())[1] * (prediction - regressed)
 
-    def _product_rule(self, point: Point, slope: Combination, target: Combination) -> Combination:
+    def _product_rule(self, point: Point, dF_dt: Combination, target: Combination) -> Combination:
+        """``df/dt = B (dF/dt - T') + B' (F - T)``."""
         transport, t, r = self.transport, point.t.double(), point.r.double()
-        regressed = of_pair(transport, point, target, transport.alpha_hat_slope(t), transport.gamma_hat_slope(t))
-        steepness = torch.where(t - r < SHORT, 0, transport.step_slope(t, r))
-        return transport.step(t, r)[1] * (slope - regressed) + steepness * (PREDICTION - target)
+        B_prime = torch.where(t - r < SHORT, 0, transport.step_derivative(t, r))
+        change = dF_dt - target_derivative(transport, point, target)
+        return transport.step(t, r)[1] * change + B_prime * (PREDICTION - target)
 
 
 def _ask(queries: list[Query]) -> Queries[list[Tensor]]:

@@ -24,8 +24,8 @@ class Transport(ABC):
     every objective trains towards (TiM, equations 4 to 6). Under the linear transport ``F`` is the average velocity and
     the step is ``x_t - (t - r) F``.
 
-    A new transport gives the four functions, elementwise in ``t`` and differentiable; slopes come from autograd unless
-    it overrides them. All coefficients have the shape, dtype and device of ``t``.
+    A new transport gives the four functions, elementwise in ``t`` and differentiable; their derivatives come from
+    autograd unless it overrides them. All coefficients have the shape, dtype and device of ``t``.
     """
 
     @abstractmethod
@@ -44,21 +44,21 @@ class Transport(ABC):
     def gamma_hat(self, t: Tensor) -> Tensor:
         """Coefficient of the data in what the network regresses at order zero."""
 
-    def alpha_slope(self, t: Tensor) -> Tensor:
+    def alpha_derivative(self, t: Tensor) -> Tensor:
         """Derivative of ``alpha``."""
-        return slope(self.alpha, t)
+        return derivative_of(self.alpha, t)
 
-    def gamma_slope(self, t: Tensor) -> Tensor:
+    def gamma_derivative(self, t: Tensor) -> Tensor:
         """Derivative of ``gamma``."""
-        return slope(self.gamma, t)
+        return derivative_of(self.gamma, t)
 
-    def alpha_hat_slope(self, t: Tensor) -> Tensor:
+    def alpha_hat_derivative(self, t: Tensor) -> Tensor:
         """Derivative of ``alpha_hat``."""
-        return slope(self.alpha_hat, t)
+        return derivative_of(self.alpha_hat, t)
 
-    def gamma_hat_slope(self, t: Tensor) -> Tensor:
+    def gamma_hat_derivative(self, t: Tensor) -> Tensor:
         """Derivative of ``gamma_hat``."""
-        return slope(self.gamma_hat, t)
+        return derivative_of(self.gamma_hat, t)
 
     def determinant(self, t: Tensor) -> Tensor:
         """``alpha gamma_hat - alpha_hat gamma``: never 0 on [0, 1], or the prediction could not be read."""
@@ -74,24 +74,24 @@ class Transport(ABC):
         moved = (gamma_r * alpha - alpha_r * gamma) * inverse
         return carried.to(dtype), moved.to(dtype)
 
-    def step_slope(self, t: Tensor, r: Tensor) -> Tensor:
+    def step_derivative(self, t: Tensor, r: Tensor) -> Tensor:
         """``dB/dt`` of :meth:`step`, ``r`` fixed."""
-        return slope(lambda time: self.step(time, r.clone())[1], t)  # a clone for the reason given in slope
+        return derivative_of(lambda time: self.step(time, r.clone())[1], t)  # a clone for the reason given there
 
     def velocity_coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """``P`` and ``Q`` of ``dx_t/dt = P x_t + Q F(x_t, t, t)``: the instantaneous velocity from the prediction."""
         inverse = 1 / self.determinant(t)
-        alpha_slope, gamma_slope = self.alpha_slope(t), self.gamma_slope(t)
-        carried = (alpha_slope * self.gamma_hat(t) - gamma_slope * self.alpha_hat(t)) * inverse
-        return carried, (gamma_slope * self.alpha(t) - alpha_slope * self.gamma(t)) * inverse
+        alpha_derivative, gamma_derivative = self.alpha_derivative(t), self.gamma_derivative(t)
+        carried = (alpha_derivative * self.gamma_hat(t) - gamma_derivative * self.alpha_hat(t)) * inverse
+        return carried, (gamma_derivative * self.alpha(t) - alpha_derivative * self.gamma(t)) * inverse
 
     def path(self, x: Tensor, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``x_t``, its velocity along the path, and what the network regresses, in one pass over ``x`` and ``z``.
 
         Each ``[B, ...]``, of the dtype of ``x``; times ``[B]``.
         """
-        alpha = torch.stack([self.alpha(t), self.alpha_slope(t), self.alpha_hat(t)])
-        gamma = torch.stack([self.gamma(t), self.gamma_slope(t), self.gamma_hat(t)])
+        alpha = torch.stack([self.alpha(t), self.alpha_derivative(t), self.alpha_hat(t)])
+        gamma = torch.stack([self.gamma(t), self.gamma_derivative(t), self.gamma_hat(t)])
         point, velocity, target = interpolate(x, z, alpha, gamma).unbind(0)
         return point, velocity, target
 
@@ -110,7 +110,7 @@ class Transport(ABC):
         return interpolate(x_t.detach(), prediction.detach(), moved[None], carried[None])[0]
 
 
-def slope(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+def derivative_of(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     """Derivative of an elementwise function at ``t``, by autograd, whatever the caller's gradient mode."""
     with torch.inference_mode(False), torch.enable_grad():
         time = t.detach().clone().requires_grad_()  # a clone, because a tensor made in inference mode takes no gradient

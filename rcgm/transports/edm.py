@@ -54,19 +54,19 @@ class EDM(Transport):
         sigma, scale = self._sigma(t)
         return sigma * scale / self.sigma_data
 
-    def alpha_slope(self, t: Tensor) -> Tensor:
+    def alpha_derivative(self, t: Tensor) -> Tensor:
         sigma, scale = self._sigma(t)
         return GROWTH * sigma * self.sigma_data**2 * scale**3
 
-    def gamma_slope(self, t: Tensor) -> Tensor:
+    def gamma_derivative(self, t: Tensor) -> Tensor:
         sigma, scale = self._sigma(t)
         return -GROWTH * sigma**2 * scale**3
 
-    def alpha_hat_slope(self, t: Tensor) -> Tensor:
+    def alpha_hat_derivative(self, t: Tensor) -> Tensor:
         sigma, scale = self._sigma(t)
         return self.sigma_data * GROWTH * sigma**2 * scale**3
 
-    def gamma_hat_slope(self, t: Tensor) -> Tensor:
+    def gamma_hat_derivative(self, t: Tensor) -> Tensor:
         sigma, scale = self._sigma(t)
         return self.sigma_data * GROWTH * sigma * scale**3
 
@@ -79,7 +79,7 @@ class EDM(Transport):
         apart = -torch.expm1(-GROWTH * (t - r)) * sigma  # sigma - sigma_r, without cancellation
         return both * (sigma * sigma_r + self.sigma_data**2), self.sigma_data * both * apart
 
-    def step_slope(self, t: Tensor, r: Tensor) -> Tensor:
+    def step_derivative(self, t: Tensor, r: Tensor) -> Tensor:
         (sigma, scale), (sigma_r, scale_r) = self._sigma(t), self._sigma(r)
         return self.sigma_data * GROWTH * sigma * scale_r * scale**3 * (self.sigma_data**2 + sigma * sigma_r)
 

@@ -27,16 +27,16 @@ class Linear(Transport):
     def gamma_hat(self, t: Tensor) -> Tensor:
         return -torch.ones_like(t)
 
-    def alpha_slope(self, t: Tensor) -> Tensor:
+    def alpha_derivative(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
 
-    def gamma_slope(self, t: Tensor) -> Tensor:
+    def gamma_derivative(self, t: Tensor) -> Tensor:
         return -torch.ones_like(t)
 
-    def alpha_hat_slope(self, t: Tensor) -> Tensor:
+    def alpha_hat_derivative(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)
 
-    def gamma_hat_slope(self, t: Tensor) -> Tensor:
+    def gamma_hat_derivative(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)
 
     def determinant(self, t: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ class Linear(Transport):
     def step(self, t: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
         return torch.ones_like(t), r - t
 
-    def step_slope(self, t: Tensor, r: Tensor) -> Tensor:
+    def step_derivative(self, t: Tensor, r: Tensor) -> Tensor:
         return -torch.ones_like(t)
 
     def velocity_coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:

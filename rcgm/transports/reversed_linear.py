@@ -31,7 +31,7 @@ class ReversedLinear(Linear):
     def step(self, t: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
         return torch.ones_like(t), t - r
 
-    def step_slope(self, t: Tensor, r: Tensor) -> Tensor:
+    def step_derivative(self, t: Tensor, r: Tensor) -> Tensor:
         return torch.ones_like(t)
 
     def velocity_coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -32,16 +32,16 @@ class TrigFlow(Transport):
     def gamma_hat(self, t: Tensor) -> Tensor:
         return -torch.sin(QUARTER * t)
 
-    def alpha_slope(self, t: Tensor) -> Tensor:
+    def alpha_derivative(self, t: Tensor) -> Tensor:
         return QUARTER * torch.cos(QUARTER * t)
 
-    def gamma_slope(self, t: Tensor) -> Tensor:
+    def gamma_derivative(self, t: Tensor) -> Tensor:
         return -QUARTER * torch.sin(QUARTER * t)
 
-    def alpha_hat_slope(self, t: Tensor) -> Tensor:
+    def alpha_hat_derivative(self, t: Tensor) -> Tensor:
         return -QUARTER * torch.sin(QUARTER * t)
 
-    def gamma_hat_slope(self, t: Tensor) -> Tensor:
+    def gamma_hat_derivative(self, t: Tensor) -> Tensor:
         return -QUARTER * torch.cos(QUARTER * t)
 
     def determinant(self, t: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class TrigFlow(Transport):
         angle = QUARTER * (t - r)
         return torch.cos(angle), -torch.sin(angle)
 
-    def step_slope(self, t: Tensor, r: Tensor) -> Tensor:
+    def step_derivative(self, t: Tensor, r: Tensor) -> Tensor:
         return -QUARTER * torch.cos(QUARTER * (t - r))
 
     def velocity_coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:

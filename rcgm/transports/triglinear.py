@@ -32,23 +32,23 @@ class TrigLinear(Transport):
     def gamma_hat(self, t: Tensor) -> Tensor:
         return -torch.ones_like(t)
 
-    def alpha_slope(self, t: Tensor) -> Tensor:
+    def alpha_derivative(self, t: Tensor) -> Tensor:
         return QUARTER * torch.cos(QUARTER * t)
 
-    def gamma_slope(self, t: Tensor) -> Tensor:
+    def gamma_derivative(self, t: Tensor) -> Tensor:
         return -QUARTER * torch.sin(QUARTER * t)
 
-    def alpha_hat_slope(self, t: Tensor) -> Tensor:
+    def alpha_hat_derivative(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)
 
-    def gamma_hat_slope(self, t: Tensor) -> Tensor:
+    def gamma_hat_derivative(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)
 
     def step(self, t: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
         inverse = 1 / _total(t)
         return _total(r) * inverse, -torch.sin(QUARTER * (t - r)) * inverse
 
-    def step_slope(self, t: Tensor, r: Tensor) -> Tensor:
+    def step_derivative(self, t: Tensor, r: Tensor) -> Tensor:
         return -QUARTER * _total(r) / _total(t).square()
 
     def velocity_coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:

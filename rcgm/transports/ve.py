@@ -48,16 +48,16 @@ class VE(Transport):
     def gamma_hat(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)
 
-    def alpha_slope(self, t: Tensor) -> Tensor:
+    def alpha_derivative(self, t: Tensor) -> Tensor:
         return self._growth * self.alpha(t)
 
-    def gamma_slope(self, t: Tensor) -> Tensor:
+    def gamma_derivative(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)
 
-    def alpha_hat_slope(self, t: Tensor) -> Tensor:
+    def alpha_hat_derivative(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)
 
-    def gamma_hat_slope(self, t: Tensor) -> Tensor:
+    def gamma_hat_derivative(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)
 
     def determinant(self, t: Tensor) -> Tensor:
@@ -66,8 +66,8 @@ class VE(Transport):
     def step(self, t: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
         return torch.ones_like(t), -torch.expm1(-self._growth * (t - r)) * self.alpha(t)
 
-    def step_slope(self, t: Tensor, r: Tensor) -> Tensor:
-        return self.alpha_slope(t)
+    def step_derivative(self, t: Tensor, r: Tensor) -> Tensor:
+        return self.alpha_derivative(t)
 
     def velocity_coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.zeros_like(t), -self.alpha_slope(t)
+        return torch.zeros_like(t), -self.alpha_derivative(t)

@@ -18,7 +18,7 @@ class VP(Transport):
     """``x_t = sqrt(1 - e^-g) z + e^(-g/2) x`` with ``g = beta_d t^2/2 + beta_min t``; the network predicts ``z``.
 
     This is TiM table 1 with ``beta_t = sqrt(e^g - 1)``. Its ``B`` is ``gamma(r) (beta_r - beta_t)`` by the paper's own
-    equation 5; the table prints ``gamma(t)`` there. The noise grows like ``sqrt(t)``: at ``t = 0`` the slopes of
+    equation 5; the table prints ``gamma(t)`` there. The noise grows like ``sqrt(t)``: at ``t = 0`` the derivatives of
     ``alpha`` and ``B``, and the velocity, are infinite.
 
     Args:
@@ -43,7 +43,7 @@ class VP(Transport):
     def _exponent(self, t: Tensor) -> Tensor:
         return t * (self.beta_d / 2 * t + self.beta_min)
 
-    def _exponent_slope(self, t: Tensor) -> Tensor:
+    def _exponent_derivative(self, t: Tensor) -> Tensor:
         return self.beta_d * t + self.beta_min
 
     def _beta(self, t: Tensor) -> Tensor:
@@ -61,16 +61,16 @@ class VP(Transport):
     def gamma_hat(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)
 
-    def alpha_slope(self, t: Tensor) -> Tensor:
-        return self._exponent_slope(t) * torch.exp(-self._exponent(t)) / (2 * self.alpha(t))
+    def alpha_derivative(self, t: Tensor) -> Tensor:
+        return self._exponent_derivative(t) * torch.exp(-self._exponent(t)) / (2 * self.alpha(t))
 
-    def gamma_slope(self, t: Tensor) -> Tensor:
-        return -self._exponent_slope(t) / 2 * self.gamma(t)
+    def gamma_derivative(self, t: Tensor) -> Tensor:
+        return -self._exponent_derivative(t) / 2 * self.gamma(t)
 
-    def alpha_hat_slope(self, t: Tensor) -> Tensor:
+    def alpha_hat_derivative(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)
 
-    def gamma_hat_slope(self, t: Tensor) -> Tensor:
+    def gamma_hat_derivative(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)
 
     def determinant(self, t: Tensor) -> Tensor:
@@ -82,10 +82,10 @@ class VP(Transport):
         moved = torch.exp(self._exponent(r) / 2) * torch.expm1(apart) / torch.where(sum_of_betas > 0, sum_of_betas, 1)
         return torch.exp(apart / 2), -moved
 
-    def step_slope(self, t: Tensor, r: Tensor) -> Tensor:
-        grown = self._exponent_slope(t) * torch.exp(self._exponent(t)) / (2 * self._beta(t))
+    def step_derivative(self, t: Tensor, r: Tensor) -> Tensor:
+        grown = self._exponent_derivative(t) * torch.exp(self._exponent(t)) / (2 * self._beta(t))
         return -self.gamma(r) * grown
 
     def velocity_coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        half = self._exponent_slope(t) / 2
+        half = self._exponent_derivative(t) / 2
         return -half, half / self.alpha(t)

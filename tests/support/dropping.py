@@ -76,9 +76,9 @@ def mean_flow(network: nn.Module, x: Tensor, z: Tensor, t: Tensor, r: Tensor, st
     with torch.no_grad():
         ahead = evaluated(x_t + step * velocity, t + step)
         behind = evaluated(x_t - step * velocity, t - step)
-        slope = (ahead - behind) / (2 * step)
+        derivative = (ahead - behind) / (2 * step)
     prediction = evaluated(x_t, t)
-    target = velocity - column(t - r) * slope
+    target = velocity - column(t - r) * derivative
     return (prediction - target).square().mean()
 
 

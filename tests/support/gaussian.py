@@ -45,7 +45,7 @@ class Gaussian:
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
         """The velocity of the probability flow."""
         data, noise = self.pair(x, t)
-        return _column(self.transport.alpha_slope(t)) * noise + _column(self.transport.gamma_slope(t)) * data
+        return _column(self.transport.alpha_derivative(t)) * noise + _column(self.transport.gamma_derivative(t)) * data
 
     def instantaneous(self, x: Tensor, t: Tensor) -> Tensor:
         """The prediction at ``r = t``."""

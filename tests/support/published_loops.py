@@ -269,12 +269,12 @@ def mean_flow(
             return p.student(state, time, r, p.kept)
 
         if difference is None:
-            _, slope = torch.func.jvp(average, (x_t, t), (v, torch.ones_like(t)))
+            _, derivative = torch.func.jvp(average, (x_t, t), (v, torch.ones_like(t)))
         else:
             ahead, behind = (average(x_t + e * v, t + e) for e in (difference, -difference))
-            slope = (ahead - behind) / (2 * difference)
+            derivative = (ahead - behind) / (2 * difference)
         prediction = average(x_t, t)
-        target = (v - column(t - r) * slope).detach()
+        target = (v - column(t - r) * derivative).detach()
         losses = total((prediction - target) ** 2)
         losses = losses / (losses.detach() + eps) ** power
         return (losses if weight is None else losses * weight(t)).mean()
@@ -298,8 +298,8 @@ def scm(*, warm: float = 1.0, constant: float = 0.1, distilled: bool = False) ->
         def predict(state: Tensor, angle: Tensor) -> Tensor:
             return p.student(state, 2 / math.pi * angle, zero, p.kept)
 
-        own, slope = torch.func.jvp(predict, (x_t, angle), (velocity, torch.ones_like(angle)))
-        g = -(cos**2) * (own - velocity) - warm * cos * sin * (x_t + slope)
+        own, derivative = torch.func.jvp(predict, (x_t, angle), (velocity, torch.ones_like(angle)))
+        g = -(cos**2) * (own - velocity) - warm * cos * sin * (x_t + derivative)
         g = (g / (column(total(g**2).sqrt()) + constant)).detach()
         return total((predict(x_t, angle) - own.detach() - g) ** 2).mean()
 
@@ -315,9 +315,9 @@ class TimTransport:
 
     path: Callable[[Tensor], tuple[Tensor, Tensor]]
     regressed: Callable[[Tensor], tuple[Tensor, Tensor]]
-    regressed_slope: Callable[[Tensor], tuple[Tensor, Tensor]]
+    regressed_derivative: Callable[[Tensor], tuple[Tensor, Tensor]]
     step: Callable[[Tensor, Tensor], Tensor]
-    step_slope: Callable[[Tensor, Tensor], Tensor]
+    step_derivative: Callable[[Tensor, Tensor], Tensor]
 
 
 def _angle(t: Tensor) -> Tensor:
@@ -388,10 +388,10 @@ def tim(transport: str = "linear", *, guided: bool = False) -> Loss:
             clean = (noise_hat * x_t - noise * supervision) / determinant
             dirt = (data * supervision - data_hat * x_t) / determinant
             ahead, behind = (p.student(state(t + e), t + e, r, p.kept) for e in (DIFFERENCE, -DIFFERENCE))
-            slope = (ahead - behind) / (2 * DIFFERENCE)
-            data_slope, noise_slope = (column(value) for value in row.regressed_slope(t))
-            ratio = column(torch.where(t > r, row.step(t, r) / row.step_slope(t, r), 0))
-            target = supervision + ratio * (data_slope * clean + noise_slope * dirt - slope)
+            derivative = (ahead - behind) / (2 * DIFFERENCE)
+            data_derivative, noise_derivative = (column(value) for value in row.regressed_derivative(t))
+            ratio = column(torch.where(t > r, row.step(t, r) / row.step_derivative(t, r), 0))
+            target = supervision + ratio * (data_derivative * clean + noise_derivative * dirt - derivative)
         losses = mean((prediction - target) ** 2) + direction(prediction, target)
         weight = torch.where(t > r, (1 + torch.tan(t) - torch.tan(r)).rsqrt(), 1)
         return (weight * losses / (losses.detach() + 1e-5)).mean()

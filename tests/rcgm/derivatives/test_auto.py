@@ -33,7 +33,7 @@ class Noisy:
         clean = torch.sin(k * (t[:, None] + self.phase))
         return clean + self.noise * torch.randn(clean.shape, generator=self.generator, dtype=torch.float64)
 
-    def slope(self, t):
+    def derivative(self, t):
         k = self.k(t[:, None])
         inner = k * (t[:, None] + self.phase)
         return torch.cos(inner) * (k + self.by_time * inner)
@@ -60,7 +60,7 @@ def run(estimator, network, t, r, start=0):
 
 def error(estimator, network, t, r):
     value = run(estimator, network, t, r).value()
-    return ((value - network.slope(t)).norm() / network.slope(t).norm()).item()
+    return ((value - network.derivative(t)).norm() / network.derivative(t).norm()).item()
 
 
 def best_fixed(network, t, r, order=2):

@@ -77,9 +77,9 @@ def test_nodes_stay_on_the_path_and_weights_are_finite(back, ahead, step):
         for weights in (interpolating_weights(nodes), regression_weights(nodes)):
             assert weights.isfinite().all()
             torch.testing.assert_close(weights.sum(0), torch.zeros(1, dtype=torch.float64), rtol=0, atol=1e-7)
-            slope = (weights * nodes).sum(0)
+            derivative = (weights * nodes).sum(0)
             expected = 1.0 if nodes[-1] - nodes[0] > 1e-6 else 0.0
-            torch.testing.assert_close(slope, torch.full_like(slope, expected))
+            torch.testing.assert_close(derivative, torch.full_like(derivative, expected))
 
 
 def test_nodes_of_a_point_with_room():

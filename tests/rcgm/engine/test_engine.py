@@ -438,8 +438,8 @@ def test_forward_mode_runs_without_inference_mode():
     network = Modes(trained=False)
     asked = query(0)
     tangent = Tangent(torch.ones_like(asked.x))
-    ((slope,),) = Engine({"target": network}).run(ask([Query(asked.x, asked.t, asked.r, tangent=tangent)]))
-    same(slope, 0.5 * (asked.t[:, None] + asked.x))
+    ((derivative,),) = Engine({"target": network}).run(ask([Query(asked.x, asked.t, asked.r, tangent=tangent)]))
+    same(derivative, 0.5 * (asked.t[:, None] + asked.x))
     assert network.inference == [False]
 
 

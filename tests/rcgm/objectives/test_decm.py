@@ -129,8 +129,8 @@ def published(student, target, teacher, z_ref, z, y, dropped, s: Settings) -> Te
     with torch.no_grad():
         landing = z_r + column(t - r) * F_n2n
         v_landing = velocity(landing, t) if s.taught else network(target, landing, t, t)
-    slope = derivative(z_r, r, t, (s.lam * v_r, s.lam, -s.gam))
-    g_n2n = (s.lam + s.gam) * F_n2n.detach() - (s.lam * v_r + s.gam * v_landing) - column(t - r) * slope
+    n2n_derivative = derivative(z_r, r, t, (s.lam * v_r, s.lam, -s.gam))
+    g_n2n = (s.lam + s.gam) * F_n2n.detach() - (s.lam * v_r + s.gam * v_landing) - column(t - r) * n2n_derivative
     w_2 = 1 / (s.lam + s.gam)
     return loss + weighted(F_n2n - (F_n2n.detach() - w_2 * g_n2n)) + loss_fm
 
@@ -329,7 +329,7 @@ def guided_difference(guidance: NormalizedTarget, difference: Tensor, dropped: T
     x, z, _ = batch()
     point = Point(x, z, x, z, z, ANYWHERE, ANYWHERE, 0, dropped)
     with_null = torch.zeros_like(difference)
-    return guidance.target(point, term(z), [difference, with_null]).value() - z
+    return guidance.regression_target(point, term(z), [difference, with_null]).value() - z
 
 
 def test_the_guiding_difference_has_one_size_whatever_it_was():
@@ -395,10 +395,10 @@ def test_equation_15_as_printed_does_not_vanish_at_the_exact_network():
     v_landing = exact.velocity(landing, r)
     line = column(r) * z + column(1 - r) * x
     ours = (column(torch.full_like(t, lam)) * v_t, torch.full_like(t, lam), torch.full_like(r, -gam))
-    _, slope = torch.func.jvp(exact, (x_t, t, r), ours)
+    _, derivative = torch.func.jvp(exact, (x_t, t, r), ours)
 
-    def left(start, end, slope_weight=1.0):
-        return ((lam + gam) * F - start - end + column(t - r) * slope_weight * slope).abs().max()
+    def left(start, end, weight=1.0):
+        return ((lam + gam) * F - start - end + column(t - r) * weight * derivative).abs().max()
 
     assert left(lam * v_t, gam * v_landing) < 1e-12
     assert left(gam * v_t, lam * v_landing) > 0.1  # equation 15

@@ -20,7 +20,7 @@ def point(dropped=None, shape=(BATCH, 2, 2)):
 
 def answer(guidance, at, with_cond, with_null):
     """What it asks, and what it makes of the answers."""
-    guided = guidance.target(at, term(at.target), [with_cond, with_null])
+    guided = guidance.regression_target(at, term(at.regression_target), [with_cond, with_null])
     return guidance.queries(at), guided.value()
 
 

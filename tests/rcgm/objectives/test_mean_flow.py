@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from rcgm.derivatives import Central, ForwardMode
-from rcgm.objectives import MeanFlow, MixedTarget
-from rcgm.objectives.times import Times
+from rcgm.objectives import MeanFlow, MixedTarget, TiM, Times
+from rcgm.transports import Linear, ReversedLinear, TrigFlow
 from rcgm_kernels import AdaptiveWeight
 from tests.support.plain import BATCH, Smooth, assert_same, batch
 
@@ -81,3 +81,35 @@ def test_samples_of_no_interval_are_not_evaluated():
     (x, e), u = batch(), Smooth(1)
     output = MeanFlow()(u, x, noise=e, times=Times(T, T, BATCH))
     assert (output.waves, output.evaluations) == (0, 0)
+
+
+@pytest.mark.parametrize("transport", [Linear(), ReversedLinear()], ids=lambda transport: type(transport).__name__)
+@pytest.mark.parametrize("step", [None, 0.005])
+@pytest.mark.parametrize("inputs", ["data", "guided"])
+def test_it_is_tims_identity_under_the_linear_transport(inputs, step, transport):
+    (x, e), u = batch(), Smooth(1)
+    settings = {
+        "transport": transport,
+        "derivative": ForwardMode() if step is None else Central(step),
+        "guidance": MixedTarget(scale=0.92, data=0.2, network="student"),
+        "inputs": inputs,
+        "adaptive": None,
+        "sample_weight": None,
+    }
+    results = []
+    for objective in (MeanFlow(**settings), TiM(**settings)):
+        output = objective(u, x, LABELS, null_cond=NULL, noise=e, times=Times(T, R, EQUAL))
+        results.append([output.loss, *torch.autograd.grad(output.loss, list(u.parameters()))])
+    for mean_flow, tim in zip(*results, strict=True):
+        # TiM multiplies by B/B' and 0 where MeanFlow has t - r and nothing: a few more roundings of sums of like size
+        torch.testing.assert_close(mean_flow, tim, rtol=1e-13, atol=1e-13)
+
+
+def test_other_transports_have_tims_identity():
+    (x, e), u = batch(), Smooth(1)
+    settings = {"transport": TrigFlow(), "inputs": "guided", "adaptive": None, "sample_weight": None}
+    losses = [
+        objective(u, x, noise=e, times=Times(T, R, EQUAL)).losses
+        for objective in (MeanFlow(**settings), TiM(**settings))
+    ]
+    assert torch.equal(*losses)

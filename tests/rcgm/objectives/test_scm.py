@@ -30,8 +30,8 @@ def algorithm(x, z, *, warm=1.0, normalize=0.1, teacher=None, weight=None):
         x_t = torch.cos(a) * x + torch.sin(a) * z
         with torch.no_grad():
             dxdt = torch.cos(a) * z - torch.sin(a) * x if teacher is None else teacher(x_t, T, T)
-        minus, slope = torch.func.jvp(predict, (x_t, angle), (dxdt, torch.ones_like(angle)))
-        g = -(torch.cos(a) ** 2) * (minus - dxdt) - warm * torch.cos(a) * torch.sin(a) * (x_t + slope)
+        minus, derivative = torch.func.jvp(predict, (x_t, angle), (dxdt, torch.ones_like(angle)))
+        g = -(torch.cos(a) ** 2) * (minus - dxdt) - warm * torch.cos(a) * torch.sin(a) * (x_t + derivative)
         g = g.detach() if normalize is None else (g / (g.norm(dim=1, keepdim=True) + normalize)).detach()
         prediction = predict(x_t, angle)
         losses = (prediction - minus.detach() - g).square().mean(1)
@@ -125,8 +125,8 @@ def test_under_the_linear_transport_it_is_the_normalised_mean_flow_residual():
         def predict(x_t, t):
             return network(x_t, t, torch.zeros_like(T))
 
-        minus, slope = torch.func.jvp(predict, (x_t, T), (v, torch.ones_like(T)))
-        residual = minus - v + t * slope
+        minus, derivative = torch.func.jvp(predict, (x_t, T), (v, torch.ones_like(T)))
+        residual = minus - v + t * derivative
         residual = (residual / (residual.norm(dim=1, keepdim=True) + 0.1)).detach()
         prediction = predict(x_t, T)
         return (prediction - (prediction.detach() - residual)).square().mean()

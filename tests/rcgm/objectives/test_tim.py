@@ -46,7 +46,7 @@ RANGE = (0.3, 0.8)
 
 
 class Functions(Transport):
-    """A transport of four functions, none of whose slopes are given."""
+    """A transport of four functions, none of whose derivatives are given."""
 
     def __init__(self, alpha, gamma, alpha_hat, gamma_hat):
         self.four = alpha, gamma, alpha_hat, gamma_hat
@@ -68,7 +68,7 @@ def beta(t):
     return torch.sqrt(torch.expm1(0.5 * 19.9 * t**2 + 0.1 * t))
 
 
-def beta_slope(t):
+def beta_derivative(t):
     return (19.9 * t + 0.1) * torch.exp(0.5 * 19.9 * t**2 + 0.1 * t) / (2 * beta(t))
 
 
@@ -79,9 +79,9 @@ class Row:
     end: float
     path: Callable  # alpha, sigma
     regressed: Callable  # alpha_hat, sigma_hat
-    slopes: Callable  # their derivatives
+    derivatives: Callable  # their derivatives
     B: Callable
-    B_slope: Callable
+    B_derivative: Callable
     transport: Transport
 
 
@@ -111,7 +111,7 @@ TABLE = {
         lambda t: (0, 1),
         lambda t: (0, 0),
         lambda t, r: (beta(r) - beta(t)) / (beta(r) ** 2 + 1).sqrt(),
-        lambda t, r: -beta_slope(t) / (beta(r) ** 2 + 1).sqrt(),
+        lambda t, r: -beta_derivative(t) / (beta(r) ** 2 + 1).sqrt(),
         Functions(lambda t: beta(t) / (beta(t) ** 2 + 1).sqrt(), lambda t: 1 / (beta(t) ** 2 + 1).sqrt(), ONE, ZERO),
     ),
     "VE-SDE": Row(
@@ -185,7 +185,7 @@ def loss_of_one_sample(student, target, x, z, t: float, r: float, label, dropped
         determinant = sigma_hat * alpha - alpha_hat * sigma
         x_star = (sigma_hat * x_t - sigma * supervision) / determinant
         z_star = (alpha * supervision - alpha_hat * x_t) / determinant
-        slope_alpha, slope_sigma = row.slopes(tau)
+        alpha_derivative, sigma_derivative = row.derivatives(tau)
 
         def f(time):
             alpha, sigma = row.path(time)
@@ -195,9 +195,9 @@ def loss_of_one_sample(student, target, x, z, t: float, r: float, label, dropped
         if t > r:
             e = row.end * s.epsilon
             behind, ahead = (tau - e).clamp(min=rho), (tau + e).clamp(max=row.end)
-            slope = (f(ahead) - f(behind)) / (ahead - behind)
-            f_hat = supervision + row.B(tau, rho) / row.B_slope(tau, rho) * (
-                slope_alpha * x_star + slope_sigma * z_star - slope
+            derivative = (f(ahead) - f(behind)) / (ahead - behind)
+            f_hat = supervision + row.B(tau, rho) / row.B_derivative(tau, rho) * (
+                alpha_derivative * x_star + sigma_derivative * z_star - derivative
             )
     m = (F - f_hat).square().mean()
     loss = m
@@ -331,9 +331,11 @@ def test_linear_is_meanflow(random_network):
     student = random_network(1)
     x_t = times.t[:, None] * z + (1 - times.t[:, None]) * x
     ones, zeros = torch.ones_like(times.t), torch.zeros_like(times.t)
-    F, slope = torch.func.jvp(lambda *point: student(*point, labels), (x_t, times.t, times.r), (z - x, ones, zeros))
+    F, derivative = torch.func.jvp(
+        lambda *point: student(*point, labels), (x_t, times.t, times.r), (z - x, ones, zeros)
+    )
     _, R = read(plain(transport=Linear(), derivative=ForwardMode()), student, x, z, times, labels)
-    expected = F - (z - x) + (times.t - times.r)[:, None] * slope
+    expected = F - (z - x) + (times.t - times.r)[:, None] * derivative
     torch.testing.assert_close(R, expected.detach(), rtol=1e-10, atol=1e-12)
 
 
@@ -408,7 +410,7 @@ def test_a_teacher_stands_in_for_the_data(guided):
     assert out.waves == (2 if guided == "guided" else 1)
 
 
-def test_residual_is_kept_small_where_the_slope_of_b_vanishes():
+def test_residual_is_kept_small_where_the_derivative_of_b_vanishes():
     """TrigFlow from t = 1 to r = 0: ``B/B'`` has no limit; the residual is scaled down and still vanishes."""
     transport = TrigFlow()
     t = torch.tensor([1.0, 1 - 1e-9, 1 - 1e-6, 1 - 1e-3, 0.9], dtype=torch.float64)

@@ -460,7 +460,7 @@ def test_every_time_is_finite_in_float32(ratio, derivative, transport, random_ne
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.7, 1.0])
-def test_noise_may_start_with_an_infinite_slope(ratio, random_network):
+def test_noise_may_start_with_an_infinite_derivative(ratio, random_network):
     """VP, whose coefficients grow as ``t^(-1/2)``; 6e-8 is the smallest time above 0 that is drawn."""
     t = torch.tensor([0.0, 6e-8, 1e-3, 1.0])
     x, z, _, _ = batch((4, 3))

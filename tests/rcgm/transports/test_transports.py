@@ -73,9 +73,9 @@ def test_registry():
 @each
 def test_closed_forms_are_those_of_the_four_functions(transport):
     plain, (t, r) = Users(transport), times()
-    for name in ("alpha_slope", "gamma_slope", "alpha_hat_slope", "gamma_hat_slope", "determinant"):
+    for name in ("alpha_derivative", "gamma_derivative", "alpha_hat_derivative", "gamma_hat_derivative", "determinant"):
         torch.testing.assert_close(getattr(transport, name)(t), getattr(plain, name)(t), rtol=1e-9, atol=1e-12)
-    for name, arguments in (("step", (t, r)), ("step_slope", (t, r)), ("velocity_coefficients", (t,))):
+    for name, arguments in (("step", (t, r)), ("step_derivative", (t, r)), ("velocity_coefficients", (t,))):
         torch.testing.assert_close(
             getattr(transport, name)(*arguments), getattr(plain, name)(*arguments), rtol=1e-9, atol=1e-11
         )
@@ -86,7 +86,9 @@ def test_path_is_built_from_data_and_noise(transport):
     (x, z), (t, _) = pair(), times()
     x_t, velocity, target = transport.path(x, z, t)
     torch.testing.assert_close(x_t, column(transport.alpha(t)) * z + column(transport.gamma(t)) * x)
-    torch.testing.assert_close(velocity, column(transport.alpha_slope(t)) * z + column(transport.gamma_slope(t)) * x)
+    torch.testing.assert_close(
+        velocity, column(transport.alpha_derivative(t)) * z + column(transport.gamma_derivative(t)) * x
+    )
     torch.testing.assert_close(target, column(transport.alpha_hat(t)) * z + column(transport.gamma_hat(t)) * x)
     torch.testing.assert_close(transport.points(x, z, t[None])[0], x_t)
 
@@ -167,27 +169,34 @@ def test_short_steps_keep_their_digits_in_float32(transport, gap):
     for value, expected in zip(transport.step(t, r), exact, strict=True):
         assert value.dtype == torch.float32
         torch.testing.assert_close(value.double(), expected, rtol=2e-6, atol=1e-7 if gap == 0.1 else 0)
-    edge = transport.step_slope(t, r).double(), transport.step_slope(t.double(), r.double())
+    edge = transport.step_derivative(t, r).double(), transport.step_derivative(t.double(), r.double())
     torch.testing.assert_close(*edge, rtol=5e-6, atol=1e-6)
 
 
 @each
 def test_nothing_is_infinite_where_times_are_drawn(transport):
     t = torch.linspace(1e-6, 1, 1001)
-    for name in ("alpha", "gamma", "alpha_slope", "gamma_slope", "alpha_hat_slope", "gamma_hat_slope"):
+    for name in (
+        "alpha",
+        "gamma",
+        "alpha_derivative",
+        "gamma_derivative",
+        "alpha_hat_derivative",
+        "gamma_hat_derivative",
+    ):
         assert getattr(transport, name)(t).isfinite().all()
-    for values in (*transport.step(t, t / 2), transport.step_slope(t, t / 2), *transport.velocity_coefficients(t)):
+    for values in (*transport.step(t, t / 2), transport.step_derivative(t, t / 2), *transport.velocity_coefficients(t)):
         assert values.isfinite().all()
 
 
 def test_vp_at_the_data():
-    """The noise grows like sqrt(t): its slope, that of B and the velocity are infinite at 0, all else is not."""
+    """The noise grows like sqrt(t): its derivative, that of B and the velocity are infinite at 0, all else is not."""
     zero = torch.zeros(1)
     vp = VP()
-    assert (vp.alpha(zero), vp.gamma(zero), vp.gamma_slope(zero)) == (0, 1, -vp.beta_min / 2)
+    assert (vp.alpha(zero), vp.gamma(zero), vp.gamma_derivative(zero)) == (0, 1, -vp.beta_min / 2)
     assert vp.step(zero, zero) == (1, 0)
-    assert vp.alpha_slope(zero).isinf()
-    assert vp.step_slope(zero, zero).isinf()
+    assert vp.alpha_derivative(zero).isinf()
+    assert vp.step_derivative(zero, zero).isinf()
     near = torch.tensor([1e-12], dtype=torch.float64)
     torch.testing.assert_close(vp.alpha(near), (vp.beta_min * near).sqrt(), rtol=1e-9, atol=0)
     torch.testing.assert_close(vp.step(near, near * 0)[1], -(vp.beta_min * near).sqrt(), rtol=1e-9, atol=0)
@@ -198,16 +207,16 @@ def test_table_1_of_tim():
     t, r = times()
     h = QUARTER
     assert torch.equal(Linear().step(t, r)[1], r - t)
-    assert (Linear().step_slope(t, r) == -1).all()
+    assert (Linear().step_derivative(t, r) == -1).all()
     torch.testing.assert_close(TrigFlow().step(t, r)[1], torch.sin(h * (r - t)))
-    torch.testing.assert_close(TrigFlow().step_slope(t, r) / h, -torch.cos(h * (r - t)))
+    torch.testing.assert_close(TrigFlow().step_derivative(t, r) / h, -torch.cos(h * (r - t)))
     both = torch.sin(h * t) + torch.cos(h * t)
     torch.testing.assert_close(TrigLinear().step(t, r)[1], torch.sin(h * (r - t)) / both)
     printed = -math.sqrt(2) * torch.sin(h * r + math.pi / 4) / (2 * torch.sin(math.pi * t) + 2)
-    torch.testing.assert_close(TrigLinear().step_slope(t, r), math.pi * printed)
+    torch.testing.assert_close(TrigLinear().step_derivative(t, r), math.pi * printed)
     sigma, sigma_r = VE().alpha(t), VE().alpha(r)
     torch.testing.assert_close(VE().step(t, r)[1], sigma - sigma_r)
-    torch.testing.assert_close(VE().step_slope(t, r) / VE().alpha_slope(t), torch.ones_like(t))
+    torch.testing.assert_close(VE().step_derivative(t, r) / VE().alpha_derivative(t), torch.ones_like(t))
     beta, beta_r = VP().alpha(t) / VP().gamma(t), VP().alpha(r) / VP().gamma(r)
     torch.testing.assert_close(VP().step(t, r)[1], VP().gamma(r) * (beta_r - beta))
 
@@ -237,18 +246,18 @@ def test_bad_arguments(make, message):
         make()
 
 
-def test_slopes_by_autograd_need_no_gradient_mode():
+def test_derivatives_by_autograd_need_no_gradient_mode():
     t = torch.tensor([0.2, 0.8])
     with torch.no_grad():
-        slope = Users(TrigFlow()).alpha_slope(t)
-    assert not slope.requires_grad
-    torch.testing.assert_close(slope, TrigFlow().alpha_slope(t))
+        derivative = Users(TrigFlow()).alpha_derivative(t)
+    assert not derivative.requires_grad
+    torch.testing.assert_close(derivative, TrigFlow().alpha_derivative(t))
     with torch.inference_mode():
         inside = torch.tensor([0.2, 0.8])
-        torch.testing.assert_close(Users(TrigFlow()).alpha_slope(inside), TrigFlow().alpha_slope(inside))
+        torch.testing.assert_close(Users(TrigFlow()).alpha_derivative(inside), TrigFlow().alpha_derivative(inside))
         t, r = times()
-        torch.testing.assert_close(Users(Linear()).step_slope(t, r), Linear().step_slope(t, r))
-    assert (Users(Linear()).alpha_hat_slope(t) == 0).all()
+        torch.testing.assert_close(Users(Linear()).step_derivative(t, r), Linear().step_derivative(t, r))
+    assert (Users(Linear()).alpha_hat_derivative(t) == 0).all()
 
 
 def test_a_network_with_its_time_reversed_predicts_the_velocity_of_the_linear_transport():
