@@ -19,11 +19,13 @@ def fit_to_data(config: TrainConfig, info: DataInfo) -> TrainConfig:
     """The configuration with the arguments of the model that the data decide (shape, classes), where it left them out.
 
     Raises:
-        ConfigError: a model argument is missing that the data do not decide either.
+        ConfigError: a model argument is missing that the data do not decide either; or the model takes fewer classes
+            than the data have, or classes where the data have none.
     """
     factory = REGISTRIES["model"][config.model.name]
     model = config.model.with_defaults(arguments_from_data(factory, info))
-    bind_arguments(factory, model.arguments, "model")
+    bound = bind_arguments(factory, model.arguments, "model")
+    _check_classes(bound.get("num_classes"), info)
     return config.model_copy(update={"model": model})
 
 
@@ -52,6 +54,18 @@ def build_objective_from(config: TrainConfig) -> Any:
         ConfigError: its constructor refuses the arguments.
     """
     return _build("objective", config.objective)
+
+
+def _check_classes(given: int | None, info: DataInfo) -> None:
+    if given is None:
+        return
+    if info.num_classes is None:
+        raise ConfigError(f"model.num_classes must be left out for data without classes, got {given}")
+    if given < info.num_classes:
+        raise ConfigError(
+            f"model.num_classes must be at least the number of classes of the data, {info.num_classes}, got {given}: "
+            "leave it out to take that of the data"
+        )
 
 
 def _build(section: str, component: ComponentConfig) -> Any:

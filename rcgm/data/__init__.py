@@ -13,6 +13,7 @@ from rcgm.data.points import SCurve, SwissRoll, TwoMoons
 from rcgm.data.protocols import Augmented, BatchReader, Fingerprinted
 from rcgm.data.registry import DATASETS, build_dataset
 from rcgm.data.stream import BatchStream
+from rcgm.data.summary import describe_data
 
 __all__ = [
     "DATASETS",
@@ -32,6 +33,7 @@ __all__ = [
     "TwoMoons",
     "build_dataset",
     "data_fingerprint",
+    "describe_data",
     "examples",
     "fingerprint_differences",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -9,23 +10,24 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from rcgm.data.array_layout import check_scale, layout_of
 from rcgm.data.checks import require_int
 from rcgm.data.fingerprint import content_indices, hash_of_tensors
-from rcgm.data.in_memory import check_labels
+from rcgm.data.in_memory import check_labels, count_classes
 from rcgm.data.info import DataInfo
 from rcgm.data.rows import Rows, array_names, open_array
 
 SAMPLE_KEYS = ("images", "latents", "samples", "x")
 LABEL_KEYS = ("labels", "y")
-PIXEL_CHANNELS = (1, 3, 4)
 
 
 class Arrays(Dataset):
-    """Samples `[N, D]` (points) or `[N, C, H, W]` (images, latents) of one array in a file.
+    """Samples `[N, D]` (points), `[N, C, H, W]` (images, latents) or `[N, H, W]` (pixels) of one array in a file.
 
-    uint8 is taken for pixels and becomes [-1, 1]; floating numbers of any width are taken as they are. .npy and
-    .safetensors are mapped into memory and read row by row. Files with pickled objects are refused. `dataset[i]` is
-    `(float32 tensor, label)`, the label being -1 without labels.
+    uint8 is taken for pixels and becomes [-1, 1]; so do floating numbers with a `value_range`. Without one they are
+    taken as they are, and refused where their scale is implausible: `value_range` or the file has to be changed then.
+    .npy and .safetensors are mapped into memory and read row by row. Files with pickled objects are refused.
+    `dataset[i]` is `(float32 tensor, label)`, the label being -1 without labels.
 
     Args:
         path: a file that ends in .npy, .npz or .safetensors.
@@ -34,13 +36,16 @@ class Arrays(Dataset):
         labels_key: name of the labels, integers `[N]`. None: the one that is named labels or y, if there is one. Not
             for .npy.
         labels_path: a .npy file with the labels, instead of labels_key.
-        num_classes: number of classes. None: the largest label plus one.
-        channels_last: the array is `[N, H, W, C]`.
+        num_classes: number of classes. None: the largest label plus one, of which half or more have to occur.
+        channels_last: the array is `[N, H, W, C]`. None: it is not, and one that looks so is refused.
+        value_range: lowest and highest value of pixels in floating numbers, which become -1 and 1.
 
     Raises:
         TypeError: num_classes is no integer.
         ValueError: a file that cannot be read, holds pickled objects, lacks a key, or holds an array of a shape or
-            dtype that is not as above; labels that do not match; when a sample is read, values that are not finite.
+            dtype that is not as above, or of an implausible scale; labels that do not match, or that skip most
+            classes; value_range that is no range, or given with uint8. When a sample is read: values that are not
+            finite or outside of value_range, or a file that has been cut short.
     """
 
     def __init__(
@@ -50,7 +55,8 @@ class Arrays(Dataset):
         labels_key: str | None = None,
         labels_path: str | os.PathLike[str] | None = None,
         num_classes: int | None = None,
-        channels_last: bool = False,
+        channels_last: bool | None = None,
+        value_range: tuple[float, float] | None = None,
     ) -> None:
         self._path = Path(path)
         if self._path.suffix == ".npy" and (samples_key is not None or labels_key is not None):
@@ -64,8 +70,14 @@ class Arrays(Dataset):
             samples_key = self._guess_samples(names, labels_key)
         self._rows = self._open("samples_key", samples_key, names)
         self.in_memory = self._rows.in_memory
-        self._channels_last = channels_last
-        shape = self._sample_shape()
+        self._value_range = _range_of_pixels(value_range, self._rows.dtype)
+        pixels = self._value_range is not None
+        self._layout = layout_of(
+            str(self._path), self._rows.shape, self._rows.dtype, pixels=pixels, channels_last=channels_last
+        )
+        shape = self._layout.shape
+        if not pixels:
+            check_scale(str(self._path), self._rows.read(torch.tensor(content_indices(len(self), shape))))
         self.labels: torch.Tensor | None = None
         if labels_path is not None:
             labels_file = Path(labels_path)
@@ -77,13 +89,13 @@ class Arrays(Dataset):
         if num_classes is not None:
             num_classes = require_int("num_classes", num_classes, 1)
         elif self.labels is not None:
-            num_classes = max([0, *self.labels.tolist()]) + 1
+            num_classes = count_classes(self.labels)
         check_labels("labels", self.labels, len(self), num_classes)
         self.info = DataInfo(
             shape=shape,
             num_classes=num_classes,
             kind="points" if len(shape) == 1 else "images",
-            value_range=(-1.0, 1.0) if self._rows.dtype == "uint8" else None,
+            value_range=(-1.0, 1.0) if pixels else None,
         )
 
     def __len__(self) -> int:
@@ -97,14 +109,14 @@ class Arrays(Dataset):
 
     def take(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Samples float32 `[B, ...]` and labels int64 `[B]` (or None) at the int64 `indices` `[B]`."""
-        samples = self._rows.read(indices)
-        if self._channels_last:
-            samples = samples.movedim(-1, 1)
+        samples = self._layout.arrange(self._rows.read(indices))
         if samples.dtype == torch.uint8:
             samples = samples.float().div_(127.5).sub_(1.0)
-        elif not torch.isfinite(samples).all():
-            finite = torch.isfinite(samples.flatten(1)).all(dim=1)
-            raise ValueError(f"sample {int(indices[~finite][0])} of {self._path} holds values that are not finite")
+        else:
+            self._check_values(samples, indices)
+            if self._value_range is not None:
+                low, high = self._value_range
+                samples = samples.sub(low).mul_(2.0 / (high - low)).sub_(1.0).clamp_(-1.0, 1.0)
         labels = None if self.labels is None else self.labels.index_select(0, indices)
         return samples.contiguous(), labels
 
@@ -112,6 +124,19 @@ class Arrays(Dataset):
         """See `rcgm.data.data_fingerprint`: stored rows, evenly spaced."""
         indices = content_indices(len(self), self.info.shape)
         return {"content": hash_of_tensors([self._rows.read(torch.tensor(indices))])}
+
+    def _check_values(self, samples: torch.Tensor, indices: torch.Tensor) -> None:
+        if not torch.isfinite(samples).all():
+            finite = torch.isfinite(samples.flatten(1)).all(dim=1)
+            raise ValueError(f"sample {int(indices[~finite][0])} of {self._path} holds values that are not finite")
+        if self._value_range is not None:
+            low, high = self._value_range
+            outside = ((samples < low) | (samples > high)).flatten(1).any(dim=1)
+            if outside.any():
+                raise ValueError(
+                    f"value_range must hold all pixels, got {[low, high]} and others in sample "
+                    f"{int(indices[outside][0])} of {self._path}: make it wider"
+                )
 
     def _open(self, argument: str, key: str, names: list[str]) -> Rows:
         if key not in names:
@@ -133,25 +158,17 @@ class Arrays(Dataset):
             raise ValueError(f"samples_key is None and cannot be guessed; {self._path} holds {sorted(names)}")
         return key
 
-    def _sample_shape(self) -> tuple[int, ...]:
-        shape, dtype = self._rows.shape, self._rows.dtype
-        if dtype != "uint8" and not dtype.startswith(("float", "bfloat")):
-            raise ValueError(f"{self._path} holds samples of dtype {dtype}; they need uint8 or a floating dtype")
-        axes = (4,) if dtype == "uint8" or self._channels_last else (2, 4)
-        if len(shape) not in axes or 0 in shape:
-            kinds = {2: "[N, D]", 4: "[N, H, W, C]" if self._channels_last else "[N, C, H, W]"}
-            needed = " or ".join(kinds[number] for number in axes)
-            raise ValueError(f"{self._path} holds {dtype} samples of shape {shape}; they need {needed}, none of them 0")
-        channel_axis, other_axis = (3, 1) if self._channels_last else (1, 3)
-        if dtype == "uint8" and shape[channel_axis] not in PIXEL_CHANNELS:
-            hint = ""
-            if shape[other_axis] in PIXEL_CHANNELS:
-                hint = f"; pass channels_last={not self._channels_last} if axis {other_axis} holds the channels"
-            raise ValueError(
-                f"{self._path} holds pixels of shape {shape}, {shape[channel_axis]} channels on axis {channel_axis}; "
-                f"they need one of {list(PIXEL_CHANNELS)}{hint}"
-            )
-        return (shape[3], shape[1], shape[2]) if self._channels_last else shape[1:]
+
+def _range_of_pixels(given: tuple[float, float] | None, dtype: str) -> tuple[float, float] | None:
+    if dtype == "uint8":
+        if given is not None:
+            raise ValueError(f"value_range must be left out of uint8 samples, which span 0 to 255, got {list(given)}")
+        return 0.0, 255.0
+    if given is None:
+        return None
+    if len(given) != 2 or not all(map(math.isfinite, given)) or not given[0] < given[1]:
+        raise ValueError(f"value_range must be (low, high) with low below high, got {given!r}")
+    return float(given[0]), float(given[1])
 
 
 def _read_labels(rows: Rows, where: str) -> torch.Tensor:

@@ -56,6 +56,22 @@ class InMemoryDataset(Dataset):
         return {"content": hash_of_tensors([self.samples[indices]])}
 
 
+def count_classes(labels: torch.Tensor) -> int:
+    """The largest of the int64 `labels` `[N]` plus one.
+
+    Raises:
+        ValueError: more than half of so many classes have no sample: the labels are no numbers of classes.
+    """
+    number = max([0, *labels.tolist()]) + 1
+    present = len(labels.unique())
+    if len(labels) and int(labels.min()) >= 0 and 2 * present < number:
+        raise ValueError(
+            f"labels must number the classes from 0, got {present} different ones up to {number - 1}: renumber them "
+            "(numpy.unique(labels, return_inverse=True)[1]), or set num_classes where the others are to stay empty"
+        )
+    return number
+
+
 def check_labels(name: str, labels: torch.Tensor | None, length: int, num_classes: int | None) -> None:
     """Raise TypeError or ValueError unless `labels` is int64 `[length]` in `[0, num_classes)`, or both are None."""
     if labels is None or num_classes is None:

@@ -19,6 +19,7 @@ from rcgm.config import (
     build_objective_from,
     fit_to_data,
 )
+from rcgm.data import describe_data
 from rcgm.distributed import running_processes
 from rcgm.distributed.device import choose_device
 from rcgm.distributed.shares import Processes
@@ -67,6 +68,8 @@ def _train(
 ) -> dict[str, Any]:
     device = choose_device(config.device)
     dataset = build_dataset_from(config)
+    if show_progress:
+        print("\n".join(describe_data(dataset)), file=sys.stderr)
     config = fit_to_data(config, dataset.info)
     # What an objective learns may begin with random weights of its own.
     torch.manual_seed(seed_of(config.seed, Purpose.OBJECTIVE_WEIGHTS))

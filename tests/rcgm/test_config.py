@@ -185,6 +185,17 @@ def test_shape_and_classes_come_from_the_data():
     assert unconditional.model.arguments["num_classes"] is None
 
 
+def test_classes_that_the_data_contradict_are_refused():
+    digits = ("data={name: digits}", "model={name: dit, preset: nano/2}")
+    info = build_dataset_from(parse(*digits)).info
+    with pytest.raises(ConfigError, match=r"model\.num_classes must be at least the .* of the data, 10, got 9: leave"):
+        fit_to_data(parse(*digits, "model.num_classes=9"), info)
+    assert fit_to_data(parse(*digits, "model.num_classes=1000"), info).model.arguments["num_classes"] == 1000
+    points = build_dataset_from(parse()).info
+    with pytest.raises(ConfigError, match=r"model\.num_classes must be left out for data without classes, got 2"):
+        fit_to_data(parse("model.num_classes=2"), points)
+
+
 def test_presets_are_expanded_and_what_is_said_wins():
     config = parse("data={name: digits}", "model={name: dit, preset: nano/2, depth: 2}")
     assert "preset" not in config.model.arguments

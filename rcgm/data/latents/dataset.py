@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from rcgm.data.checks import require_int
 from rcgm.data.fingerprint import content_indices, hash_of_tensors
-from rcgm.data.in_memory import check_labels
+from rcgm.data.in_memory import check_labels, count_classes
 from rcgm.data.info import DataInfo
 from rcgm.data.latents.layouts import Layout, open_store
 from rcgm.data.latents.manifest import STATISTICS, read_manifest
@@ -35,7 +35,8 @@ class Latents(Dataset):
         moments: "none": latents are stored. "log_variance" and "std": means, followed on the channel axis by log
             variances or standard deviations. "auto": what the manifest of the encode command says, else "none".
         flip: whether to choose between an image and its mirror image, where both are stored.
-        num_classes: labels are in `[0, num_classes)`. None: what the manifest says, else the largest label plus one.
+        num_classes: labels are in `[0, num_classes)`. None: what the manifest says, else the largest label
+            plus one, of which half or more have to occur.
         statistics: file with "mean" and "std" by channel (.json, .safetensors or .pt). None: `latents_stats.*` of the
             folder, if there is one; else latents are taken as they are.
         mean, std: these instead, one number a channel or one for all; both or neither.
@@ -83,7 +84,7 @@ class Latents(Dataset):
         if num_classes is not None:
             num_classes = require_int("num_classes", num_classes, 1)
         elif self._store.labels is not None:
-            num_classes = len(class_names) or max(0, int(self._store.labels.max())) + 1
+            num_classes = len(class_names) or count_classes(self._store.labels)
         check_labels("labels", self._store.labels, len(self._store), num_classes)
         self.info = DataInfo(
             shape=(channels, height, width),

@@ -1,0 +1,55 @@
+"""What a data set holds, in a few lines for its user."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rcgm.data.fingerprint import CONTENT_SAMPLES, content_indices, evenly_spaced
+from rcgm.data.protocols import BatchReader
+
+CLASSES_IN_LINE = 10
+
+
+def describe_data(dataset: Any) -> list[str]:
+    """Count, shape, range, mean and standard deviation, classes and empty classes, and the data set's own notes.
+
+    Range, mean and standard deviation are of evenly spaced samples, as the network gets them, without random changes.
+
+    Args:
+        dataset: with an ``info``, and where there is something to say a list of sentences, ``notes``.
+
+    Returns:
+        Lines.
+    """
+    info = dataset.info
+    samples = _some(dataset)
+    what = "points" if info.kind == "points" else "images" if info.normalisation is None else "latents"
+    shape = " x ".join(map(str, info.shape))
+    lines = [
+        f"data: {len(dataset):,} {what} of {shape}, values from {float(samples.min()):.4g} to "
+        f"{float(samples.max()):.4g}, mean {float(samples.mean()):.3g}, standard deviation "
+        f"{float(samples.std(correction=0)):.3g} (of {len(samples):,} samples)"
+    ]
+    labels = getattr(dataset, "labels", None)
+    if info.num_classes is None:
+        lines.append("classes: none")
+    elif labels is None:
+        lines.append(f"classes: {info.num_classes:,}")
+    else:
+        counts = torch.bincount(torch.as_tensor(labels), minlength=info.num_classes)
+        lines.append(f"classes: {info.num_classes:,}, of {int(counts.min()):,} to {int(counts.max()):,} samples")
+        empty = (counts == 0).nonzero().flatten().tolist()
+        if empty:
+            names = [info.class_names[label] if info.class_names else str(label) for label in empty[:CLASSES_IN_LINE]]
+            more = ", ..." if len(empty) > CLASSES_IN_LINE else ""
+            lines.append(f"classes without a sample: {len(empty):,} ({', '.join(names)}{more})")
+    return lines + list(getattr(dataset, "notes", ()))
+
+
+def _some(dataset: Any) -> Tensor:
+    if isinstance(dataset, BatchReader):
+        return dataset.take(torch.tensor(content_indices(len(dataset), dataset.info.shape)))[0]
+    return torch.stack([dataset[index][0] for index in evenly_spaced(len(dataset), CONTENT_SAMPLES)])
