@@ -13,6 +13,7 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from rcgm.config.errors import ConfigError, unknown_name
 from rcgm.config.families import family_of, name_of
+from rcgm.config.old_keys import with_new_keys
 
 __all__ = ["bind_arguments", "look_up", "parameters_of", "plain_defaults", "to_plain"]
 
@@ -149,7 +150,8 @@ def _build_member(family: Mapping[str, type], default: Any, value: Any, path: st
     # Without a name, what is said belongs to the default, or to the first of the family where there is none.
     name = value.get("name", name_of(default) or next(iter(family)))
     factory = look_up(family, name, path)
-    return _build_nested([factory], default, {key: item for key, item in value.items() if key != "name"}, path)
+    arguments = with_new_keys(path, name, {key: item for key, item in value.items() if key != "name"})
+    return _build_nested([factory], default, arguments, path)
 
 
 def _build_nested(candidates: list[type], default: Any, value: Mapping[str, Any], path: str) -> Any:

@@ -24,8 +24,9 @@ RENAMED: Mapping[tuple[str, str, str], Callable[[Any], dict[str, Any] | None]] =
     ("objective", "tim", "interval_weight"): lambda value: {"sample_weight": _interval_weight(value)},
     ("objective", "mean_flow", "interval_weight"): lambda value: {"sample_weight": _interval_weight(value)},
     ("objective", "scm", "weighting"): _weighting,
+    ("objective.derivative", "auto", "share"): lambda value: {"fraction": value},
 }
-"""What stands for an old key now, by section, component and key; None where the value has not changed."""
+"""What stands for an old key now, by path, component and key; None where the value has not changed."""
 
 
 def with_new_keys(section: str, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ CANDIDATES = 33
 """Steps that are compared: the error is so flat about its least value that an eighth of a step costs nothing."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Auto(Estimator):
     """The central difference with the step that balances the rounding of the network against its curvature.
 
@@ -51,10 +51,13 @@ class Auto(Estimator):
         evaluations: 2, or 4. With four, each sample takes the fourth-order stencil or, where the curvature is of high
             order and noise large, the line of least squares through the four, whichever is expected to err less.
         every: calls between measurements.
-        share: fraction of the batch that is measured, at least 4 samples.
+        fraction: of the batch, that is measured, at least 4 samples.
         bins: ranges of ``t`` that have an estimate of their own, of equal length.
         decay: what earlier measurements count for at each new one.
         largest, smallest: the ladder, and the range of the step.
+
+    Attributes:
+        measurements: what was measured so far.
 
     Raises:
         ValueError: for a value out of range.
@@ -62,12 +65,12 @@ class Auto(Estimator):
 
     evaluations: int = 2
     every: int = 200
-    share: float = 0.125
+    fraction: float = 0.125
     bins: int = 8
     decay: float = 0.7
     largest: float = 0.25
     smallest: float = 0.001
-    _measurements: Measurements = field(init=False, repr=False, compare=False)
+    measurements: Measurements = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.evaluations not in (2, 4):
@@ -75,21 +78,21 @@ class Auto(Estimator):
         for name in ("every", "bins"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)!r}")
-        if not 0 < self.share <= 1:
-            raise ValueError(f"share must be a fraction above 0 and at most 1, got {self.share!r}")
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"fraction must be above 0 and at most 1, got {self.fraction!r}")
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay must be at least 0 and below 1, got {self.decay!r}")
         check_step("largest", self.largest)
         check_step("smallest", self.smallest, self.largest / 4)
         levels = ladder_levels(self.largest, self.smallest)
-        object.__setattr__(self, "_measurements", Measurements(self.largest, levels, self.bins, self.decay))
+        self.measurements = Measurements(self.largest, levels, self.bins, self.decay)
 
     def memory(self) -> Measurements:
-        return self._measurements
+        return self.measurements
 
     def report(self) -> dict[str, Tensor]:
         """Steps away from the ends of time, over the ranges, and the noise and curvature that they balance."""
-        known = self._measurements
+        known = self.measurements
         model = known.model()
         endless = torch.full_like(model.noise, torch.inf)
         nodes, _ = self._choose(model, -endless, endless)
@@ -103,7 +106,7 @@ class Auto(Estimator):
         }
 
     def plan(self, derivative: Derivative) -> Plan:
-        known = self._measurements
+        known = self.measurements
         if known.counts.device != derivative.t.device:
             known.to(derivative.t.device)
         batch = derivative.t.shape[0]
@@ -116,7 +119,7 @@ class Auto(Estimator):
             return self._plain(derivative)
         queries, combine = self._plain(derivative)
         whole = _whole(derivative)
-        start = max(derivative.start, whole.rows - whole.last(max(round(self.share * whole.together), 4)))
+        start = max(derivative.start, whole.rows - whole.last(max(round(self.fraction * whole.together), 4)))
         ladder, record = self._ladder(derivative, start)
 
         def combined(answers: list[Tensor]) -> Combination:
@@ -129,7 +132,7 @@ class Auto(Estimator):
         return call % self.every == 0 or (call < self.every and call & (call - 1) == 0)
 
     def _plain(self, derivative: Derivative) -> Plan:
-        known = self._measurements
+        known = self.measurements
         nodes, weights = self._choose(known.model(derivative.t), *reach(derivative))
         return [query_at(derivative, node) for node in nodes], lambda answers: difference(answers, weights)
 
@@ -152,7 +155,7 @@ class Auto(Estimator):
 
     def _ladder(self, derivative: Derivative, start: int) -> tuple[list[Query], Callable[[list[Tensor]], None]]:
         """Evaluations behind at all steps of the ladder, then those ahead, and what records their answers."""
-        known = self._measurements
+        known = self.measurements
         back, ahead = reach(derivative)
         nodes = two_nodes(back, ahead, known.steps.to(back.dtype)[:, None]).flatten(0, 1)
         queries = [query_at(derivative, node, start) for node in nodes]
@@ -166,7 +169,7 @@ class Auto(Estimator):
         return queries, record
 
     def _first(self, derivative: Derivative) -> Plan:
-        known = self._measurements
+        known = self.measurements
         queries, record = self._ladder(derivative, derivative.start)
         back, ahead = reach(derivative)
         nodes = two_nodes(back, ahead, known.steps.to(back.dtype)[:, None])

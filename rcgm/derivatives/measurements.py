@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,7 @@ class Measurements(nn.Module):
     steps: Tensor
     counts: Tensor
     contrasts: Tensor
-    slopes: Tensor
+    differences: Tensor
     means: Tensor
     fitted: Tensor
 
@@ -78,9 +79,10 @@ class Measurements(nn.Module):
         self.register_buffer("steps", steps, persistent=False)
         self.register_buffer("counts", torch.zeros(bins, levels))
         self.register_buffer("contrasts", torch.zeros(bins, levels - 2))
-        self.register_buffer("slopes", torch.zeros(bins, levels - 1))
+        self.register_buffer("differences", torch.zeros(bins, levels - 1))
         self.register_buffer("means", torch.zeros(bins, levels - 1))
         self.register_buffer("fitted", torch.zeros(4, bins))
+        self.register_load_state_dict_pre_hook(_read_old_name)
 
     def get_extra_state(self) -> Tensor:
         """The number of calls, which decides on the host when to measure."""
@@ -105,7 +107,7 @@ class Measurements(nn.Module):
         dtype = torch.promote_types(before.dtype, torch.float32)
         before, after = before.to(dtype).flatten(2), after.to(dtype).flatten(2)
         steps = self.steps.to(dtype)[:, None]
-        slopes, means = (after - before) / (2 * steps[..., None]), (after + before) / 2
+        differences, means = (after - before) / (2 * steps[..., None]), (after + before) / 2
         finite = (before.isfinite() & after.isfinite()).all(-1).all(0)
         valid = (room >= steps) & finite
         # a product with a table of zeros and ones, since adding at indices is not deterministic on a GPU
@@ -117,11 +119,11 @@ class Measurements(nn.Module):
             kept = torch.where(valid[: len(values)] & squares.isfinite(), squares, 0).T[None]
             return (member * kept).sum(1)
 
-        sums = [self.counts, self.contrasts, self.slopes, self.means]
+        sums = [self.counts, self.contrasts, self.differences, self.means]
         added = [
             summed(torch.ones_like(before[..., :1])),
-            summed(slopes[:-2] - 5 * slopes[1:-1] + 4 * slopes[2:]),
-            summed(slopes[:-1] - slopes[1:]),
+            summed(differences[:-2] - 5 * differences[1:-1] + 4 * differences[2:]),
+            summed(differences[:-1] - differences[1:]),
             summed(means[:-1] - means[1:]),
         ]
         if share is not None:
@@ -138,14 +140,14 @@ class Measurements(nn.Module):
     def _fit(self) -> Tensor:
         """The fields of the error model, ``[4, bins]``: of each range on its own, drawn a little to that of all."""
         # the last row is all ranges together
-        counts, contrasts, slopes, means = (
+        counts, contrasts, differences, means = (
             torch.cat([sums, sums.sum(0, keepdim=True)])
-            for sums in (self.counts, self.contrasts, self.slopes, self.means)
+            for sums in (self.counts, self.contrasts, self.differences, self.means)
         )
         # Large steps fit few samples near the ends of time, which are not like the others.
         known = (counts > 0) & (counts >= counts[:, -1:] / 2)
         total = torch.where(known, counts, 1)
-        contrasts, slopes, means = (sums / total[:, : sums.shape[1]] for sums in (contrasts, slopes, means))
+        contrasts, differences, means = (sums / total[:, : sums.shape[1]] for sums in (contrasts, differences, means))
         steps = self.steps.to(counts.dtype)
         square = steps**2
         contrast_noise = (1 + 25 * FALL**2 + 16 * FALL**4) / 2
@@ -169,11 +171,17 @@ class Measurements(nn.Module):
 
         spread = noise[:, None] / square
         second = coefficient(means, noise[:, None].expand_as(means), 0.75 * square[:-1])
-        third = coefficient(slopes, spread[:, :-1] * ((1 + FALL**2) / 2), 0.75 * square[:-1])
+        third = coefficient(differences, spread[:, :-1] * ((1 + FALL**2) / 2), 0.75 * square[:-1])
         fifth = coefficient(contrasts, spread[:, :-2] * contrast_noise, 45 / 64 * square[:-2].square())
         fields = torch.stack([noise, second, third, fifth])
         weight = self.counts[:, -1]
         return (weight * fields[:, :-1] + COMMON * fields[:, -1:]) / (weight + COMMON)
+
+
+def _read_old_name(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Checkpoints of earlier versions call the differences slopes."""
+    if f"{prefix}slopes" in state:
+        state[f"{prefix}differences"] = state.pop(f"{prefix}slopes")
 
 
 def ladder_levels(largest: float, smallest: float) -> int:

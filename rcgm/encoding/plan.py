@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -48,8 +49,6 @@ class Plan:
     dtype: StorageDtype = "float32"
     shard_size: int = 10_000
     seed: int = 0
-    settings: dict[str, Any] = field(init=False)
-    fingerprint: str = field(init=False)
 
     def __post_init__(self) -> None:
         require_int("shard_size", self.shard_size, 1)
@@ -67,7 +66,11 @@ class Plan:
             raise ValueError(
                 f"size is {self.size}; the autoencoder divides it by {self.autoencoder.factor} and needs a multiple"
             )
-        settings = {
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What the contents of the shards follow from."""
+        return {
             "autoencoder": {
                 "class": self.autoencoder.kind,
                 "config": self.autoencoder.config,
@@ -81,9 +84,11 @@ class Plan:
             "shard_size": self.shard_size,
             "images_sha256": _hash_of(self._listing()),
         }
-        # A frozen dataclass sets what it derives in this way.
-        object.__setattr__(self, "settings", settings)
-        object.__setattr__(self, "fingerprint", _hash_of(settings))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the settings: shards of equal ones are interchangeable."""
+        return _hash_of(self.settings)
 
     @property
     def moments(self) -> Moments:

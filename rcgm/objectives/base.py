@@ -93,6 +93,10 @@ class Objective(ABC):
             and ``r`` ``[B]`` that gives ``[B]``; None for none.
         label_dropout: probability with which a sample's condition is replaced by the null one.
 
+    Attributes:
+        overflow: counts the samples whose target forwards were not finite.
+        drawing: names of the networks that drew random numbers when they were last asked (see ``Engine``).
+
     Raises:
         TypeError, ValueError: for a value out of range, or values that contradict one another.
     """
@@ -114,8 +118,8 @@ class Objective(ABC):
     adaptive: AdaptiveWeight | None = None
     sample_weight: Weighting | None = None
     label_dropout: float = 0.0
-    _overflow: Overflow = field(init=False, repr=False, compare=False, default_factory=Overflow)
-    _drawing: set[str] = field(init=False, repr=False, compare=False, default_factory=set)
+    overflow: Overflow = field(init=False, repr=False, compare=False, default_factory=Overflow)
+    drawing: set[str] = field(init=False, repr=False, compare=False, default_factory=set)
 
     def __post_init__(self) -> None:
         if self.supervision not in SUPERVISIONS:
@@ -166,13 +170,13 @@ class Objective(ABC):
         if estimator is not None:
             memory["derivative"] = estimator
         if self.target_dtype == "float16":
-            memory["overflow"] = self._overflow
+            memory["overflow"] = self.overflow
         return memory
 
     def report(self) -> dict[str, Tensor]:
         """Numbers worth logging, tensors of no dimension by name; read only when a run reports, so they may wait."""
-        watched = self.target_dtype == "float16" or self._overflow.watched
-        overflow = {"target_overflows": self._overflow.samples} if watched else {}
+        watched = self.target_dtype == "float16" or self.overflow.watched
+        overflow = {"target_overflows": self.overflow.samples} if watched else {}
         return {**self.derivative.report(), **overflow}
 
     def subtracted(self) -> set[str]:
@@ -314,7 +318,7 @@ class Objective(ABC):
         if engine.finite is not None:
             # a student that is no longer finite itself is not hidden
             kept = engine.finite | ~finite_samples(prediction.detach()).reshape(len(parts), batch).all(0)
-            self._overflow.record(kept, whole)
+            self.overflow.record(kept, whole)
             residuals = [without(residual, kept) for residual in residuals]
         losses = [
             part.losses(own, residual, point)
@@ -352,7 +356,7 @@ class Objective(ABC):
             undropped=undropped,
             estimator=self.derivative,
             dtype=dtype,
-            drawing=self._drawing,
+            drawing=self.drawing,
         )
 
     def _check(

@@ -22,6 +22,25 @@ WEIGHTINGS = ("uniform", "learned")
 FREQUENCIES = 64
 
 
+class LearnedWeight(nn.Module):
+    """The logarithm of a sample's weight by its time: Fourier features and one linear layer, 0 at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.register_buffer("frequency", 2 * math.pi * torch.randn(FREQUENCIES, generator=generator))
+        self.register_buffer("phase", 2 * math.pi * torch.rand(FREQUENCIES, generator=generator))
+        self.linear = nn.utils.skip_init(nn.Linear, FREQUENCIES, 1)  # without a draw from the global generator
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """``[B]`` to ``[B]``."""
+        with torch.autocast(t.device.type, enabled=False):  # an exponent: half precision would show in the weight
+            features = torch.cos(t.to(self.frequency.dtype)[:, None] * self.frequency + self.phase)
+            return self.linear(features * math.sqrt(2))[:, 0]
+
+
 @dataclass(frozen=True, kw_only=True)
 class SCM(Objective):
     """``R = g/(|g| + c)``, ``g = -cos(a) df/da``, ``f = cos(a) x_t - sin(a) F``, ``a = pi t/2`` (TrigFlow).
@@ -50,6 +69,9 @@ class SCM(Objective):
             so that every time comes to contribute alike (the paper's adaptive weighting, EDM2).
         network: whose derivative, ``"student"`` (without gradient) or ``"target"``.
 
+    Attributes:
+        learned: the small network, which has a part only with ``weighting="learned"``.
+
     Raises:
         TypeError: for a number of steps that is not whole.
         ValueError: for a value out of range.
@@ -63,7 +85,7 @@ class SCM(Objective):
     warmup_steps: int = 10_000
     weighting: str = "uniform"
     network: str = STUDENT
-    learned: LearnedWeight | None = field(init=False, repr=False, compare=False, default=None)
+    learned: LearnedWeight = field(init=False, repr=False, compare=False, default_factory=LearnedWeight)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,12 +97,10 @@ class SCM(Objective):
             raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {self.weighting!r}")
         if self.network not in SOURCES:
             raise ValueError(f"network must be one of {', '.join(SOURCES)}, got {self.network!r}")
-        if self.weighting == "learned":
-            object.__setattr__(self, "learned", LearnedWeight())
 
     def memory(self) -> nn.ModuleDict:
         memory = super().memory()
-        if self.learned is not None:
+        if self.weighting == "learned":
             memory["weight"] = self.learned
         return memory
 
@@ -104,29 +124,10 @@ class SCM(Objective):
         return k.nan_to_num(posinf=0.0, neginf=0.0), self.transport.step(t, r)[1] * inverse
 
     def losses(self, prediction: Tensor, residual: AnyResidual, point: Point) -> Tensor:
-        if self.learned is None:
+        if self.weighting != "learned":
             return super().losses(prediction, residual, point)
         log_weight = self.learned(point.t)
         weight = self.weights(residual, point)
         losses = residual.losses(prediction, point.t, weight, **self.loss_options())
-        # a sample without weight in this step teaches its time no weight either
+        # a sample without weight in this step does not change the weight of its time either
         return (log_weight.exp() * losses - (1 if weight is None else weight) * log_weight) / prediction.shape[0]
-
-
-class LearnedWeight(nn.Module):
-    """The logarithm of a sample's weight by its time: Fourier features and one linear layer, 0 at first."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        self.register_buffer("frequency", 2 * math.pi * torch.randn(FREQUENCIES, generator=generator))
-        self.register_buffer("phase", 2 * math.pi * torch.rand(FREQUENCIES, generator=generator))
-        self.linear = nn.utils.skip_init(nn.Linear, FREQUENCIES, 1)  # without a draw from the global generator
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-
-    def forward(self, t: Tensor) -> Tensor:
-        """``[B]`` to ``[B]``."""
-        with torch.autocast(t.device.type, enabled=False):  # an exponent: half precision would show in the weight
-            features = torch.cos(t.to(self.frequency.dtype)[:, None] * self.frequency + self.phase)
-            return self.linear(features * math.sqrt(2))[:, 0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -105,15 +106,19 @@ class _OfTrainingTimes(SampleWeight):
             raise ValueError(f"steps must be at least 2, got {self.steps!r}")
         if not 0 < self.shift < math.inf:
             raise ValueError(f"shift must be a finite number > 0, got {self.shift!r}")
+
+    @cached_property
+    def scale(self) -> float:
+        """What makes the mean over the times 1."""
         times = torch.arange(1, self.steps + 1, dtype=torch.float64) / self.steps
         times = self.shift * times / (1 + (self.shift - 1) * times)
-        object.__setattr__(self, "_scale", 1 / float(self._shape(times).mean()))
+        return 1 / float(self._shape(times).mean())
 
     @abstractmethod
     def _shape(self, t: Tensor) -> Tensor: ...
 
     def __call__(self, t: Tensor, r: Tensor) -> Tensor:
-        return self._scale * self._shape(t)
+        return self.scale * self._shape(t)
 
 
 @dataclass(frozen=True)

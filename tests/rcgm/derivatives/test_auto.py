@@ -193,6 +193,18 @@ def test_it_resumes_bit_for_bit():
         assert torch.equal(tensor, resumed.memory().state_dict()[name])
 
 
+def test_a_state_of_earlier_versions_is_read():
+    network, estimator = Noisy(1e-3), Auto()
+    run(estimator, network, *draw())
+    state = estimator.memory().state_dict()
+    assert state["differences"].any()
+    old = {{"differences": "slopes"}.get(name, name): tensor.clone() for name, tensor in state.items()}
+    resumed = Auto()
+    resumed.memory().load_state_dict(old)
+    for name, tensor in state.items():
+        assert torch.equal(tensor, resumed.memory().state_dict()[name])
+
+
 def test_an_objective_keeps_it_in_its_memory_and_reports_it():
     objective = MeanFlow(derivative=Auto())
     memory = objective.memory()
@@ -276,7 +288,7 @@ def test_a_linear_network_takes_the_largest_step():
 
 def test_samples_that_overflow_do_not_count():
     t, r = draw()
-    clean, broken = Auto(share=1.0), Auto(share=1.0)
+    clean, broken = Auto(fraction=1.0), Auto(fraction=1.0)
 
     def overflowing(x, t, r, cond):
         answer = network(x, t, r, cond)
@@ -316,7 +328,7 @@ def test_the_fit_of_a_known_path():
         ({"evaluations": 3}, "evaluations must be 2 or 4, got 3"),
         ({"every": 0}, "every must be at least 1, got 0"),
         ({"bins": 0}, "bins must be at least 1, got 0"),
-        ({"share": 0.0}, "share must be a fraction above 0"),
+        ({"fraction": 0.0}, "fraction must be above 0"),
         ({"decay": 1.0}, "decay must be at least 0 and below 1"),
         ({"largest": 0.6}, "largest of a difference must be above 0"),
         ({"smallest": 0.1}, "smallest of a difference must be above 0"),

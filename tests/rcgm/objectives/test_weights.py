@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rcgm.config import ConfigError, build_objective_from, parse_config
+from rcgm.derivatives import Auto
 from rcgm.objectives import (
     DECM,
     OBJECTIVES,
@@ -18,6 +19,7 @@ from rcgm.objectives import (
     CosineWeight,
     FlowMatching,
     IntervalWeight,
+    MeanFlow,
     RootWeight,
     SampleWeight,
     TangentWeight,
@@ -113,11 +115,16 @@ def test_a_configuration_sets_its_parameters():
             TiM(sample_weight=IntervalWeight(0.5, "odds", 1.0)),
             "'name': 'interval'",
         ),
-        ({"name": "mean_flow", "interval_weight": None}, OBJECTIVES["mean_flow"](), "objective.sample_weight: None"),
+        ({"name": "mean_flow", "interval_weight": None}, MeanFlow(), "objective.sample_weight: None"),
         (
             {"name": "scm", "weighting": "inverse_tangent"},
             SCM(sample_weight=SAMPLE_WEIGHTS["inverse_tangent"]()),
             "objective.sample_weight: 'inverse_tangent'",
+        ),
+        (
+            {"name": "mean_flow", "derivative": {"name": "auto", "share": 0.5}},
+            MeanFlow(derivative=Auto(fraction=0.5)),
+            "objective.derivative.share: 0.5 is written objective.derivative.fraction: 0.5",
         ),
     ],
 )
