@@ -15,13 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks import environment
-from rcgm.config import build_objective_from
 from rcgm.data import Digits
 from rcgm.evaluation import evaluate_digits, train_digit_classifier
 from rcgm.models.autoencoders import load_autoencoder
 from rcgm.runs import load_run
 from rcgm.runs.decoding import Decoder
-from rcgm.runs.generation import Request, generate, method_of
 from rcgm.seeds import Purpose
 
 FOLDER = Path("runs/digit_latents")
@@ -90,13 +88,12 @@ def measure(run_folder: Path, autoencoder: Path) -> dict:
     device = torch.device("cpu")
     run = load_run(run_folder, device=device)
     decode = Decoder(autoencoder, run.info, device)
-    request = Request(run.info, COUNT, seed=0, purpose=Purpose.EVALUATION, conditional=True)
+    sampler = run.sampler(purpose=Purpose.EVALUATION)
     classifier = train_digit_classifier()
-    method = method_of(build_objective_from(run.config))
     report = {}
     for steps in (1, 2, 4):
-        samples = generate(run.network, request, steps=steps, device=device, method=method)
-        report[str(steps)] = evaluate_digits(decode(samples), request.labels, classifier)
+        samples = sampler.draw(COUNT, steps=steps)
+        report[str(steps)] = evaluate_digits(decode(samples), sampler.labels(range(COUNT)), classifier)
     digits = Digits()
     network = load_autoencoder(autoencoder, device=device)
     means = network.encode(digits.samples)[:, : network.latent_channels]

@@ -18,8 +18,9 @@ from rcgm.config.components import bind_arguments
 from rcgm.data import BatchStream, build_dataset
 from rcgm.models import build_model
 from rcgm.objectives import OBJECTIVES, Objective
-from rcgm.runs.generation import method_of, null_condition
 from rcgm.runs.measures import Measure, build_measure, measure_steps
+from rcgm.runs.sampler import RunSampler, method_of, null_condition
+from rcgm.seeds import Purpose
 from rcgm.training.ema import Ema
 from rcgm.training.optimizers import build_optimizer, learning_rate, set_learning_rate
 from rcgm.training.step import TrainStep
@@ -86,7 +87,7 @@ def train(
         student, counted, optimizer, ema, seed=seed, teacher=teacher, autocast=task.autocast,
         null_cond=null_condition(num_classes, CPU),
     )  # fmt: skip
-    batches = iter(BatchStream(build_dataset(task.data), task.batch, seed))
+    batches = iter(BatchStream(dataset_of(task.data), task.batch, seed))
     memory, number, began = peak_memory(), 0, time.process_time()
     while not enough(number, time.process_time() - began):
         set_learning_rate(optimizer, learning_rate(task.optimizer, number))
@@ -102,17 +103,23 @@ def train(
 
 def measure(task: Task, trained: Trained, steps: tuple[int, ...], seed: int = 0) -> dict[str, dict[str, float]]:
     """Measures of samples of the averaged network, by number of sampling steps."""
-    dataset = build_dataset(task.data)
-    return measure_steps(
-        measure_of(task.data), trained.ema.network, dataset, steps=steps, count=task.count, guidance=1.0, seed=seed,
-        device=CPU, method=method_of(trained.objective),
-    )  # fmt: skip
+    dataset = dataset_of(task.data)
+    sampler = RunSampler(
+        trained.ema.network, dataset.info, method=method_of(trained.objective), seed=seed, purpose=Purpose.EVALUATION
+    )
+    return measure_steps(measure_of(task.data), sampler, steps=steps, count=task.count)
+
+
+@functools.cache
+def dataset_of(name: str) -> Any:
+    """The data set called ``name``, built once."""
+    return build_dataset(name)
 
 
 @functools.cache
 def measure_of(data: str) -> Measure:
-    """The measure of a data set; that of the digits trains a classifier."""
-    return build_measure(build_dataset(data))
+    """The measure of a data set, built once: that of the digits trains a classifier."""
+    return build_measure(dataset_of(data))
 
 
 def build_network(task: Task) -> nn.Module:

@@ -20,11 +20,9 @@ class Purpose(Enum):
     ORDER = "order of the data: epoch"
     AUGMENTATION = "random changes of a sample: epoch, index"
     ENCODING = "latents drawn from an encoder: image, whether flipped"
-    PREVIEW = "noise of the samples drawn while training"
-    EVALUATION = "noise of the samples that are measured: nothing, or number of the sample"
-    SAMPLING = "noise of the samples of the command"
-    SAMPLER = "fresh noise of samplers that draw some: process"
-    SAMPLER_OF_RANGE = "the same, of samples made by ranges of numbers: first number"
+    PREVIEW = "noise of the samples drawn while training: number of the sample"
+    EVALUATION = "noise of the samples that are measured: number of the sample"
+    SAMPLING = "noise of the samples of the command: number of the sample"
 
 
 def seed_of(seed: int, purpose: Purpose, *key: int) -> int:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from rcgm.cli.arguments import add_sampling, positive
-from rcgm.cli.runs import decoder_of, load, sampling_of
+from rcgm.cli.runs import decoder_of, load
 
 SHORT = "measure the samples of a trained model"
 
@@ -42,10 +42,9 @@ def run(options: argparse.Namespace) -> int:
 
     from rcgm.config import build_dataset_from
     from rcgm.distributed import running_processes
-    from rcgm.evaluation import write_reference
-    from rcgm.runs.image_measure import ImageMeasure
     from rcgm.runs.measures import build_measure, measure_steps
     from rcgm.runs.progress import counting
+    from rcgm.seeds import Purpose
 
     with running_processes(options.device) as processes:
         run = load(options)
@@ -56,32 +55,28 @@ def run(options: argparse.Namespace) -> int:
         )
         if options.save_reference is not None and settings.features is None:
             raise ValueError("--save-reference needs --features")
-        decode = decoder_of(run, options)
-        measure = build_measure(dataset, settings, device=run.device, decode=decode, processes=processes)
+        sampler = run.sampler(
+            options.sampler,
+            guidance=options.guidance,
+            seed=options.seed,
+            purpose=Purpose.EVALUATION,
+            processes=processes,
+        )
+        measure = build_measure(
+            dataset,
+            settings,
+            device=run.device,
+            decode=decoder_of(run, options),
+            processes=processes,
+            save_reference=options.save_reference,
+        )
         if measure is None:
             raise ValueError(
                 f"there is no measure for the data '{run.config.data.name}': give --features for FID, or sample to an "
                 ".npz and use your own"
             )
-        if options.save_reference is not None and isinstance(measure, ImageMeasure):
-            reference = measure.reference()
-            if reference is not None:
-                write_reference(options.save_reference, reference)
         with counting(options.count * len(options.steps), "samples", enabled=processes.is_main) as count:
-            report = measure_steps(
-                measure,
-                run.network,
-                dataset,
-                steps=options.steps,
-                count=options.count,
-                guidance=options.guidance,
-                seed=options.seed,
-                device=run.device,
-                method=sampling_of(run, options),
-                autocast=run.autocast,
-                on_chunk=count,
-                processes=processes,
-            )
+            report = measure_steps(measure, sampler, steps=options.steps, count=options.count, on_chunk=count)
     if not processes.is_main:
         return 0
     print(json.dumps({"run": str(options.run), "checkpoint": run.step, "steps": report}, indent=2))

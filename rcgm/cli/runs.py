@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rcgm.runs import LoadedRun
     from rcgm.runs.decoding import Decoder
-    from rcgm.runs.generation import Method
 
-__all__ = ["decoder_of", "load", "sampling_of"]
+__all__ = ["decoder_of", "load"]
 
 
 def load(options: argparse.Namespace) -> LoadedRun:
@@ -19,14 +18,6 @@ def load(options: argparse.Namespace) -> LoadedRun:
     from rcgm.runs import load_run
 
     return load_run(options.run, device=choose_device(options.device), step=options.checkpoint, weights=options.weights)
-
-
-def sampling_of(run: LoadedRun, options: argparse.Namespace) -> Method:
-    """How to sample with the run's network: by `--sampler`, or as its objective trains for."""
-    from rcgm.config import build_objective_from
-    from rcgm.runs.generation import method_of
-
-    return method_of(build_objective_from(run.config), options.sampler)
 
 
 def decoder_of(run: LoadedRun, options: argparse.Namespace) -> Decoder | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rcgm.cli.arguments import add_sampling, classes
-from rcgm.cli.runs import decoder_of, load, sampling_of
+from rcgm.cli.runs import decoder_of, load
 
 if TYPE_CHECKING:
     import torch
@@ -44,40 +44,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from rcgm import plots
     from rcgm.runs.decoding import to_stored
-    from rcgm.runs.generation import Request, generate
-    from rcgm.seeds import Purpose
 
     run = load(options)
     decode = decoder_of(run, options)
-    request = Request(
-        run.info,
-        options.count,
-        seed=options.seed,
-        purpose=Purpose.SAMPLING,
-        conditional=run.conditional,
-        classes=options.classes,
-    )
-    samples = {
-        number: generate(
-            run.network,
-            request,
-            steps=number,
-            device=run.device,
-            method=sampling_of(run, options),
-            seed=options.seed,
-            guidance=options.guidance,
-            autocast=run.autocast,
-        )
-        for number in options.steps
-    }
+    sampler = run.sampler(options.sampler, guidance=options.guidance, seed=options.seed, classes=options.classes)
+    labels = sampler.labels(range(options.count))
+    samples = {number: sampler.draw(options.count, steps=number) for number in options.steps}
     pictures = samples if decode is None else {number: decode(tensor) for number, tensor in samples.items()}
     shown = {plots.steps_title(number): tensor for number, tensor in pictures.items()}
-    real = _of_the_data(run, request.labels, options.count) if options.data else None
+    real = _of_the_data(run, labels, options.count) if options.data else None
     if real is not None and run.info.kind == "images":
         shown["data"] = real if decode is None else decode(real)
     figure = plots.sample_panels(
         shown,
-        labels=request.labels,
+        labels=labels,
         reference=real if run.info.kind == "points" else None,
         value_range=run.info.value_range if decode is None else (-1.0, 1.0),
         class_names=run.info.class_names,
@@ -88,8 +68,8 @@ def run(options: argparse.Namespace) -> int:
         arrays = {f"steps_{number}": to_stored(tensor, run.info) for number, tensor in samples.items()}
         if decode is not None:
             arrays |= {f"images_{number}": tensor for number, tensor in pictures.items()}
-        if request.labels is not None:
-            arrays["labels"] = request.labels
+        if labels is not None:
+            arrays["labels"] = labels
         _write_npz(options.npz, arrays)
         print(options.npz)
     return 0

@@ -6,13 +6,15 @@ from rcgm.evaluation.image_quality import Reference, evaluate_images, inception_
 from rcgm.evaluation.inception import FeatureNetwork, load_inception
 from rcgm.evaluation.mmd import squared_mmd
 from rcgm.evaluation.neighbours import NeighbourReport, check_neighbours, nearest_distances
+from rcgm.evaluation.points import PointReference, evaluate_points
 from rcgm.evaluation.reference import read_reference, write_reference
-from rcgm.evaluation.report import evaluate_digits, evaluate_points
+from rcgm.evaluation.report import evaluate_digits
 
 __all__ = [
     "DigitClassifier",
     "FeatureNetwork",
     "NeighbourReport",
+    "PointReference",
     "Reference",
     "TrainedClassifier",
     "check_neighbours",

@@ -34,23 +34,45 @@ def squared_mmd(x: torch.Tensor, y: torch.Tensor, widths: Sequence[float] = WIDT
         TypeError: x or y is no floating tensor.
         ValueError: x or y is empty, of different D, or not finite; widths is empty or holds one that is not above 0.
     """
-    widths = tuple(widths)
-    if not widths or not all(math.isfinite(width) and width > 0 for width in widths):
-        raise ValueError(f"widths is {widths}; it needs at least one finite number, each above 0")
-    check_chunk(chunk)
-    x, y = as_rows("x", x), as_rows("y", y)
-    y = y.to(x.device)
-    check_same_width("x", x, "y", y)
-    within = _mean_kernel(x, x, widths, chunk) + _mean_kernel(y, y, widths, chunk)
-    # The kernel is positive definite, so below zero there is rounding only.
-    return max(0.0, within - 2.0 * _mean_kernel(x, y, widths, chunk))
+    return KernelReference(y, widths, chunk).squared_mmd(x)
 
 
-def _mean_kernel(a: torch.Tensor, b: torch.Tensor, widths: tuple[float, ...], chunk: int) -> float:
-    total = torch.zeros((), dtype=torch.float64, device=a.device)
-    for rows in a.split(chunk):
-        # Exact differences: the expansion |a|^2 + |b|^2 - 2ab would cancel for the near pairs, which weigh most.
-        squared = torch.cdist(rows, b, compute_mode="donot_use_mm_for_euclid_dist").square_()
-        for width in widths:
-            total += (squared * (-0.5 / width**2)).exp_().sum()
-    return float(total) / (len(a) * len(b) * len(widths))
+class KernelReference:
+    """Samples to compare others with by :func:`squared_mmd`; the sum over pairs of them alone is computed once.
+
+    Args:
+        y: floating `[M, ...]`.
+        widths, chunk: see :func:`squared_mmd`.
+
+    Raises:
+        TypeError, ValueError: see :func:`squared_mmd`.
+    """
+
+    def __init__(self, y: torch.Tensor, widths: Sequence[float] = WIDTHS, chunk: int = 256) -> None:
+        self._widths = tuple(widths)
+        if not self._widths or not all(math.isfinite(width) and width > 0 for width in self._widths):
+            raise ValueError(f"widths is {self._widths}; it needs at least one finite number, each above 0")
+        check_chunk(chunk)
+        self._chunk = chunk
+        self._rows = as_rows("y", y)
+        self._within: float | None = None
+
+    def squared_mmd(self, x: torch.Tensor) -> float:
+        """Squared maximum mean discrepancy between `x`, floating `[N, ...]`, and the reference, on the device of x."""
+        rows = as_rows("x", x)
+        check_same_width("x", rows, "y", self._rows)
+        self._rows = self._rows.to(rows.device)
+        if self._within is None:
+            self._within = self._mean_kernel(self._rows, self._rows)
+        within = self._mean_kernel(rows, rows) + self._within
+        # The kernel is positive definite, so below zero there is rounding only.
+        return max(0.0, within - 2.0 * self._mean_kernel(rows, self._rows))
+
+    def _mean_kernel(self, a: torch.Tensor, b: torch.Tensor) -> float:
+        total = torch.zeros((), dtype=torch.float64, device=a.device)
+        for rows in a.split(self._chunk):
+            # Exact differences: the expansion |a|^2 + |b|^2 - 2ab would cancel for the near pairs, which weigh most.
+            squared = torch.cdist(rows, b, compute_mode="donot_use_mm_for_euclid_dist").square_()
+            for width in self._widths:
+                total += (squared * (-0.5 / width**2)).exp_().sum()
+        return float(total) / (len(a) * len(b) * len(self._widths))

@@ -1,8 +1,7 @@
-"""All measures of one kind of data at once, as plain numbers."""
+"""All measures of the digits at once, as plain numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 
 import torch
@@ -16,45 +15,7 @@ from rcgm.evaluation.classifier import (
     train_digit_classifier,
 )
 from rcgm.evaluation.frechet import frechet_distance
-from rcgm.evaluation.mmd import WIDTHS, squared_mmd
 from rcgm.evaluation.neighbours import check_neighbours
-
-
-def evaluate_points(
-    samples: torch.Tensor,
-    reference: torch.Tensor,
-    held_out: torch.Tensor | None = None,
-    widths: Sequence[float] = WIDTHS,
-    limit: int = 4000,
-) -> dict[str, float]:
-    """Measure generated points.
-
-    Args:
-        samples: floating `[N, D]`, N >= 2.
-        reference: floating `[M, D]`, M >= 2, real points.
-        held_out: floating `[K, D]`, other real points; gives the floor that a perfect model would reach.
-        widths: of the kernels of the MMD.
-        limit: at most this many rows of each tensor are used, the first ones. Numbers compare at equal counts only.
-
-    Returns:
-        "squared_mmd" and "frechet_distance" (of the points themselves) between samples and reference; with held_out,
-        "squared_mmd_floor" and "frechet_distance_floor" between held_out and reference; "samples", how many were used.
-
-    Raises:
-        TypeError, ValueError: an argument is not as above.
-    """
-    if limit < 2:
-        raise ValueError(f"limit is {limit}; it needs at least 2")
-    samples, reference = samples[:limit], reference[:limit]
-    report = {
-        "samples": float(len(samples)),
-        "squared_mmd": squared_mmd(samples, reference, widths),
-        "frechet_distance": frechet_distance(samples, reference),
-    }
-    if held_out is not None:
-        report["squared_mmd_floor"] = squared_mmd(held_out[:limit], reference, widths)
-        report["frechet_distance_floor"] = frechet_distance(held_out[:limit], reference)
-    return report
 
 
 def evaluate_digits(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from rcgm.config import ConfigError
 from rcgm.data import DataInfo
 from rcgm.distributed.shares import Processes
-from rcgm.evaluation import FeatureNetwork, Reference, evaluate_images, read_reference
+from rcgm.evaluation import FeatureNetwork, Reference, evaluate_images, read_reference, write_reference
 
 __all__ = ["Decode", "ImageMeasure", "as_pixels"]
 
@@ -19,12 +20,16 @@ Decode = Callable[[Tensor], Tensor]
 """Samples of latents, normalised as in training, to images ``[N, channels, H, W]`` in [-1, 1]."""
 
 
+class _Sampler(Protocol):
+    def __call__(self, rows: range, *, steps: int) -> Tensor: ...
+
+
 class ImageMeasure:
     """Compares images that a network makes with real ones.
 
-    What is random is drawn by number, and batches are dealt out whole, so that the numbers do not depend on how many
-    processes there are. Images are dropped when their features are known: the first process holds those of all images
-    (50,000 of Inception take 0.6 GB with the logits) and computes the numbers.
+    Batches are dealt out whole, so that the numbers do not depend on how many processes there are. Images are dropped
+    when their features are known: rank 0 keeps the features of all images (50,000 of Inception take 0.6 GB with the
+    logits) and computes the numbers.
 
     Args:
         network: what judges images: features and logits.
@@ -35,6 +40,7 @@ class ImageMeasure:
         batch_size: images at a time in a process.
         decode: makes images of samples that are latents.
         processes: that take part; each has to make every call.
+        save_reference: file to which the statistics of the real images are written when they are computed.
 
     Raises:
         ConfigError: the samples are neither images nor decoded.
@@ -52,6 +58,7 @@ class ImageMeasure:
         batch_size: int = 64,
         decode: Decode | None = None,
         processes: Processes | None = None,
+        save_reference: Path | None = None,
     ) -> None:
         self._network = network
         self._dataset = dataset
@@ -59,36 +66,34 @@ class ImageMeasure:
         self._device = device
         self._batch_size = batch_size
         self._processes = Processes() if processes is None else processes
+        self._save_reference = save_reference
         self._count = reference_count
         self._known, self._images = (None, None) if reference is None else read_reference(reference)
         self._reference: Reference | None = None
         self._reference_is_made = False
 
     def __call__(
-        self, sample: Callable[[range], Tensor], count: int, on_chunk: Callable[[int], None] | None = None
+        self, sampler: _Sampler, count: int, *, steps: int, on_chunk: Callable[[int], None] | None = None
     ) -> dict[str, float]:
-        """Measure ``count`` samples.
-
-        Args:
-            sample: makes the samples of these numbers, ``[len(rows), *info.shape]``.
-            count: at least 10.
-            on_chunk: called with the number of samples that have been made since its last call, in all processes.
+        """Measure ``count`` samples, at least 10; see :class:`~rcgm.runs.measures.Measure`.
 
         Returns:
-            That of :func:`~rcgm.evaluation.evaluate_images` in the first process; nothing in the others.
+            That of :func:`~rcgm.evaluation.evaluate_images` on rank 0; nothing on the other ranks.
         """
         reference = self.reference()
-        judged = self._judge(lambda rows: self._pixels(sample(rows)), count, on_chunk)
+        judged = self._judge(lambda rows: self._pixels(sampler(rows, steps=steps)), count, on_chunk)
         if judged is None or reference is None:
             return {}
         features, logits = judged
         return evaluate_images(features.to(self._device), logits, reference)
 
     def reference(self) -> Reference | None:
-        """What the samples are compared with, computed at the first call; None in all processes but the first."""
+        """What the samples are compared with, computed at the first call; None on other ranks than 0."""
         if not self._reference_is_made:
             self._reference = self._of_data() if self._known is None else self._of_file(self._known)
             self._reference_is_made = True
+            if self._reference is not None and self._save_reference is not None:
+                write_reference(self._save_reference, self._reference)
         return self._reference
 
     def _of_file(self, known: Reference) -> Reference | None:
@@ -115,7 +120,7 @@ class ImageMeasure:
     def _judge(
         self, images: Callable[[range], Tensor], count: int, on_chunk: Callable[[int], None] | None = None
     ) -> tuple[Tensor, Tensor] | None:
-        """Features and logits of all images, on the CPU, in the first process."""
+        """Features and logits of all images, on the CPU, on rank 0; None on the other ranks."""
         features, logits = [], []
         for rows in self._processes.deal(count, self._batch_size):
             outputs = self._network(images(rows).to(self._device))

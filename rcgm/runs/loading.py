@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,10 +11,13 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from rcgm.config import TrainConfig, build_model_from, parse_config
+from rcgm.config import TrainConfig, build_model_from, build_objective_from, parse_config
 from rcgm.data import DataInfo, Normalisation
+from rcgm.distributed.shares import Processes
 from rcgm.runs.checkpoint import CheckpointError, find_checkpoints, read_checkpoint
 from rcgm.runs.folder import RunFolder
+from rcgm.runs.sampler import RunSampler, method_of
+from rcgm.seeds import Purpose
 
 __all__ = ["LoadedRun", "data_info_to_plain", "load_run"]
 
@@ -30,10 +33,36 @@ class LoadedRun:
     autocast: torch.dtype
     device: torch.device
 
-    @property
-    def conditional(self) -> bool:
-        """Whether the network takes classes."""
-        return getattr(self.network, "num_classes", None) is not None
+    def sampler(
+        self,
+        sampler: str = "auto",
+        *,
+        guidance: float = 1.0,
+        seed: int = 0,
+        purpose: Purpose = Purpose.SAMPLING,
+        classes: Sequence[int] | None = None,
+        processes: Processes | None = None,
+    ) -> RunSampler:
+        """What makes samples of the network: ``run.sampler(seed=1).draw(16, steps=2)``.
+
+        Args:
+            sampler: a key of :data:`rcgm.sampling.SAMPLERS`; "auto" is the one that the objective trains for.
+            guidance, seed, purpose, classes, processes: see :class:`~rcgm.runs.sampler.RunSampler`.
+
+        Raises:
+            ValueError: see :class:`~rcgm.runs.sampler.RunSampler`.
+        """
+        return RunSampler(
+            self.network,
+            self.info,
+            method=method_of(build_objective_from(self.config), sampler),
+            guidance=guidance,
+            autocast=self.autocast,
+            seed=seed,
+            purpose=purpose,
+            classes=classes,
+            processes=processes,
+        )
 
 
 def load_run(

@@ -3,23 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
 
 from rcgm.config import EvaluateConfig
 from rcgm.data import Digits
 from rcgm.distributed.shares import Processes
-from rcgm.evaluation import evaluate_digits, evaluate_points, load_inception, train_digit_classifier
-from rcgm.runs.generation import Method, Request, generate
+from rcgm.evaluation import PointReference, evaluate_digits, load_inception, train_digit_classifier
 from rcgm.runs.image_measure import Decode, ImageMeasure
-from rcgm.runs.row_sampler import RowSampler
-from rcgm.seeds import Purpose
+from rcgm.runs.sampler import RunSampler
 
-__all__ = ["Measure", "build_measure", "measure_steps"]
+__all__ = ["DigitMeasure", "Measure", "PointMeasure", "build_measure", "measure_steps"]
 
-Measure = Callable[[Tensor, "Tensor | None"], dict[str, float]]
+OnChunk = Callable[[int], None]
+
+
+class Measure(Protocol):
+    """Makes samples and measures them. What depends on real data alone is computed once and kept."""
+
+    def __call__(
+        self, sampler: RunSampler, count: int, *, steps: int, on_chunk: OnChunk | None = None
+    ) -> dict[str, float]:
+        """Numbers by name, on rank 0; nothing on the other ranks. Each process has to make the call.
+
+        Args:
+            sampler: makes the samples.
+            count: of the samples, which are numbered from 0.
+            steps: of the sampler.
+            on_chunk: called with the number of samples that have been made since its last call, in all processes.
+        """
+        ...
+
+
+class PointMeasure:
+    """Compares points with the first half of the data, whose distance from the second half is the floor.
+
+    Args:
+        dataset: of points, with ``take``.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        middle = len(dataset) // 2
+        reference, _ = dataset.take(torch.arange(middle))
+        held_out, _ = dataset.take(torch.arange(middle, len(dataset)))
+        self._reference = PointReference(reference, held_out)
+
+    def __call__(
+        self, sampler: RunSampler, count: int, *, steps: int, on_chunk: OnChunk | None = None
+    ) -> dict[str, float]:
+        samples = sampler.draw(count, steps=steps, on_chunk=on_chunk)
+        return {} if samples is None else self._reference.evaluate(samples)
+
+
+class DigitMeasure:
+    """Judges digits by a classifier that is trained here, which takes a few seconds."""
+
+    def __init__(self) -> None:
+        self._classifier = train_digit_classifier()
+
+    def __call__(
+        self, sampler: RunSampler, count: int, *, steps: int, on_chunk: OnChunk | None = None
+    ) -> dict[str, float]:
+        samples = sampler.draw(count, steps=steps, on_chunk=on_chunk)
+        return {} if samples is None else evaluate_digits(samples, sampler.labels(range(count)), self._classifier)
 
 
 def build_measure(
@@ -29,20 +77,21 @@ def build_measure(
     device: torch.device | None = None,
     decode: Decode | None = None,
     processes: Processes | None = None,
-) -> Measure | ImageMeasure | None:
-    """A measure of samples and their classes, or None where ``rcgm.evaluation`` has nothing for such data.
+    save_reference: Path | None = None,
+) -> Measure | None:
+    """The measure of samples like those of ``dataset``, or None where there is none.
 
-    Points are compared with the first half of the data, whose distance from the second half is the floor. Digits are
-    judged by a classifier that is trained here, which takes a few seconds. Where ``settings.features`` names the
-    weights of a network that judges images, that is used.
+    Where ``settings.features`` names the weights of a network that judges images, it is an :class:`ImageMeasure`;
+    otherwise digits and points have measures of their own.
 
     Args:
         dataset: with an ``info``.
         settings: section ``evaluate`` of a run; None for its defaults.
         device: on which images are judged; None for the CPU.
-        decode, processes: see :class:`~rcgm.runs.image_measure.ImageMeasure`.
+        decode, processes, save_reference: see :class:`~rcgm.runs.image_measure.ImageMeasure`.
 
     Raises:
+        ValueError: ``save_reference`` without ``settings.features``.
         ModuleNotFoundError, FileNotFoundError, ValueError: of the files that ``settings`` name, or their network.
     """
     if settings is not None and settings.features is not None:
@@ -56,71 +105,17 @@ def build_measure(
             batch_size=settings.batch_size,
             decode=decode,
             processes=processes,
+            save_reference=save_reference,
         )
+    if save_reference is not None:
+        raise ValueError("save_reference needs features: give the weights of the Inception network")
     if isinstance(dataset, Digits):
-        classifier = train_digit_classifier()
-        return lambda samples, labels: evaluate_digits(samples, labels, classifier)
-    if dataset.info.kind == "points":
-        middle = len(dataset) // 2
-        reference, _ = dataset.take(torch.arange(middle))
-        held_out, _ = dataset.take(torch.arange(middle, len(dataset)))
-        return lambda samples, labels: evaluate_points(samples, reference, held_out[: len(samples)])
-    return None
+        return DigitMeasure()
+    return PointMeasure(dataset) if dataset.info.kind == "points" else None
 
 
 def measure_steps(
-    measure: Measure | ImageMeasure,
-    network: nn.Module,
-    dataset: Any,
-    *,
-    steps: Sequence[int],
-    count: int,
-    guidance: float,
-    seed: int,
-    device: torch.device,
-    method: Method | None = None,
-    autocast: torch.dtype = torch.float32,
-    on_chunk: Callable[[int], None] | None = None,
-    processes: Processes | None = None,
+    measure: Measure, sampler: RunSampler, *, steps: Sequence[int], count: int, on_chunk: OnChunk | None = None
 ) -> dict[str, dict[str, float]]:
-    """Sample ``network`` in each number of steps, from the same noise, and measure: ``{"1": {...}, "2": {...}}``.
-
-    ``processes`` share the sampling, see :func:`generate`; each of them measures. Of an
-    :class:`~rcgm.runs.image_measure.ImageMeasure` the first process has the numbers, and the others have none.
-    """
-    if isinstance(measure, ImageMeasure):
-        return {
-            str(number): measure(
-                RowSampler(
-                    network,
-                    dataset.info,
-                    steps=number,
-                    seed=seed,
-                    device=device,
-                    method=method,
-                    guidance=guidance,
-                    autocast=autocast,
-                ),
-                count,
-                on_chunk,
-            )
-            for number in steps
-        }
-    conditional = getattr(network, "num_classes", None) is not None
-    request = Request(dataset.info, count, seed=seed, purpose=Purpose.EVALUATION, conditional=conditional)
-    report = {}
-    for number in steps:
-        samples = generate(
-            network,
-            request,
-            steps=number,
-            device=device,
-            method=method,
-            seed=seed,
-            guidance=guidance,
-            autocast=autocast,
-            on_chunk=on_chunk,
-            processes=processes,
-        )
-        report[str(number)] = measure(samples, request.labels)
-    return report
+    """Measure samples of each number of steps, from the same noise: ``{"1": {...}, "2": {...}}``."""
+    return {str(number): measure(sampler, count, steps=number, on_chunk=on_chunk) for number in steps}

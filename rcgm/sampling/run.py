@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -28,7 +29,8 @@ class Options:
             forward.
         guidance_interval: times ``(low, high)`` in which guidance applies; outside it costs nothing.
         null_cond: the null condition for guidance, with leading dimension 1 or B.
-        generator: of fresh noise, for samplers that draw some; of the device of ``noise``.
+        generator: of fresh noise, for samplers that draw some; of the device of ``noise``. Or one generator for each
+            sample, so that a sample does not depend on the others: all on the CPU or all on the device of ``noise``.
         dtype: of the state between evaluations, float32 or float64; None takes that of ``noise``. The network is
             given the dtype of ``noise``.
         progress: called with the number of steps done and their total.
@@ -39,7 +41,7 @@ class Options:
     guidance: float = 1.0
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     null_cond: Condition = None
-    generator: torch.Generator | None = None
+    generator: torch.Generator | Sequence[torch.Generator] | None = None
     dtype: torch.dtype | None = None
     progress: Callable[[int, int], None] | None = None
     trajectory: bool = False
@@ -70,10 +72,10 @@ class Run:
         low, high = options.guidance_interval
         if not 0 <= low <= high <= 1:
             raise ValueError(f"guidance_interval must be (low, high) within [0, 1], got {options.guidance_interval!r}")
-        if options.generator is not None and options.generator.device.type != noise.device.type:
-            got = options.generator.device.type
-            raise ValueError(f"generator must be of the device of noise, {noise.device.type}, got {got}")
+        if not math.isfinite(options.guidance):
+            raise ValueError(f"guidance must be a finite number, got {options.guidance!r}")
         batch = noise.shape[0]
+        _check_generator(options.generator, batch, noise.device)
         conditions.check("cond", cond, batch)
         self._both: Condition = None
         if options.guidance != 1:
@@ -142,8 +144,11 @@ class Run:
 
     def fresh(self) -> Tensor:
         """Noise that has not been used."""
-        options = self.options
-        return torch.randn(self.x.shape, generator=options.generator, device=self.x.device, dtype=self.x.dtype)
+        generator, like = self.options.generator, self.x
+        if generator is None or isinstance(generator, torch.Generator):
+            return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+        rows = [torch.randn(like.shape[1:], generator=one, device=one.device, dtype=like.dtype) for one in generator]
+        return torch.stack(rows).to(like.device)
 
     def advance(self, x: Tensor) -> None:
         """``x`` is the state after one more step."""
@@ -162,3 +167,20 @@ class Run:
                 self.x = self.x / scale.to(self.x.device, self.x.dtype)
                 self.states[-1:] = [self.x] if self.states else []
         return torch.stack(self.states) if self.options.trajectory else self.x
+
+
+def _check_generator(
+    generator: torch.Generator | Sequence[torch.Generator] | None, batch: int, device: torch.device
+) -> None:
+    if generator is None:
+        return
+    alone = isinstance(generator, torch.Generator)
+    given = [generator] if alone else list(generator)
+    if not all(isinstance(one, torch.Generator) for one in given):
+        raise TypeError(f"generator must be a torch.Generator or one for each sample, got {generator!r}")
+    if not alone and len(given) != batch:
+        raise ValueError(f"generator must be one or one for each of {batch} samples, got {len(given)}")
+    allowed = {device.type} if alone else {device.type, "cpu"}
+    got = sorted({one.device.type for one in given})
+    if len(got) > 1 or not allowed.issuperset(got):
+        raise ValueError(f"generator must be of the device of noise, {device.type}, got {', '.join(got)}")

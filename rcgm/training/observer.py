@@ -10,15 +10,14 @@ import torch
 from torch import nn
 
 from rcgm import plots
-from rcgm.config import TrainConfig, build_objective_from
+from rcgm.config import EvaluateConfig, SampleConfig, TrainConfig, build_objective_from
 from rcgm.distributed.shares import Processes
 from rcgm.runs.decoding import Decoder
 from rcgm.runs.folder import RunFolder
-from rcgm.runs.generation import Request, generate, method_of
-from rcgm.runs.image_measure import ImageMeasure
 from rcgm.runs.measures import Measure, build_measure, measure_steps
 from rcgm.runs.metrics import EvaluationsFile, MetricsFile, TensorBoard
 from rcgm.runs.progress import Progress, counting
+from rcgm.runs.sampler import RunSampler, method_of
 from rcgm.runs.wandb_log import WeightsAndBiases
 from rcgm.seeds import Purpose
 
@@ -64,13 +63,12 @@ class Observer:
         self.evaluation: dict[str, dict[str, float]] = {}
         self._autocast = getattr(torch, config.precision)
         self._objective = build_objective_from(config)  # for how its networks are sampled
-        self._conditional = getattr(network, "num_classes", None) is not None
         self._processes = processes
         self._show_progress = show_progress
         self._decoder: Decoder | None = None
         if config.sample.decoder is not None:
             self._decoder = Decoder(config.sample.decoder, dataset.info, device)
-        self._measure: Measure | ImageMeasure | None = None
+        self._measure: Measure | None = None
         if config.evaluate.features is not None and (config.evaluate.at_end or config.evaluate.every):
             with _global_random_state_kept(device):
                 self._measure = self._build_measure()  # what is missing for it is said before the first step
@@ -94,23 +92,10 @@ class Observer:
     def draw_samples(self, step: int) -> None:
         """Draw samples in each number of steps, and the loss so far."""
         settings, info = self.config.sample, self.dataset.info
-        request = Request(
-            info, settings.count, seed=self.config.seed, purpose=Purpose.PREVIEW, conditional=self._conditional
-        )
+        sampler = self._sampler(settings, Purpose.PREVIEW)
         with _global_random_state_kept(self.device):
             samples = {
-                plots.steps_title(number): generate(
-                    self.network,
-                    request,
-                    steps=number,
-                    device=self.device,
-                    method=method_of(self._objective, settings.sampler),
-                    seed=self.config.seed,
-                    guidance=settings.guidance,
-                    autocast=self._autocast,
-                    processes=self._processes,
-                )
-                for number in settings.steps
+                plots.steps_title(number): sampler.draw(settings.count, steps=number) for number in settings.steps
             }
         if not self._processes.is_main:
             return
@@ -123,7 +108,7 @@ class Observer:
             reference, _ = self.dataset.take(torch.arange(min(REFERENCE_POINTS, len(self.dataset))))
         figure = plots.sample_panels(
             samples,
-            labels=request.labels,
+            labels=sampler.labels(range(settings.count)),
             reference=reference,
             value_range=value_range,
             class_names=info.class_names,
@@ -161,16 +146,9 @@ class Observer:
             with counting(settings.count * len(settings.steps), "samples", enabled=self._show_progress) as count:
                 self.evaluation = measure_steps(
                     self._measure,
-                    self.network,
-                    self.dataset,
+                    self._sampler(settings, Purpose.EVALUATION),
                     steps=settings.steps,
                     count=settings.count,
-                    guidance=settings.guidance,
-                    seed=self.config.seed,
-                    device=self.device,
-                    method=method_of(self._objective, settings.sampler),
-                    autocast=self._autocast,
-                    processes=self._processes,
                     on_chunk=count,
                 )
         self._evaluations.set(step, self.evaluation)
@@ -178,7 +156,19 @@ class Observer:
             for board in self._boards:
                 board.scalars({"step": step, **values}, f"evaluation/steps_{number}")
 
-    def _build_measure(self) -> Measure | ImageMeasure | None:
+    def _sampler(self, settings: SampleConfig | EvaluateConfig, purpose: Purpose) -> RunSampler:
+        return RunSampler(
+            self.network,
+            self.dataset.info,
+            method=method_of(self._objective, settings.sampler),
+            guidance=settings.guidance,
+            autocast=self._autocast,
+            seed=self.config.seed,
+            purpose=purpose,
+            processes=self._processes,
+        )
+
+    def _build_measure(self) -> Measure | None:
         return build_measure(
             self.dataset,
             self.config.evaluate,

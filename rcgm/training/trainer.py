@@ -20,8 +20,8 @@ from rcgm.files import write_atomically
 from rcgm.runs.checkpoint import Checkpoint, latest_checkpoint
 from rcgm.runs.checkpoint_writer import CheckpointWriter
 from rcgm.runs.folder import RunFolder
-from rcgm.runs.generation import null_condition
 from rcgm.runs.loading import data_info_to_plain
+from rcgm.runs.sampler import null_condition
 from rcgm.runs.versions import library_versions
 from rcgm.training.ema import Ema
 from rcgm.training.health import NonFiniteError, all_finite, finite_or_none

@@ -15,9 +15,8 @@ from rcgm.data.in_memory import InMemoryDataset
 from rcgm.distributed import make_mesh, parallelize, running_processes
 from rcgm.distributed.shares import Processes
 from rcgm.models import DiT
-from rcgm.runs.generation import Method
 from rcgm.runs.image_measure import ImageMeasure
-from rcgm.runs.row_sampler import RowSampler
+from rcgm.runs.sampler import Method, RunSampler
 
 CPU = torch.device("cpu")
 INFO = DataInfo((1, 4, 4), 3, "images", value_range=(-1.0, 1.0))
@@ -47,9 +46,12 @@ def network() -> DiT:
     return built.requires_grad_(False).eval()
 
 
-def sampler(model: torch.nn.Module) -> RowSampler:
+STEPS = 3
+
+
+def sampler(model: torch.nn.Module) -> RunSampler:
     """One that draws fresh noise in each step, with guidance."""
-    return RowSampler(model, INFO, steps=3, seed=5, device=CPU, method=Method("consistency"), guidance=1.5)
+    return RunSampler(model, INFO, seed=5, method=Method("consistency"), guidance=1.5)
 
 
 def measure(processes: Processes, **options: Any) -> ImageMeasure:
@@ -65,7 +67,7 @@ def measure_together(path: str, reference: str | None) -> int:
             model, ParallelConfig(), make_mesh(ParallelConfig(), CPU, processes.world_size), keep_gathered=False
         )
         measured = measure(processes, reference=reference)
-        reports = [measured(sampler(model), COUNT) for _ in range(2)]
+        reports = [measured(sampler(model), COUNT, steps=STEPS) for _ in range(2)]
         if processes.is_main:
             Path(path).write_text(json.dumps(reports))
         else:

@@ -10,8 +10,9 @@ from rcgm.data.in_memory import InMemoryDataset
 from rcgm.distributed.shares import Processes
 from rcgm.evaluation import Reference, evaluate_images, read_reference, write_reference
 from rcgm.runs.image_measure import ImageMeasure, as_pixels
+from rcgm.runs.sampler import RunSampler
 from tests.support.launching import run_ranks
-from tests.support.measured import COUNT, CPU, INFO, dataset, judge, measure, measure_together, network, sampler
+from tests.support.measured import COUNT, CPU, INFO, STEPS, dataset, judge, measure, measure_together, network, sampler
 
 
 @pytest.fixture
@@ -24,8 +25,8 @@ def published(tmp_path):
 
 
 def test_one_process_measures_what_is_generated():
-    report = measure(Processes())(sampler(network()), COUNT)
-    samples = torch.cat([sampler(network())(range(i, min(i + 4, COUNT))) for i in range(0, COUNT, 4)])
+    report = measure(Processes())(sampler(network()), COUNT, steps=STEPS)
+    samples = torch.cat([sampler(network())(range(i, min(i + 4, COUNT)), steps=STEPS) for i in range(0, COUNT, 4)])
     pixels = ((samples.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).repeat(1, 3, 1, 1)
     real = dataset().samples[torch.arange(33) * 50 // 33]
     real = ((real + 1) * 127.5).round().to(torch.uint8).repeat(1, 3, 1, 1)
@@ -39,7 +40,7 @@ def test_two_processes_measure_what_one_does(tmp_path, published, from_file):
     reference = published if from_file else None
     run_ranks(measure_together, (str(tmp_path / "report.json"), reference), 2, tmp_path)
     together = json.loads((tmp_path / "report.json").read_text())
-    alone = measure(Processes(), reference=reference)(sampler(network()), COUNT)
+    alone = measure(Processes(), reference=reference)(sampler(network()), COUNT, steps=STEPS)
     assert together == [pytest.approx(alone, rel=1e-5)] * 2
     assert alone["reference_samples"] == (22 if from_file else 33)
 
@@ -54,14 +55,15 @@ def test_every_process_has_as_many_batches_and_all_rows_are_there(total, size, c
 
 
 def test_statistics_of_the_data_can_be_written_and_used_again(tmp_path):
-    first = measure(Processes())
-    write_reference(tmp_path / "real.safetensors", first.reference())
+    first = measure(Processes(), save_reference=tmp_path / "real.safetensors")
+    assert first(sampler(network()), 20, steps=STEPS)
     again = measure(Processes(), reference=str(tmp_path / "real.safetensors"))
     assert torch.equal(again.reference().features, first.reference().features)
-    assert again(sampler(network()), 20) == first(sampler(network()), 20)
+    assert again(sampler(network()), 20, steps=STEPS) == first(sampler(network()), 20, steps=STEPS)
     plain = Reference(first.reference().mean, first.reference().covariance)
     write_reference(tmp_path / "plain.safetensors", plain)
-    assert "recall" not in measure(Processes(), reference=str(tmp_path / "plain.safetensors"))(sampler(network()), 20)
+    without = measure(Processes(), reference=str(tmp_path / "plain.safetensors"))
+    assert "recall" not in without(sampler(network()), 20, steps=STEPS)
     assert read_reference(tmp_path / "plain.safetensors")[0].features is None
 
 
@@ -75,18 +77,16 @@ def test_latents_are_decoded_or_refused():
     assert images[1, :, 3, 3].tolist() == [0, 128, 255]
     latents = InMemoryDataset(torch.randn(20, 4, 2, 2), None, info)
     measured = ImageMeasure(judge, latents, device=CPU, decode=lambda x: x[:, :1].repeat(1, 1, 2, 2).clamp(-1, 1))
-    assert measured(lambda rows: latents.samples[rows.start : rows.stop], 20)["frechet_distance"] < 1e-9
+    assert measured(lambda rows, steps: latents.samples[rows.start : rows.stop], 20, steps=1)["frechet_distance"] < 1e-9
 
 
 def test_a_network_that_has_diverged_is_not_measured():
     with pytest.raises(ValueError, match="has diverged"):
-        measure(Processes())(lambda rows: torch.full((len(rows), *INFO.shape), torch.nan), 20)
+        measure(Processes())(lambda rows, steps: torch.full((len(rows), *INFO.shape), torch.nan), 20, steps=1)
 
 
 def test_guidance_needs_classes():
-    from rcgm.runs.row_sampler import RowSampler
-
     model = network()
     model.num_classes = None
     with pytest.raises(ValueError, match="guidance must be 1"):
-        RowSampler(model, INFO, steps=1, seed=0, device=CPU, guidance=2.0)
+        RunSampler(model, INFO, guidance=2.0)

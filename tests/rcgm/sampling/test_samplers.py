@@ -126,6 +126,31 @@ def test_same_generator_same_samples(sampler):
     assert not torch.equal(once, other)
 
 
+@pytest.mark.parametrize("sampler", STOCHASTIC)
+def test_one_generator_for_each_sample(sampler):
+    """Each sample is what it is alone."""
+    together = STOCHASTIC[sampler](problem(), noise(5), generator=[generator(seed) for seed in range(5)])
+    alone = [STOCHASTIC[sampler](problem(), noise(5)[i : i + 1], generator=generator(i)) for i in range(5)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ([generator()], ValueError, "generator must be one or one for each of 64 samples, got 1"),
+        ([3] * 64, TypeError, "generator must be a torch.Generator or one for each sample"),
+    ],
+)
+def test_generators_that_do_not_fit(given, error, message):
+    with pytest.raises(error, match=message):
+        sample_consistency(problem(), noise(), steps=2, generator=given)
+
+
+def test_guidance_must_be_finite():
+    with pytest.raises(ValueError, match="guidance must be a finite number, got nan"):
+        sample_consistency(problem(), noise(), guidance=float("nan"))
+
+
 def test_noise_of_consistency_models_must_be_fresh():
     gaussian = problem()
     samples = sample_ucgm(gaussian, noise(20_000), steps=4, stochasticity=0.0)

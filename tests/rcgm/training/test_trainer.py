@@ -9,9 +9,7 @@ from rcgm.config import ConfigError, build_dataset_from, build_model_from, fit_t
 from rcgm.distributed import choose_device
 from rcgm.distributed.shares import Processes
 from rcgm.runs import RunFolder, latest_checkpoint, load_run, read_checkpoint
-from rcgm.runs.generation import Request, generate
 from rcgm.runs.measures import build_measure
-from rcgm.seeds import Purpose
 from rcgm.training import NonFiniteError, Trainer, train
 
 
@@ -167,32 +165,6 @@ def test_a_batch_larger_than_the_data_is_refused_before_any_file(tmp_path, tiny_
     with pytest.raises(ValueError, match="batch_size"):
         train(tiny_config("batch_size=512"), tmp_path / "run")
     assert not (tmp_path / "run/metrics.jsonl").exists()
-
-
-def test_same_noise_for_every_number_of_steps(tiny_config):
-    config = tiny_config("data.labels=true")
-    dataset = build_dataset_from(config)
-    request = Request(dataset.info, 7, seed=3, purpose=Purpose.SAMPLING, conditional=True)
-    again = Request(dataset.info, 7, seed=3, purpose=Purpose.SAMPLING, conditional=True, classes=[1])
-    assert torch.equal(request.noise, again.noise)
-    assert request.labels.tolist() == [0, 1, 0, 1, 0, 1, 0]
-    assert again.labels.tolist() == [1] * 7
-    with pytest.raises(ValueError, match=r"classes must be from 0 to 1, got \[5\]"):
-        Request(dataset.info, 7, seed=3, purpose=Purpose.SAMPLING, conditional=True, classes=[1, 5])
-    with pytest.raises(ValueError, match="no classes"):
-        Request(dataset.info, 7, seed=3, purpose=Purpose.SAMPLING, conditional=False, classes=[1])
-
-
-def test_generation_leaves_the_mode_of_the_network_and_refuses_guidance_without_classes(tiny_config):
-    config = tiny_config()
-    info = build_dataset_from(config).info
-    network = build_model_from(fit_to_data(config, info)).train()
-    request = Request(info, 5, seed=0, purpose=Purpose.SAMPLING, conditional=False)
-    samples = generate(network, request, steps=2, device=torch.device("cpu"))
-    assert samples.shape == (5, 2)
-    assert network.training
-    with pytest.raises(ValueError, match="guidance must be 1"):
-        generate(network, request, steps=2, device=torch.device("cpu"), guidance=2.0)
 
 
 def test_no_measure_for_data_of_other_kinds():
