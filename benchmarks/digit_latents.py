@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmarks import environment
 from rcgm.data import Digits
-from rcgm.evaluation import evaluate_digits, train_digit_classifier
+from rcgm.evaluation import DigitReference
 from rcgm.models.autoencoders import load_autoencoder
 from rcgm.runs import load_run
 from rcgm.runs.decoding import Decoder
@@ -89,15 +89,15 @@ def measure(run_folder: Path, autoencoder: Path) -> dict:
     run = load_run(run_folder, device=device)
     decode = Decoder(autoencoder, run.info, device)
     sampler = run.sampler(purpose=Purpose.EVALUATION)
-    classifier = train_digit_classifier()
+    reference = DigitReference()
     report = {}
     for steps in (1, 2, 4):
         samples = sampler.draw(COUNT, steps=steps)
-        report[str(steps)] = evaluate_digits(decode(samples), sampler.labels(range(COUNT)), classifier)
+        report[str(steps)] = reference.evaluate(decode(samples), sampler.labels(range(COUNT)))
     digits = Digits()
     network = load_autoencoder(autoencoder, device=device)
     means = network.encode(digits.samples)[:, : network.latent_channels]
-    report["reconstructions"] = evaluate_digits(network.decode(means), digits.labels, classifier)
+    report["reconstructions"] = reference.evaluate(network.decode(means), digits.labels)
     return report
 
 

@@ -5,18 +5,20 @@ from rcgm.evaluation.frechet import frechet_distance, gaussian_frechet_distance,
 from rcgm.evaluation.image_quality import Reference, evaluate_images, inception_score, precision_and_recall
 from rcgm.evaluation.inception import FeatureNetwork, load_inception
 from rcgm.evaluation.mmd import squared_mmd
-from rcgm.evaluation.neighbours import NeighbourReport, check_neighbours, nearest_distances
+from rcgm.evaluation.neighbours import NeighbourReport, TrainingSet, check_neighbours, nearest_distances
 from rcgm.evaluation.points import PointReference, evaluate_points
 from rcgm.evaluation.reference import read_reference, write_reference
-from rcgm.evaluation.report import evaluate_digits
+from rcgm.evaluation.report import DigitReference, evaluate_digits
 
 __all__ = [
     "DigitClassifier",
+    "DigitReference",
     "FeatureNetwork",
     "NeighbourReport",
     "PointReference",
     "Reference",
     "TrainedClassifier",
+    "TrainingSet",
     "check_neighbours",
     "class_accuracy",
     "evaluate_digits",

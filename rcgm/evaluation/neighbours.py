@@ -29,42 +29,66 @@ class NeighbourReport:
     fraction_close: float
 
 
-def check_neighbours(
-    samples: torch.Tensor, training: torch.Tensor, quantile: float = 0.01, chunk: int = 1024
-) -> NeighbourReport:
-    """Compare how near samples are to the training set with how near real data are to one another.
+class TrainingSet:
+    """What a model was trained on, to compare samples with. How near it is to itself is computed once.
 
     Args:
-        samples: floating `[N, ...]`, what was generated, flattened.
-        training: floating `[M, ...]`, M >= 2, what the model was trained on.
+        training: floating `[M, ...]`, M >= 2, flattened.
         quantile: of the real distances, below which a sample counts as close; in (0, 1).
         chunk: rows compared at a time; memory is `chunk * M` float64 values.
 
     Raises:
-        TypeError: no floating tensors.
-        ValueError: an argument out of range, tensors that do not match or are not finite, or a training set of which
-            most samples are identical, which leaves nothing to compare with.
+        TypeError: no floating tensor.
+        ValueError: an argument out of range, values that are not finite, or a training set of which most samples are
+            identical, which leaves nothing to compare with.
     """
-    if not 0.0 < quantile < 1.0:
-        raise ValueError(f"quantile is {quantile}; it needs to lie in (0, 1)")
-    check_chunk(chunk)
-    queries, rows = as_rows("samples", samples), as_rows("training", training, 2)
-    check_same_width("samples", queries, "training", rows)
-    real = nearest_distances(rows, rows, leave_one_out=True, chunk=chunk)
-    real_median = float(real.median())
-    if real_median == 0.0:
-        raise ValueError("training holds mostly identical samples; distances between them say nothing")
-    generated = nearest_distances(queries, rows, chunk=chunk)
-    threshold = float(torch.quantile(real, quantile))
-    median = float(generated.median())
-    return NeighbourReport(
-        median_distance=median,
-        real_median_distance=real_median,
-        median_ratio=median / real_median,
-        threshold=threshold,
-        # "No farther", so that copies are found where duplicates in the data bring the threshold to zero.
-        fraction_close=float((generated <= threshold).double().mean()),
-    )
+
+    def __init__(self, training: torch.Tensor, quantile: float = 0.01, chunk: int = 1024) -> None:
+        if not 0.0 < quantile < 1.0:
+            raise ValueError(f"quantile is {quantile}; it needs to lie in (0, 1)")
+        check_chunk(chunk)
+        self._chunk = chunk
+        self._rows = as_rows("training", training, 2)
+        real = nearest_distances(self._rows, self._rows, leave_one_out=True, chunk=chunk)
+        self._median = float(real.median())
+        if self._median == 0.0:
+            raise ValueError("training holds mostly identical samples; distances between them say nothing")
+        self._threshold = float(torch.quantile(real, quantile))
+
+    def check(self, samples: torch.Tensor) -> NeighbourReport:
+        """Compare how near `samples`, floating `[N, ...]`, are to the training set with how near real data are to one
+        another.
+
+        Raises:
+            TypeError, ValueError: samples do not match or are not finite.
+        """
+        queries = as_rows("samples", samples)
+        check_same_width("samples", queries, "training", self._rows)
+        generated = nearest_distances(queries, self._rows, chunk=self._chunk)
+        median = float(generated.median())
+        return NeighbourReport(
+            median_distance=median,
+            real_median_distance=self._median,
+            median_ratio=median / self._median,
+            threshold=self._threshold,
+            # "No farther", so that copies are found where duplicates in the data bring the threshold to zero.
+            fraction_close=float((generated <= self._threshold).double().mean()),
+        )
+
+
+def check_neighbours(
+    samples: torch.Tensor, training: torch.Tensor, quantile: float = 0.01, chunk: int = 1024
+) -> NeighbourReport:
+    """Compare samples with a training set once; to do it more than once, keep a :class:`TrainingSet`.
+
+    Args:
+        samples: floating `[N, ...]`, what was generated, flattened.
+        training, quantile, chunk: those of :class:`TrainingSet`.
+
+    Raises:
+        TypeError, ValueError: see :class:`TrainingSet`.
+    """
+    return TrainingSet(training, quantile, chunk).check(samples)
 
 
 def nearest_distances(

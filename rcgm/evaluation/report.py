@@ -14,8 +14,52 @@ from rcgm.evaluation.classifier import (
     class_accuracy,
     train_digit_classifier,
 )
-from rcgm.evaluation.frechet import frechet_distance
-from rcgm.evaluation.neighbours import check_neighbours
+from rcgm.evaluation.frechet import gaussian_frechet_distance, moments
+from rcgm.evaluation.neighbours import TrainingSet
+
+
+class DigitReference:
+    """The 1,797 real digits, to compare generated ones with. What depends on real digits alone is computed once.
+
+    Args:
+        classifier: None trains `train_digit_classifier()`, a few seconds.
+    """
+
+    def __init__(self, classifier: TrainedClassifier | None = None) -> None:
+        self._classifier = train_digit_classifier() if classifier is None else classifier
+        real = Digits().samples
+        self._moments = moments(self._classifier.classify(real)[1])
+        self._training = TrainingSet(real)
+
+    def evaluate(self, samples: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, float]:
+        """Measure generated digits.
+
+        Args:
+            samples: floating `[N, 1, 8, 8]`, N >= 2; clamped to [-1, 1], as writing them as images would.
+            labels: int64 `[N]`, the classes that were asked for, or None.
+
+        Returns:
+            "samples", their number; "frechet_distance" of the classifier's features; "classifier_accuracy", the
+            classifier's own on held-out digits; the fields of `NeighbourReport` with the prefix "nearest_"; with
+            labels, "class_accuracy".
+
+        Raises:
+            TypeError, ValueError: an argument is not as above.
+        """
+        check_digit_images("samples", samples, 2)
+        if labels is not None:
+            check_digit_labels(labels, len(samples))
+        samples = samples.detach().cpu().float().clamp(-1.0, 1.0)
+        features = self._classifier.classify(samples)[1]
+        report = {
+            "samples": float(len(samples)),
+            "classifier_accuracy": self._classifier.accuracy,
+            "frechet_distance": gaussian_frechet_distance(*moments(features), *self._moments),
+        }
+        if labels is not None:
+            report["class_accuracy"] = class_accuracy(self._classifier, samples, labels)
+        report.update({f"nearest_{name}": value for name, value in asdict(self._training.check(samples)).items()})
+        return report
 
 
 def evaluate_digits(
@@ -23,35 +67,8 @@ def evaluate_digits(
     labels: torch.Tensor | None = None,
     classifier: TrainedClassifier | None = None,
 ) -> dict[str, float]:
-    """Measure generated digits against the 1,797 real ones.
+    """Measure generated digits once; to measure more than once, keep a :class:`DigitReference`.
 
-    Args:
-        samples: floating `[N, 1, 8, 8]`, N >= 2; clamped to [-1, 1], as writing them as images would.
-        labels: int64 `[N]`, the classes that were asked for, or None.
-        classifier: None trains `train_digit_classifier()`, a few seconds; pass one to measure more than once.
-
-    Returns:
-        "samples", their number; "frechet_distance" of the classifier's features; "classifier_accuracy", the
-        classifier's own on held-out digits; the fields of `NeighbourReport` with the prefix "nearest_"; with labels,
-        "class_accuracy".
-
-    Raises:
-        TypeError, ValueError: an argument is not as above.
+    Arguments, result and errors are those of :class:`DigitReference` and its ``evaluate``.
     """
-    check_digit_images("samples", samples, 2)
-    if labels is not None:
-        check_digit_labels(labels, len(samples))
-    classifier = train_digit_classifier() if classifier is None else classifier
-    samples = samples.detach().cpu().float().clamp(-1.0, 1.0)
-    real = Digits().samples
-    _, features = classifier.classify(samples)
-    _, real_features = classifier.classify(real)
-    report = {
-        "samples": float(len(samples)),
-        "classifier_accuracy": classifier.accuracy,
-        "frechet_distance": frechet_distance(features, real_features),
-    }
-    if labels is not None:
-        report["class_accuracy"] = class_accuracy(classifier, samples, labels)
-    report.update({f"nearest_{name}": value for name, value in asdict(check_neighbours(samples, real)).items()})
-    return report
+    return DigitReference(classifier).evaluate(samples, labels)

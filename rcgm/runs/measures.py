@@ -11,7 +11,7 @@ import torch
 from rcgm.config import EvaluateConfig
 from rcgm.data import Digits
 from rcgm.distributed.shares import Processes
-from rcgm.evaluation import PointReference, evaluate_digits, load_inception, train_digit_classifier
+from rcgm.evaluation import DigitReference, PointReference, load_inception
 from rcgm.runs.image_measure import Decode, ImageMeasure
 from rcgm.runs.sampler import RunSampler
 
@@ -61,13 +61,13 @@ class DigitMeasure:
     """Judges digits by a classifier that is trained here, which takes a few seconds."""
 
     def __init__(self) -> None:
-        self._classifier = train_digit_classifier()
+        self._reference = DigitReference()
 
     def __call__(
         self, sampler: RunSampler, count: int, *, steps: int, on_chunk: OnChunk | None = None
     ) -> dict[str, float]:
         samples = sampler.draw(count, steps=steps, on_chunk=on_chunk)
-        return {} if samples is None else evaluate_digits(samples, sampler.labels(range(count)), self._classifier)
+        return {} if samples is None else self._reference.evaluate(samples, sampler.labels(range(count)))
 
 
 def build_measure(
