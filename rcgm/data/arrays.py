@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 from rcgm.data.array_layout import check_scale, layout_of
 from rcgm.data.checks import require_int
 from rcgm.data.fingerprint import content_indices, hash_of_tensors
-from rcgm.data.in_memory import check_labels, count_classes
 from rcgm.data.info import DataInfo
+from rcgm.data.labels import check_labels, count_classes
 from rcgm.data.rows import Rows, array_names, open_array
 
 SAMPLE_KEYS = ("images", "latents", "samples", "x")

@@ -23,8 +23,37 @@ class Rows(Protocol):
     dtype: str
 
     def read(self, indices: torch.Tensor) -> torch.Tensor:
-        """Rows at the int64 indices `[B]`: floating numbers of any width as float32, uint8 as uint8, else int64."""
+        """Rows at the int64 indices `[B]`: floating numbers of any width as float32, uint8 as uint8, else int64.
+
+        Raises:
+            ValueError: the file has been cut short since it was opened.
+        """
         ...
+
+
+class _Whole:
+    """A file that is mapped into memory, and has to stay whole: reading what was cut off ends the process.
+
+    A file that is removed or replaced by another one is no harm, as what is mapped stays.
+    """
+
+    def __init__(self, path: Path) -> None:
+        status = path.stat()
+        self._path = path
+        self._file = status.st_dev, status.st_ino
+        self._size = status.st_size
+
+    def require(self) -> None:
+        """Raise ValueError if the file has become shorter."""
+        try:
+            status = self._path.stat()
+        except OSError:
+            return
+        if (status.st_dev, status.st_ino) == self._file and status.st_size < self._size:
+            raise ValueError(
+                f"{self._path} must stay whole while it is read, got {status.st_size} bytes instead of {self._size}: "
+                "another program has cut it short; restore it and go on from the last checkpoint"
+            )
 
 
 def array_names(path: Path) -> list[str]:
@@ -88,11 +117,13 @@ class _MappedNumpy:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._whole = _Whole(path)
         self._array = np.load(path, mmap_mode="r", allow_pickle=False)
         self.shape = self._array.shape
         self.dtype = self._array.dtype.name
 
     def read(self, indices: torch.Tensor) -> torch.Tensor:
+        self._whole.require()
         return _numpy_rows(self._array, indices)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -106,12 +137,14 @@ class _MappedSafetensors:
     def __init__(self, path: Path, name: str) -> None:
         self._path = path
         self._name = name
+        self._whole = _Whole(path)
         with safe_open(path, framework="pt") as file:
             self._tensor = file.get_tensor(name)
         self.shape = tuple(self._tensor.shape)
         self.dtype = str(self._tensor.dtype).removeprefix("torch.")
 
     def read(self, indices: torch.Tensor) -> torch.Tensor:
+        self._whole.require()
         rows = self._tensor.index_select(0, indices)
         if rows.is_floating_point():
             return rows.float()

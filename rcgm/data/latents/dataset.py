@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 
 from rcgm.data.checks import require_int
 from rcgm.data.fingerprint import content_indices, hash_of_tensors
-from rcgm.data.in_memory import check_labels, count_classes
 from rcgm.data.info import DataInfo
+from rcgm.data.labels import check_labels, count_classes
 from rcgm.data.latents.layouts import Layout, open_store
 from rcgm.data.latents.manifest import STATISTICS, read_manifest
 from rcgm.data.latents.moments import draw, latent_channels

@@ -43,8 +43,10 @@ def read_manifest(folder: Path) -> Manifest | None:
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        manifest = Manifest(content["moments"], tuple(content["classes"]), int(content["samples"]))
-    except (ValueError, KeyError, TypeError) as error:
+        manifest = Manifest(content["moments"], tuple(content["classes"]), content["samples"])
+        if type(manifest.samples) is not int or not all(isinstance(name, str) for name in content["classes"]):
+            raise TypeError("samples must be an integer, and classes a list of names")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"cannot read the manifest {path}: {error!r}") from error
     if manifest.moments not in get_args(Moments):
         raise ValueError(f"moments in {path} is {manifest.moments!r}; it needs one of {list(get_args(Moments))}")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rcgm.data.labels import labels_from
 from rcgm.data.latents.store import require_latents
 
 LABEL_FILE = "dataset.json"
@@ -23,8 +24,8 @@ class NumpyFiles:
         folder: holds `dataset.json`, whose paths are relative to it.
 
     Raises:
-        ValueError: the list is damaged or empty, or the first file is. When a sample is read: its file is missing,
-            damaged or unlike the first.
+        ValueError: the list is damaged or empty, or names files elsewhere; or the first file is damaged. When a sample
+            is read: its file is missing, damaged or unlike the first.
     """
 
     has_flips = False
@@ -36,14 +37,17 @@ class NumpyFiles:
             entries = json.loads(listing.read_text(encoding="utf-8"))["labels"]
             self._names = [str(name) for name, _ in entries]
             labels = [label for _, label in entries]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f'cannot read "labels", a list of [file, label], from {listing}: {error!r}') from error
         if not self._names:
             raise ValueError(f"{listing} lists no file")
+        outside = [name for name in self._names if not _is_below(name)]
+        if outside:
+            raise ValueError(f"files in {listing} must lie below its folder, got {outside[0]!r}: correct the list")
         wrong = [label for label in labels if isinstance(label, bool) or not isinstance(label, (int, type(None)))]
         if wrong or len({label is None for label in labels}) == 2:
             raise ValueError(f"{listing} needs an integer for every file, or null for all; got {wrong[:3] or 'both'}")
-        self.labels: Tensor | None = None if labels[0] is None else torch.tensor(labels, dtype=torch.int64)
+        self.labels: Tensor | None = None if labels[0] is None else labels_from(labels, str(listing))
         self.shape: tuple[int, int, int] | None = None
         self.shape = tuple(self.read(0, False).shape)
 
@@ -53,6 +57,8 @@ class NumpyFiles:
     def read(self, index: int, flipped: bool) -> Tensor:
         """float32 `[C, H, W]`; see `Store`."""
         path = self._folder / self._names[index]
+        if not path.is_file():  # a pipe would block its reader for ever
+            raise ValueError(f"cannot read {path}: it is no file that exists")
         try:
             array = np.load(path, allow_pickle=False)
         except (OSError, ValueError) as error:
@@ -66,3 +72,9 @@ class NumpyFiles:
     def describe(self, index: int) -> str:
         """Where a sample lies; see `Store`."""
         return str(self._folder / self._names[index])
+
+
+def _is_below(name: str) -> bool:
+    """Whether a path leads to a place below the folder that it is relative to, on any system."""
+    paths = PurePosixPath(name), PureWindowsPath(name)
+    return bool(name) and not any(path.anchor or ".." in path.parts for path in paths)

@@ -13,11 +13,14 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from rcgm.data.labels import labels_from
 from rcgm.files import write_atomically
 
 LATENT_SUFFIXES = ("latents.npy", "latent.npy", "moments.npy", "npy", "latents.safetensors", "safetensors")
 FLIP_SUFFIXES = ("latents_flip.npy", "latent_flip.npy", "moments_flip.npy")
 CLASS_SUFFIX, JSON_SUFFIX = "cls", "json"
+LARGEST_LABEL = 1 << 20
+"""Bytes of a member that holds a label."""
 INDEX_SUFFIX = ".rcgm-index"
 VERSION = "1"
 
@@ -44,7 +47,7 @@ class TarIndex:
 
 def load_index(tar: Path, folder: Path | None) -> TarIndex:
     """The index of a tar file: the one kept in `folder` (None: beside the file) if it is of this size and time of
-    change, else made now, which reads the file's headers and labels, and kept.
+    change and names members inside of the file, else made now, which reads the file's headers and labels, and kept.
 
     Raises:
         ValueError: the tar file is damaged, compressed, or holds samples of another kind; or no index can be written.
@@ -52,7 +55,7 @@ def load_index(tar: Path, folder: Path | None) -> TarIndex:
     path = (tar.parent if folder is None else folder) / (tar.name + INDEX_SUFFIX)
     status = tar.stat()
     identity = {"version": VERSION, "size": str(status.st_size), "changed": str(status.st_mtime_ns)}
-    index = _read(path, identity)
+    index = _read(path, identity, status.st_size)
     if index is None:
         index = _build(tar)
         tensors = {"latents": index.latents, "flips": index.flips, "labels": index.labels}
@@ -67,7 +70,7 @@ def load_index(tar: Path, folder: Path | None) -> TarIndex:
     return index
 
 
-def _read(path: Path, identity: dict[str, str]) -> TarIndex | None:
+def _read(path: Path, identity: dict[str, str], size: int) -> TarIndex | None:
     if not path.is_file():
         return None
     try:
@@ -78,7 +81,27 @@ def _read(path: Path, identity: dict[str, str]) -> TarIndex | None:
         return None
     if known is None or any(known.get(name) != value for name, value in identity.items()):
         return None
-    return TarIndex(tensors["latents"], tensors.get("flips"), tensors.get("labels"), known["suffix"])
+    index = TarIndex(
+        tensors.get("latents", torch.empty(0)), tensors.get("flips"), tensors.get("labels"), known.get("suffix", "")
+    )
+    return index if _fits(index, size) else None
+
+
+def _fits(index: TarIndex, size: int) -> bool:
+    """Whether what an index holds can be that of a tar file of `size` bytes: it may come from anywhere."""
+    number = len(index.latents)
+    tables = [index.latents] if index.flips is None else [index.latents, index.flips]
+    for table in tables:
+        if table.dtype != torch.int64 or tuple(table.shape) != (number, 2) or not number:
+            return False
+        offsets, sizes = table.unbind(1)
+        # Compared without a sum, which could overflow.
+        if bool((offsets < tarfile.BLOCKSIZE).any() or (sizes < 1).any() or (sizes > size - offsets).any()):
+            return False
+    labels = index.labels
+    return index.suffix in LATENT_SUFFIXES and (
+        labels is None or (labels.dtype == torch.int64 and tuple(labels.shape) == (number,))
+    )
 
 
 def _build(tar: Path) -> TarIndex:
@@ -92,6 +115,8 @@ def _build(tar: Path) -> TarIndex:
                     continue
                 if suffix in samples.setdefault(f"{folder}/{stem}", {}):
                     raise ValueError(f"it holds {member.name!r} twice")
+                if member.issparse():
+                    raise ValueError(f"{member.name!r} is stored as a sparse file; store it as a plain one")
                 samples[f"{folder}/{stem}"][suffix] = (member.offset_data, member.size)
                 archive.members = []  # else it keeps every header
     except (tarfile.TarError, EOFError) as error:
@@ -135,13 +160,15 @@ def _labels(tar: Path, suffix: str, members: dict[str, Member]) -> Tensor:
     with tar.open("rb") as file:
         for key, (offset, size) in members.items():
             file.seek(offset)
-            text = file.read(size)
             try:
+                if size > LARGEST_LABEL:
+                    raise ValueError(f"it has {size} bytes")
+                text = file.read(size)
                 label = int(text) if suffix == CLASS_SUFFIX else json.loads(text)["label"]
                 if isinstance(label, bool) or not isinstance(label, int):
                     raise ValueError(f"it is {label!r}")
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 needed = "an integer" if suffix == CLASS_SUFFIX else 'an integer under the key "label"'
                 raise ValueError(f"{key.strip('/')}.{suffix} of {tar} needs {needed}: {error!r}") from error
             labels.append(label)
-    return torch.tensor(labels, dtype=torch.int64)
+    return labels_from(labels, str(tar))
