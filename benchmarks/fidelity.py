@@ -28,7 +28,7 @@ from benchmarks import environment
 from benchmarks.random_dit import Dithered, RandomDiT, to_nearest
 from rcgm.config import build_dataset_from, load_config
 from rcgm.derivatives import Auto, Central, Estimator, ForwardMode, OneSided
-from rcgm.engine.engine import Engine
+from rcgm.engine import Engine
 from rcgm.engine.queries import STUDENT, Derivative, Queries, Query, Tangent
 from rcgm.objectives.times import knots
 from rcgm.runs.loading import load_run

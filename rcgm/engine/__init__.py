@@ -7,9 +7,10 @@ An objective is a generator that yields ``Query`` and ``Derivative``; an ``Engin
 from rcgm.engine.combination import Combination, term
 from rcgm.engine.conditions import Condition
 from rcgm.engine.cuda_graphs import GraphedNetwork
-from rcgm.engine.engine import Engine, Network, module_of, predict
 from rcgm.engine.estimator import Estimator, Plan
+from rcgm.engine.networks import Network, module_of, predict
 from rcgm.engine.queries import STUDENT, TARGET, TEACHER, Derivative, Queries, Query, Tangent
+from rcgm.engine.waves import Engine
 
 __all__ = [
     "STUDENT",

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from rcgm.engine.conditions import Condition
 from rcgm.engine.draws import Draws
-from rcgm.engine.engine import module_of
+from rcgm.engine.networks import module_of
 from rcgm_kernels.library import is_plain
 
 WARMUPS = 3

@@ -7,7 +7,9 @@ everything that an objective is written with.
 # First, so that a new file of this folder can import them from rcgm.objectives too.
 from rcgm.engine.combination import PREDICTION, Combination, term
 from rcgm.engine.queries import STUDENT, TARGET, TEACHER, Derivative, Queries, Query, Tangent, together
-from rcgm.objectives.base import Objective, ObjectiveOutput
+from rcgm.objectives.along_path import AlongPath
+from rcgm.objectives.base import Objective, Part
+from rcgm.objectives.output import ObjectiveOutput
 from rcgm.objectives.point import Point
 from rcgm.objectives.residual import RecursiveResidual, Residual
 from rcgm.objectives.times import Times, TimeSampler
@@ -67,6 +69,7 @@ __all__ = [
     "TARGET",
     "TEACHER",
     "UCGM",
+    "AlongPath",
     "BellWeight",
     "Combination",
     "Consistency",
@@ -82,6 +85,7 @@ __all__ = [
     "NormalizedTarget",
     "Objective",
     "ObjectiveOutput",
+    "Part",
     "Point",
     "Queries",
     "Query",

@@ -8,147 +8,46 @@ coefficient alone.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from rcgm.derivatives import Central, Estimator
 from rcgm.distributed.shares import Share
 from rcgm.engine import conditions
 from rcgm.engine.combination import Combination, term
 from rcgm.engine.conditions import Condition
-from rcgm.engine.engine import Engine, Network
 from rcgm.engine.formats import joined
+from rcgm.engine.networks import Network
 from rcgm.engine.queries import STUDENT, TARGET, TEACHER, Derivative, Queries, Query, Tangent, together
-from rcgm.objectives.guidance import Guidance
+from rcgm.engine.waves import Engine
+from rcgm.objectives.arguments import check_call
+from rcgm.objectives.output import ObjectiveOutput
 from rcgm.objectives.overflow import Overflow, finite_samples, without
 from rcgm.objectives.point import Point
 from rcgm.objectives.residual import AnyResidual
+from rcgm.objectives.settings import Settings
 from rcgm.objectives.times import Times, TimeSampler, given_times
-from rcgm.objectives.weights import SampleWeight
-from rcgm.transports import Linear, Transport
-from rcgm_kernels import AdaptiveWeight, Metric
-
-SUPERVISIONS = ("data", "teacher")
-DTYPES = ("float32", "float16", "bfloat16")
-REDUCES = ("mean", "sum")
-
-
-Weighting = SampleWeight | Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class ObjectiveOutput:
-    """What a call of an objective gives.
-
-    Args:
-        loss: scalar with gradient.
-        prediction: the student's, without gradient, ``[B, ...]``.
-        t, r: the times that were drawn, ``[B]``.
-        waves: batched forwards without gradient that depended on one another.
-        evaluations: queries answered.
-        losses: of each sample, with gradient, in the order of ``t``; ``loss`` is the sum of them over ``len(x)``.
-        rows: that were evaluated without gradient, twice where with a tangent.
-    """
-
-    loss: Tensor
-    prediction: Tensor
-    t: Tensor
-    r: Tensor
-    waves: int
-    evaluations: int
-    losses: Tensor | None = None
-    rows: int = 0
+from rcgm.transports import Linear
 
 
 @dataclass(frozen=True, kw_only=True)
-class Objective(ABC):
-    """Base of all objectives.
-
-    Args:
-        times: how ``t`` and ``r`` are drawn.
-        transport: the path between data and noise, and what the network predicts.
-        supervision: where the regression target comes from: ``"data"``, the pair of data and noise (training from
-            scratch), or ``"teacher"``, the instantaneous prediction of a frozen network (distillation).
-        guidance: training-time guidance; None for none.
-        derivative: how derivatives along the path are estimated, for objectives that ask for one.
-        target_dtype: number format of the forwards without gradient, ``"float32"``, ``"float16"`` or ``"bfloat16"``;
-            None takes that of the training step (math.md section 6). A sample whose forwards leave the range of float16
-            gets weight 0 in that step, and is counted; so it is where the target network itself is cast to float16.
-        clip: bound of the residual's clamp; None for none. Transports whose states are large (``ve``, as large as
-            sigma, for networks that scale their input) or hold next to no data at ``t = 1`` (``vp``, ``edm``) multiply
-            what a network, a teacher or guidance errs, so that without a clip losses of 1e6 and more are no slip.
-        metric: how the residual becomes a loss.
-        normalize: constant of the tangent normalisation (sCM); None for none.
-        normalize_scale: number by which the normalised residual is multiplied; None for 1.
-        reduce: over the D elements of a sample, ``"mean"`` or ``"sum"``. A sum makes loss and gradient D times larger:
-            what the optimizer's eps, a clipped norm and the constants of metric and adaptive weight are compared with.
-        adaptive: adaptive weight of the samples; None for none.
-        sample_weight: weight of a sample as a function of its times, one of ``SAMPLE_WEIGHTS`` or any function of ``t``
-            and ``r`` ``[B]`` that gives ``[B]``; None for none.
-        label_dropout: probability with which a sample's condition is replaced by the null one.
+class Objective(Settings, ABC):
+    """Base of all objectives; what it is built with is in ``Settings``.
 
     Attributes:
         overflow: counts the samples whose target forwards were not finite.
         drawing: names of the networks that drew random numbers when they were last asked (see ``Engine``).
-
-    Raises:
-        TypeError, ValueError: for a value out of range, or values that contradict one another.
     """
 
     sampler: ClassVar[str] = "any_step"
     """The sampler that a network trained with this objective is made for (where settings decide, a property)."""
 
-    times: TimeSampler = field(default_factory=TimeSampler)
-    transport: Transport = field(default_factory=Linear)
-    supervision: str = "data"
-    guidance: Guidance | None = None
-    derivative: Estimator = field(default_factory=Central)
-    target_dtype: str | None = None
-    clip: float | None = None
-    metric: Metric = field(default_factory=Metric)
-    normalize: float | None = None
-    normalize_scale: float | None = None
-    reduce: str = "mean"
-    adaptive: AdaptiveWeight | None = None
-    sample_weight: Weighting | None = None
-    label_dropout: float = 0.0
     overflow: Overflow = field(init=False, repr=False, compare=False, default_factory=Overflow)
     drawing: set[str] = field(init=False, repr=False, compare=False, default_factory=set)
-
-    def __post_init__(self) -> None:
-        if self.supervision not in SUPERVISIONS:
-            raise ValueError(f"supervision must be one of {', '.join(SUPERVISIONS)}, got {self.supervision!r}")
-        if self.target_dtype is not None and self.target_dtype not in DTYPES:
-            raise ValueError(f"target_dtype must be one of {', '.join(DTYPES)} or None, got {self.target_dtype!r}")
-        if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"clip must be > 0 or None, got {self.clip!r}")
-        if self.normalize is not None and not 0 <= self.normalize < math.inf:
-            raise ValueError(f"normalize must be a finite number >= 0 or None, got {self.normalize!r}")
-        self._check_normalize()
-        if self.reduce not in REDUCES:
-            raise ValueError(f"reduce must be one of {', '.join(REDUCES)}, got {self.reduce!r}")
-        if self.sample_weight is not None and not callable(self.sample_weight):
-            raise TypeError(f"sample_weight must be a function of t and r, got {type(self.sample_weight).__name__}")
-        if not 0 <= self.label_dropout <= 1:
-            raise ValueError(f"label_dropout must be a probability from 0 to 1, got {self.label_dropout!r}")
-
-    def _check_normalize(self) -> None:
-        if self.normalize_scale is not None:
-            if self.normalize is None:
-                raise ValueError(f"normalize_scale must be None without normalize, got {self.normalize_scale!r}")
-            if not math.isfinite(self.normalize_scale):
-                raise ValueError(f"normalize_scale must be a finite number or None, got {self.normalize_scale!r}")
-        if self.normalize is not None and self.metric.cosine:
-            raise ValueError(
-                "normalize must be None with a cosine term, since a normalised residual has no target to compare the "
-                f"prediction with, got {self.normalize!r} and metric cosine {self.metric.cosine!r}"
-            )
 
     @abstractmethod
     def residual(self, point: Point) -> Queries[AnyResidual]:
@@ -186,14 +85,6 @@ class Objective(ABC):
         any case; a target whose predictions are only regressed on may draw other numbers, or none.
         """
         return set()
-
-    def needs_teacher(self) -> bool:
-        """Whether a call needs ``teacher``."""
-        return self.supervision == "teacher" or (self.guidance is not None and self.guidance.network == TEACHER)
-
-    def needs_null_condition(self) -> bool:
-        """Whether a call with a condition needs ``null_cond`` too."""
-        return self.label_dropout > 0 or (self.guidance is not None and self.guidance.asks_null)
 
     def regression_target(self, point: Point) -> Queries[Combination]:
         """What the network is to predict at ``(x_t, t, t)``: from data or teacher, guided. At most one wave."""
@@ -248,11 +139,6 @@ class Objective(ABC):
             raise ValueError(f"sample_weight must give a tensor of the shape {list(point.t.shape)}, got {got}")
         return weight if residual.weight is None else torch.where(residual.weight != 0, weight * residual.weight, 0)
 
-    def loss_options(self) -> dict[str, Any]:
-        """What the fused loss is told besides tensors."""
-        names = ("clip", "metric", "normalize", "normalize_scale", "reduce", "adaptive")
-        return {name: getattr(self, name) for name in names}
-
     def __call__(
         self,
         student: Network,
@@ -291,7 +177,7 @@ class Objective(ABC):
         Raises:
             TypeError, ValueError: before any work, for an argument that does not fit; the message names it.
         """
-        self._check(x, cond, null_cond, noise, dropped, generator, teacher, share)
+        check_call(self, x, cond, null_cond, noise, dropped, generator, teacher, share)
         batch = x.shape[0]
         whole = Share(batch) if share is None else share
 
@@ -358,52 +244,6 @@ class Objective(ABC):
             dtype=dtype,
             drawing=self.drawing,
         )
-
-    def _check(
-        self,
-        x: Any,
-        cond: Condition,
-        null_cond: Condition,
-        noise: Tensor | None,
-        dropped: Tensor | None,
-        generator: torch.Generator | None,
-        teacher: Network | None,
-        share: Share | None,
-    ) -> None:
-        if not isinstance(x, Tensor):
-            raise TypeError(f"x must be a tensor, got {type(x).__name__}")
-        if not x.is_floating_point():
-            raise TypeError(f"x must be floating point, got {x.dtype}: scale images to [-1, 1]")
-        if x.ndim < 2 or x.shape[0] == 0:
-            raise ValueError(f"x must have the shape [B, ...] with B > 0, got {list(x.shape)}")
-        if share is not None and share.rows != x.shape[0]:
-            raise ValueError(f"x must hold the {share.rows} rows of {share}, got {x.shape[0]}")
-        if noise is not None and noise.shape != x.shape:
-            raise ValueError(f"noise must have the shape of x, {list(x.shape)}, got {list(noise.shape)}")
-        if dropped is not None:
-            _check_dropped(dropped, x, cond)
-        if generator is not None and generator.device.type != x.device.type:
-            raise ValueError(f"generator must be of the device of x, {x.device.type}, got {generator.device.type}")
-        if teacher is None and self.needs_teacher():
-            raise ValueError("teacher must be given: supervision or guidance is by a teacher, got None")
-        conditions.check("cond", cond, x.shape[0])
-        if null_cond is not None:
-            conditions.check_null(cond, null_cond, x.shape[0])
-        elif dropped is not None or (cond is not None and self.needs_null_condition()):
-            raise ValueError(
-                "null_cond must be given with label_dropout, dropped or guidance: what a dropped condition becomes"
-            )
-
-
-def _check_dropped(dropped: Any, x: Tensor, cond: Condition) -> None:
-    if not isinstance(dropped, Tensor) or dropped.dtype != torch.bool:
-        got = dropped.dtype if isinstance(dropped, Tensor) else type(dropped).__name__
-        raise TypeError(f"dropped must be a tensor of bool, got {got}")
-    if dropped.shape != x.shape[:1] or dropped.device != x.device:
-        got = f"{list(dropped.shape)} on {dropped.device}"
-        raise ValueError(f"dropped must have the shape {list(x.shape[:1])} on {x.device}, got {got}")
-    if cond is None:
-        raise ValueError("cond must be given with dropped, which says where it is replaced, got None")
 
 
 Part = tuple[Objective, Times]

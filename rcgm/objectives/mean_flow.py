@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from rcgm.engine.combination import PREDICTION
 from rcgm.engine.queries import Queries
 from rcgm.objectives.along_path import AlongPath
-from rcgm.objectives.base import Weighting
 from rcgm.objectives.point import Point
 from rcgm.objectives.residual import Residual
 from rcgm.objectives.tim import transition_residual
 from rcgm.objectives.times import TimeSampler
+from rcgm.objectives.weights import Weighting
 from rcgm.transports import Linear, Transport
 from rcgm_kernels import AdaptiveWeight
 

@@ -10,12 +10,11 @@ from torch import Tensor
 from rcgm.engine.combination import PREDICTION, Combination
 from rcgm.engine.queries import Queries
 from rcgm.objectives.along_path import AlongPath
-from rcgm.objectives.base import Weighting
 from rcgm.objectives.pair import target_derivative
 from rcgm.objectives.point import Point
 from rcgm.objectives.residual import Residual
 from rcgm.objectives.times import TimeSampler
-from rcgm.objectives.weights import IntervalWeight
+from rcgm.objectives.weights import IntervalWeight, Weighting
 from rcgm.transports import Transport, TrigLinear
 from rcgm_kernels import AdaptiveWeight
 

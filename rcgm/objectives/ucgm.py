@@ -12,13 +12,13 @@ from torch import Tensor
 from rcgm.engine.combination import PREDICTION, Combination, term
 from rcgm.engine.queries import Derivative, Queries, Query, Tangent, together
 from rcgm.objectives.along_path import AlongPath
-from rcgm.objectives.base import Objective, Part, Weighting
+from rcgm.objectives.base import Objective, Part
 from rcgm.objectives.guidance import SelfEnhancedTarget
 from rcgm.objectives.pair import of_pair, target_derivative
 from rcgm.objectives.point import Point
 from rcgm.objectives.residual import Residual
 from rcgm.objectives.times import Times, TimeSampler
-from rcgm.objectives.weights import CosineWeight
+from rcgm.objectives.weights import CosineWeight, Weighting
 from rcgm_kernels import Metric
 
 SHORT = 1e-6

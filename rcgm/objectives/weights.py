@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,6 +21,10 @@ class SampleWeight(ABC):
     @abstractmethod
     def __call__(self, t: Tensor, r: Tensor) -> Tensor:
         """The weights ``[B]`` of intervals ``[r, t]``."""
+
+
+Weighting = SampleWeight | Callable[[Tensor, Tensor], Tensor]
+"""What a sample is weighted by: one of the classes below, or any function of ``t`` and ``r`` ``[B]`` to ``[B]``."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,7 @@ class _OfTrainingTimes(SampleWeight):
             raise ValueError(f"steps must be at least 2, got {self.steps!r}")
         if not 0 < self.shift < math.inf:
             raise ValueError(f"shift must be a finite number > 0, got {self.shift!r}")
+        _ = self.scale  # computed now: in a training step it would wait for the device
 
     @cached_property
     def scale(self) -> float:

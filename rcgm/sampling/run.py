@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from rcgm.engine import conditions
+from rcgm.engine import Network, conditions, predict
 from rcgm.engine.conditions import Condition
-from rcgm.engine.engine import Network, predict
 from rcgm.engine.formats import joined
 from rcgm.transports import Linear, Transport
 from rcgm_kernels import interpolate

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rcgm.engine import Network
 from rcgm.engine.conditions import Condition
-from rcgm.engine.engine import Network
 from rcgm.sampling import schedules
 from rcgm.sampling.run import Options, Run
 

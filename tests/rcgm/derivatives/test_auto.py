@@ -7,7 +7,7 @@ import torch
 
 from rcgm.derivatives import Auto, Central
 from rcgm.derivatives.measurements import Measurements
-from rcgm.engine.engine import Engine
+from rcgm.engine import Engine
 from rcgm.engine.queries import Derivative, Tangent
 from rcgm.objectives.mean_flow import MeanFlow
 from rcgm.objectives.times import Times

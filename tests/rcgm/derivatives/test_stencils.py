@@ -12,7 +12,7 @@ from rcgm.derivatives.stencils import (
     regression_weights,
     two_nodes,
 )
-from rcgm.engine.engine import Engine
+from rcgm.engine import Engine
 from rcgm.engine.queries import Derivative, Tangent
 
 UNIT = st.floats(0, 1, width=32)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from rcgm.engine.engine import Engine, predict
+from rcgm.engine import Engine, predict
 from rcgm.engine.queries import Query, Tangent
 from rcgm.objectives import RCGM, EnhancedTarget, FlowMatching, MeanFlow
 from rcgm.objectives.times import Times, TimeSampler

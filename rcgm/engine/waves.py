@@ -1,4 +1,4 @@
-"""The target engine: answers an objective's queries in as few batched forwards as their dependencies allow.
+"""The engine: answers an objective's queries in as few batched forwards as their dependencies allow.
 
 Queries that an objective yields together do not depend on one another. They are a wave: one forward for each network
 they ask, without autograd state.
@@ -20,7 +20,7 @@ which inference mode does not have.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,9 +34,8 @@ from rcgm.engine.conditions import Condition
 from rcgm.engine.draws import Draws, Made
 from rcgm.engine.estimator import Estimator
 from rcgm.engine.formats import joined, without_autocast
+from rcgm.engine.networks import Network, explained_forward_mode, is_frozen, predict
 from rcgm.engine.queries import STUDENT, Answer, Derivative, Queries, Query
-
-Network = Callable[[Tensor, Tensor, Tensor, Condition], Tensor]
 
 
 class Engine:
@@ -225,7 +224,7 @@ class Engine:
         self.rows += x.shape[0] * (1 if tangents[0] is None else 2)
         with self._draws.repeated(x.device) as made, self._format(x):
             if tangents[0] is None:
-                with torch.inference_mode() if _is_frozen(network) else contextlib.nullcontext():
+                with torch.inference_mode() if is_frozen(network) else contextlib.nullcontext():
                     output = predict(name, network, x, t, r, cond)
             else:
                 directions = (
@@ -233,7 +232,7 @@ class Engine:
                     joined([torch.full_like(query.t[query.start :], query.tangent.t) for query in queries]),
                     joined([torch.full_like(query.r[query.start :], query.tangent.r) for query in queries]),
                 )
-                with sdpa_kernel(SDPBackend.MATH), _forward_mode_explained(name):  # which has a forward-mode rule
+                with sdpa_kernel(SDPBackend.MATH), explained_forward_mode(name):  # which has a forward-mode rule
                     _, output = torch.func.jvp(
                         lambda *point: predict(name, network, *point, cond), (x, t, r), directions
                     )
@@ -255,53 +254,6 @@ class Engine:
             return contextlib.nullcontext()
         # Without autocast's cache, which knows one format only and would hand out weights in the caller's.
         return torch.autocast(x.device.type, self.dtype, enabled=self.dtype != torch.float32, cache_enabled=False)
-
-
-def module_of(network: Any) -> nn.Module | None:
-    """``network``, or what it holds as ``network``; None where neither is a module."""
-    while not isinstance(network, nn.Module) and hasattr(network, "network"):
-        network = network.network
-    return network if isinstance(network, nn.Module) else None
-
-
-def _is_frozen(network: Network) -> bool:
-    """Whether ``network`` is a module, or holds one as ``network``, with ordinary parameters that are not trained."""
-    module = module_of(network)
-    # a sharded module, which is what can unshard, keeps what a forward gathers
-    if module is None or hasattr(module, "unshard"):
-        return False
-    parameter = next(module.parameters(), None)
-    return type(parameter) is nn.Parameter and not parameter.requires_grad
-
-
-def predict(name: str, network: Network, x: Tensor, t: Tensor, r: Tensor, cond: Condition) -> Tensor:
-    """The output of the network called ``name``.
-
-    Raises:
-        TypeError, ValueError: if it is not a tensor of the shape of ``x``.
-    """
-    output = network(x, t, r, cond)
-    if not isinstance(output, Tensor):
-        raise TypeError(f"the {name} network must return a tensor, got {type(output).__name__}")
-    if output.shape != x.shape:
-        raise ValueError(
-            f"the {name} network must return the shape of its input, {list(x.shape)}, got {list(output.shape)}"
-        )
-    return output
-
-
-@contextlib.contextmanager
-def _forward_mode_explained(name: str) -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:  # NotImplementedError is one
-        if not any(sign in str(error) for sign in ("forward AD", "forward-mode", "functorch", "jvp", "TensorWrapper")):
-            raise
-        reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"derivative jvp does not go through the {name} network: {reason} Use derivative central or auto, which "
-            "need forwards alone"
-        ) from error
 
 
 def _short(dtype: torch.dtype) -> str:

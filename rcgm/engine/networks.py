@@ -1,0 +1,61 @@
+"""Networks as the engine calls them: any callable ``(x, t, r, cond) -> tensor``."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from rcgm.engine.conditions import Condition
+
+Network = Callable[[Tensor, Tensor, Tensor, Condition], Tensor]
+
+
+def module_of(network: Any) -> nn.Module | None:
+    """``network``, or what it holds as ``network``; None where neither is a module."""
+    while not isinstance(network, nn.Module) and hasattr(network, "network"):
+        network = network.network
+    return network if isinstance(network, nn.Module) else None
+
+
+def is_frozen(network: Network) -> bool:
+    """Whether ``network`` is a module, or holds one as ``network``, with ordinary parameters that are not trained."""
+    module = module_of(network)
+    # a sharded module, which is what can unshard, keeps what a forward gathers
+    if module is None or hasattr(module, "unshard"):
+        return False
+    parameter = next(module.parameters(), None)
+    return type(parameter) is nn.Parameter and not parameter.requires_grad
+
+
+def predict(name: str, network: Network, x: Tensor, t: Tensor, r: Tensor, cond: Condition) -> Tensor:
+    """The output of the network called ``name``.
+
+    Raises:
+        TypeError, ValueError: if it is not a tensor of the shape of ``x``.
+    """
+    output = network(x, t, r, cond)
+    if not isinstance(output, Tensor):
+        raise TypeError(f"the {name} network must return a tensor, got {type(output).__name__}")
+    if output.shape != x.shape:
+        raise ValueError(
+            f"the {name} network must return the shape of its input, {list(x.shape)}, got {list(output.shape)}"
+        )
+    return output
+
+
+@contextlib.contextmanager
+def explained_forward_mode(name: str) -> Iterator[None]:
+    """Raises ``ValueError`` with advice where forward-mode AD does not go through the network called ``name``."""
+    try:
+        yield
+    except RuntimeError as error:  # NotImplementedError is one
+        if not any(sign in str(error) for sign in ("forward AD", "forward-mode", "functorch", "jvp", "TensorWrapper")):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"derivative jvp does not go through the {name} network: {reason} Use derivative central or auto, which "
+            "need forwards alone"
+        ) from error
