@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-__all__ = ["add_checkpoint", "add_device", "add_sampling", "classes", "from_zero", "positive"]
+__all__ = ["add_checkpoint", "add_device", "add_sampling", "classes", "colour", "from_zero", "positive"]
 
 SAMPLERS = ("auto", "any_step", "consistency", "euler", "heun", "mix", "ucgm", "ucgm_multi")
 
@@ -77,3 +77,11 @@ def positive(text: str) -> int:
 
 def from_zero(text: str) -> int:
     return _single(text, 0)
+
+
+def colour(text: str) -> tuple[int, int, int]:
+    """Red, green and blue, as in ``255,255,255``."""
+    values = _integers(text, 0)
+    if len(values) != 3 or max(values) > 255:
+        raise argparse.ArgumentTypeError(f"needs three numbers from 0 to 255, separated by commas, got {text!r}")
+    return values

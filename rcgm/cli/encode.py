@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rcgm.cli.arguments import add_device, from_zero, positive
+from rcgm.cli.arguments import add_device, colour, from_zero, positive
 
 SHORT = "turn a folder of images into latents"
 
@@ -14,7 +14,8 @@ Turn a folder of images, one sub-folder a class, into shards of latents and thei
 
 Images are cropped and resized as for ADM and DiT. The autoencoder is a folder in the layout of diffusers, with
 safetensors weights: an AutoencoderKL (SD-VAE, VA-VAE) or an AutoencoderDC (DC-AE). Shards that are there and whole
-are kept, so that the same command goes on after a stop.
+are kept, so that the same command goes on after a stop; those with an image of another size or time of change are
+encoded again.
 
 example:
   rcgm encode imagenet/train latents --autoencoder sd-vae-ft-ema --size 256
@@ -50,6 +51,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--workers", type=from_zero, default=0, metavar="N", help="processes that read images (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--broken", choices=("error", "leave_out"), default="error",
+        help="images that cannot be decoded: stop, or decode all first and leave those out (default: error)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--background", type=colour, default=(255, 255, 255), metavar="R,G,B",
+        help="what transparent images are put on, each 0 to 255 (default: white)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--force", action="store_true", help="encode all again, also where the shards are of other images or settings"
     )
     parser.add_argument("--seed", type=from_zero, default=0, help="of the draws (default: %(default)s)")
     add_device(parser)

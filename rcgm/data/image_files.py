@@ -20,6 +20,7 @@ TRANSPOSITIONS = {
 """What undoes each orientation of the EXIF standard."""
 
 Colour = tuple[int, int, int]
+WHITE: Colour = (255, 255, 255)
 
 
 def read_image(path: str, mode: str, background: Colour) -> Image.Image:

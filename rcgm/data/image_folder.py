@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from rcgm.data.checks import require_int
 from rcgm.data.fingerprint import hash_of_files
-from rcgm.data.image_files import Colour, read_image
+from rcgm.data.image_files import WHITE, Colour, read_image
 from rcgm.data.image_search import FoundImages, find_images
 from rcgm.data.info import DataInfo
 
@@ -64,7 +64,7 @@ class ImageFolder(Dataset):
         verify: bool = False,
         resize: Resize = "lanczos",
         broken: Broken = "error",
-        background: Colour = (255, 255, 255),
+        background: Colour = WHITE,
     ) -> None:
         self._size = require_int("size", size, 1)
         if channels not in (1, 3):
@@ -74,7 +74,7 @@ class ImageFolder(Dataset):
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
         self._resize = resize
-        self._background = _colour(background)
+        self.background = _colour(background)
         self._flip = flip
         self.root = Path(root)
         found = find_images(self.root)
@@ -110,7 +110,7 @@ class ImageFolder(Dataset):
 
     def _read(self, path: str) -> Image.Image:
         try:
-            image = read_image(path, self._mode, self._background)
+            image = read_image(path, self._mode, self.background)
         except ValueError as error:
             raise ValueError(f"{error}: repair or remove it, or set data.broken=leave_out") from error
         if self._resize == "adm":
@@ -142,7 +142,7 @@ class ImageFolder(Dataset):
 
     def _problem(self, path: str) -> str | None:
         try:
-            read_image(path, self._mode, self._background)
+            read_image(path, self._mode, self.background)
         except ValueError as error:
             return str(error)
         return None

@@ -13,26 +13,22 @@ from rcgm.data.protocols import BatchReader
 CLASSES_IN_LINE = 10
 
 
-def describe_data(dataset: Any) -> list[str]:
+def describe_data(dataset: Any, *, values: bool = True) -> list[str]:
     """Count, shape, range, mean and standard deviation, classes and empty classes, and the data set's own notes.
 
     Range, mean and standard deviation are of evenly spaced samples, as the network gets them, without random changes.
 
     Args:
         dataset: with an ``info``, and where there is something to say a list of sentences, ``notes``.
+        values: whether to read samples for their range, mean and standard deviation.
 
     Returns:
         Lines.
     """
     info = dataset.info
-    samples = _some(dataset)
     what = "points" if info.kind == "points" else "images" if info.normalisation is None else "latents"
     shape = " x ".join(map(str, info.shape))
-    lines = [
-        f"data: {len(dataset):,} {what} of {shape}, values from {float(samples.min()):.4g} to "
-        f"{float(samples.max()):.4g}, mean {float(samples.mean()):.3g}, standard deviation "
-        f"{float(samples.std(correction=0)):.3g} (of {len(samples):,} samples)"
-    ]
+    lines = [f"data: {len(dataset):,} {what} of {shape}{_values(dataset) if values else ''}"]
     labels = getattr(dataset, "labels", None)
     if info.num_classes is None:
         lines.append("classes: none")
@@ -47,6 +43,14 @@ def describe_data(dataset: Any) -> list[str]:
             more = ", ..." if len(empty) > CLASSES_IN_LINE else ""
             lines.append(f"classes without a sample: {len(empty):,} ({', '.join(names)}{more})")
     return lines + list(getattr(dataset, "notes", ()))
+
+
+def _values(dataset: Any) -> str:
+    samples = _some(dataset)
+    return (
+        f", values from {float(samples.min()):.4g} to {float(samples.max()):.4g}, mean {float(samples.mean()):.3g}, "
+        f"standard deviation {float(samples.std(correction=0)):.3g} (of {len(samples):,} samples)"
+    )
 
 
 def _some(dataset: Any) -> Tensor:

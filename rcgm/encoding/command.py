@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -12,7 +13,7 @@ import torch
 import torch.distributed
 from tqdm import tqdm
 
-from rcgm.data import ImageFolder
+from rcgm.data import ImageFolder, describe_data
 from rcgm.distributed.device import choose_device
 from rcgm.encoding.plan import Plan
 from rcgm.encoding.run import encode_shards, write_manifest
@@ -32,8 +33,18 @@ def run(options: argparse.Namespace) -> int:
     )
     if autoencoder.in_channels not in (1, 3):
         raise ValueError(f"{options.autoencoder} takes {autoencoder.in_channels} channels; images have 1 or 3")
+    images = ImageFolder(
+        options.images,
+        options.size,
+        autoencoder.in_channels,
+        resize="adm",
+        broken=options.broken,
+        background=options.background,
+    )
+    if rank == 0:
+        print("\n".join(describe_data(images, values=False)), file=sys.stderr)
     plan = Plan(
-        ImageFolder(options.images, options.size, autoencoder.in_channels, resize="adm"),
+        images,
         options.output,
         autoencoder,
         options.size,
@@ -52,6 +63,7 @@ def run(options: argparse.Namespace) -> int:
             rank=rank,
             world_size=world_size,
             on_images=bar.update,
+            force=options.force,
         )
         bar.close()
         wait()

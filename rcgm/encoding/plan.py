@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Literal, get_args
 
 from rcgm.data import ImageFolder
 from rcgm.data.checks import require_int
+from rcgm.data.image_files import WHITE
 from rcgm.data.latents.manifest import SHARD_STEM
 from rcgm.data.latents.moments import Moments
 from rcgm.models.autoencoders import Autoencoder
@@ -70,7 +72,7 @@ class Plan:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What the contents of the shards follow from."""
-        return {
+        settings = {
             "autoencoder": {
                 "class": self.autoencoder.kind,
                 "config": self.autoencoder.config,
@@ -84,6 +86,9 @@ class Plan:
             "shard_size": self.shard_size,
             "images_sha256": _hash_of(self._listing()),
         }
+        if self.images.background != WHITE:
+            settings["background"] = list(self.images.background)
+        return settings
 
     @cached_property
     def fingerprint(self) -> str:
@@ -114,6 +119,11 @@ class Plan:
     def path(self, shard: int) -> Path:
         """The file of a shard."""
         return self.output / f"{SHARD_STEM}{shard:05d}.safetensors"
+
+    def stamp(self, shard: int) -> str:
+        """A hash of the sizes and times of change of a shard's images: another one where some were replaced."""
+        status = (os.stat(self.images.paths[index]) for index in self.members(shard))
+        return _hash_of([[one.st_size, one.st_mtime_ns] for one in status])
 
     @property
     def _draws(self) -> bool:

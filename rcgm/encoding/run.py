@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from rcgm.data.checks import require_int
-from rcgm.data.latents.manifest import MANIFEST, STATISTICS
+from rcgm.data.latents.manifest import MANIFEST, SHARD_STEM, STATISTICS
 from rcgm.encoding.plan import Plan
 from rcgm.encoding.shard import Record, Shard, read_record
 from rcgm.encoding.statistics import ChannelStatistics
@@ -25,8 +25,9 @@ def encode_shards(
     rank: int = 0,
     world_size: int = 1,
     on_images: Callable[[int], None] | None = None,
+    force: bool = False,
 ) -> int:
-    """Write the shards of this rank that are not there yet: each `world_size`-th one.
+    """Write the shards of this rank that are not there yet, or whose images have changed: each `world_size`-th one.
 
     Args:
         plan: what to encode.
@@ -34,6 +35,7 @@ def encode_shards(
         workers: processes that read images; 0 for this one.
         rank, world_size: which share of the shards this is, of how many.
         on_images: called with a number of images that have been encoded, or found in shards that are whole.
+        force: write all of them, and remove those that another plan has left in the folder.
 
     Returns:
         How many shards were written.
@@ -48,9 +50,11 @@ def encode_shards(
     require_int("world_size", world_size, 1)
     if require_int("rank", rank, 0) >= world_size:
         raise ValueError(f"rank is {rank}; with world_size {world_size} it needs 0 to {world_size - 1}")
+    if force:
+        _remove_others(plan, rank, world_size)
     missing = []
     for number in range(rank, plan.shards, world_size):
-        if read_record(plan, number, verify=True) is None:
+        if force or read_record(plan, number, verify=True) is None:
             missing.append(number)
         elif on_images is not None:
             on_images(len(plan.members(number)))
@@ -84,7 +88,7 @@ def write_manifest(plan: Plan) -> ChannelStatistics:
     for number in range(plan.shards):
         record = read_record(plan, number, verify=False)
         if record is None:
-            raise ValueError(f"{plan.path(number)} is missing: run the encode command again")
+            raise ValueError(f"{plan.path(number)} is missing or its images have changed: run the encode command again")
         records.append(record)
         statistics = statistics.merged(ChannelStatistics.from_plain(record.statistics))
     counts = collections.Counter(plan.images.labels)
@@ -107,6 +111,16 @@ def write_manifest(plan: Plan) -> ChannelStatistics:
             "training needs data.mean and data.std"
         )
     return statistics
+
+
+def _remove_others(plan: Plan, rank: int, world_size: int) -> None:
+    """Remove this rank's shards beyond the last one of a plan, and all of its records."""
+    for record in plan.output.glob(f"{SHARD_STEM}*.json"):
+        number = record.stem.removeprefix(SHARD_STEM)
+        if number.isdecimal() and int(number) % world_size == rank:
+            record.unlink()
+            if int(number) >= plan.shards:
+                record.with_suffix(".safetensors").unlink(missing_ok=True)
 
 
 def _batches(plan: Plan, shards: list[int], size: int) -> Iterator[list[int]]:

@@ -27,6 +27,7 @@ class Record:
         bytes, sha256: of the file.
         settings: fingerprint of the plan that it belongs to.
         statistics: of its latents, flipped ones included, by channel; see `ChannelStatistics.to_plain`.
+        images: `Plan.stamp` of its images; None in records of earlier versions.
     """
 
     file: str
@@ -35,6 +36,7 @@ class Record:
     sha256: str
     settings: str
     statistics: dict
+    images: str | None = None
 
 
 class Shard:
@@ -50,6 +52,7 @@ class Shard:
         self._number = number
         self._members = plan.members(number)
         self._filled = 0
+        self._stamp = plan.stamp(number)  # before any is read: one that is replaced meanwhile is noticed next time
         shape = (len(self._members), *plan.sample_shape)
         dtype = getattr(torch, plan.dtype)
         self._tensors = {LATENTS: torch.empty(shape, dtype=dtype)}
@@ -88,6 +91,7 @@ class Shard:
             digest,
             self._plan.fingerprint,
             self._statistics.to_plain(),
+            self._stamp,
         )
         write_atomically(path.with_suffix(".json"), json.dumps(asdict(record)) + "\n")
         return record
@@ -127,7 +131,7 @@ class Shard:
 
 
 def read_record(plan: Plan, number: int, *, verify: bool) -> Record | None:
-    """The record of a shard, or None where the shard is still to be written.
+    """The record of a shard, or None where the shard is still to be written, or to be written again.
 
     Args:
         plan: that it belongs to.
@@ -144,8 +148,11 @@ def read_record(plan: Plan, number: int, *, verify: bool) -> Record | None:
         return None
     if record.settings != plan.fingerprint:
         raise ValueError(
-            f"{path} was encoded from other images or with other settings: choose another output folder, or remove it"
+            f"{path} was encoded from other images or with other settings: choose another output folder, or encode "
+            "all again with --force"
         )
+    if record.images is not None and record.images != plan.stamp(number):
+        return None
     if not path.is_file() or path.stat().st_size != record.bytes:
         return None
     return None if verify and sha256_of(path) != record.sha256 else record
