@@ -6,7 +6,7 @@ RCGM_CUDA        auto (default): build for CUDA if nvcc is found; 1: fail if it 
 RCGM_CUDA_ARCHS  compute capabilities separated by commas, such as "90" or "80,90,100"; the default is what the toolkit
                  knows of 80, 90 and 100, and PTX of the last for newer devices
 CUDA_HOME        the CUDA toolkit, if nvcc is not on the PATH
-CXX, NVCC        the compilers
+CXX, NVCC        the compilers; CXX may begin with a launcher, as in "ccache g++"
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import hashlib
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,8 @@ ISA_FLAGS = {"baseline": []} | (
 )
 # Residuals must keep NaN and infinity, so no -ffast-math; these two alone let the loops vectorise.
 CPU_FLAGS = ["-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
+LAUNCHERS = ("ccache", "sccache", "distcc")
+INSTALL_COMPILER = "install a C++17 compiler (on Debian: apt install build-essential), or set CXX to one"
 WANTED_CUDA_ARCHS = ("80", "90", "100")
 
 
@@ -47,9 +50,29 @@ class BuildError(RuntimeError):
     """A failed build, with what to do about it."""
 
 
+def started(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a compiler to its end; if it cannot be started, say what helps."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True)
+    except OSError as error:
+        raise BuildError(
+            f"\nThe compiler {command[0]!r} cannot be started: {error}\nWhat to do: {INSTALL_COMPILER}\n"
+        ) from error
+
+
+def cxx_command(compiler: str) -> list[str]:
+    """The words of the C++ compiler: CXX, which may be several, or else `compiler`."""
+    return shlex.split(os.environ.get("CXX", "")) or [compiler]
+
+
+def without_launcher(cxx: list[str]) -> str:
+    """The compiler itself, for nvcc, which takes one program."""
+    return next((word for word in cxx if Path(word).name not in LAUNCHERS), cxx[0])
+
+
 def run(command: list[str], what: str, advice: str) -> str:
     """Run a compiler; if it fails, say what was being done and what helps."""
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = started(command)
     if done.returncode:
         raise BuildError(f"\n{what} failed.\n  {' '.join(command)}\n{done.stdout}{done.stderr}\nWhat to do: {advice}\n")
     return done.stdout
@@ -96,26 +119,24 @@ def gencode(archs: list[str]) -> list[str]:
     return [*flags, f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}"]
 
 
-def supported(cxx: str, flags: list[str]) -> list[str]:
+def supported(cxx: list[str], flags: list[str]) -> list[str]:
     """Those of `flags` that the compiler takes (clang on macOS has no -fopenmp of its own)."""
     with tempfile.TemporaryDirectory() as folder:
         probe = Path(folder) / "probe.cpp"
         probe.write_text("int main() { return 0; }\n")
 
-        def takes(flag: str) -> bool:
-            command = [cxx, "-Werror", flag, str(probe), "-o", str(Path(folder) / "probe")]
-            return subprocess.run(command, capture_output=True).returncode == 0
-
-        return [flag for flag in flags if takes(flag)]
+        build = [*cxx, str(probe), "-o", str(Path(folder) / "probe")]
+        run(build, "building an empty program", INSTALL_COMPILER)
+        return [flag for flag in flags if started([*build, "-Werror", flag]).returncode == 0]
 
 
-def digest_of(folders: list[Path], compilers: list[str]) -> str:
+def digest_of(folders: list[Path], compilers: list[list[str]]) -> str:
     """A hash of all sources in `folders` and of the versions of the compilers."""
     digest = hashlib.sha256()
     for path in sorted(path for folder in folders for path in folder.iterdir() if path.is_file()):
         digest.update(path.name.encode() + path.read_bytes())
     for compiler in compilers:
-        digest.update(subprocess.run([compiler, "--version"], capture_output=True).stdout)
+        digest.update(started([*compiler, "--version"]).stdout.encode())
     return digest.hexdigest()
 
 
@@ -139,24 +160,24 @@ class BuildKernels(build_ext):
     """
 
     def build_extension(self, ext: Pybind11Extension) -> None:
-        self.cxx = os.environ.get("CXX") or self.compiler.compiler_cxx[0]
+        self.cxx = cxx_command(self.compiler.compiler_cxx[0])
         folder = OBJECTS / ext.name
         folder.mkdir(parents=True, exist_ok=True)
         on_cpu = ext.name.endswith("_cpu")
         jobs = self._cpu_jobs(folder) if on_cpu else self._cuda_jobs(folder)
         own = [CSRC / "common", CSRC / ("cpu" if on_cpu else "cuda")]
-        sources = digest_of(own, [self.cxx] if on_cpu else [self.cxx, wanted_nvcc()])
+        sources = digest_of(own, [self.cxx] if on_cpu else [self.cxx, [wanted_nvcc()]])
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             objects = [str(path) for path in pool.map(lambda job: compile_once(sources, *job), jobs)]
         output = Path(self.get_ext_fullpath(ext.name))
         output.parent.mkdir(parents=True, exist_ok=True)
         advice = "check that the compiler can link shared libraries (on Debian: apt install build-essential)"
         link = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
-        run([self.cxx, "-shared", *link, *objects, *self.link_flags, "-o", str(output)], f"linking {ext.name}", advice)
+        run([*self.cxx, "-shared", *link, *objects, *self.link_flags, "-o", str(output)], f"linking {ext.name}", advice)
 
     def _bindings_job(self, source: Path, target: Path, flags: list[str]) -> tuple:
         includes = [f"-I{path}" for path in self._include_dirs()]
-        command = [self.cxx, "-std=c++17", "-fPIC", *flags, *includes, "-c", str(source)]
+        command = [*self.cxx, "-std=c++17", "-fPIC", *flags, *includes, "-c", str(source)]
         advice = "a C++17 compiler and Python's headers are needed (on Debian: apt install build-essential python3-dev)"
         return target, command, f"compiling {source}", advice
 
@@ -190,7 +211,7 @@ class BuildKernels(build_ext):
         for source in sorted((CSRC / "cuda").glob("*.cu")):
             target = folder / f"{source.stem}.o"
             command = [nvcc, "-O3", "-std=c++17", "-Xcompiler=-fPIC", "-lineinfo", *gencode(archs)]
-            command += ["-ccbin", self.cxx, "-c", str(source)]
+            command += ["-ccbin", without_launcher(self.cxx), "-c", str(source)]
             jobs.append((target, command, f"compiling {source} for compute capabilities {', '.join(archs)}", advice))
         return jobs
 
@@ -202,5 +223,6 @@ def extensions() -> list[Pybind11Extension]:
     return modules
 
 
-os.chdir(ROOT)
-setup(ext_modules=extensions(), cmdclass={"build_ext": BuildKernels})
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    setup(ext_modules=extensions(), cmdclass={"build_ext": BuildKernels})
