@@ -6,10 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, silu
 
+from rcgm.objectives import Times
+
 RATE = 0.2
 WIDTH = 16
 DEPTH = 2
 DIM = 3
+BATCH, EQUAL = 8, 3
 
 
 class Block(nn.Module):
@@ -105,3 +108,14 @@ def recursive(student: nn.Module, target: nn.Module, x: Tensor, z: Tensor, t: Te
     estimate = column(t - r) * prediction.detach() - column(first - middle) * one - column(middle - r) * two
     residual = (estimate / dt - velocity).clamp(-1, 1)
     return (prediction - (prediction - residual).detach()).square().mean()
+
+
+def batch() -> tuple[Tensor, Tensor, Tensor, Times]:
+    """Data, noise, a condition ``shift`` and times of ``BATCH`` samples, the first ``EQUAL`` with ``r = t``."""
+    generator = torch.Generator().manual_seed(1)
+    x, z = (torch.randn(BATCH, DIM, generator=generator, dtype=torch.float64) for _ in range(2))
+    shift = torch.randn(BATCH, WIDTH, generator=generator, dtype=torch.float64)
+    # multiples of 1/64, which float32 holds exactly, and their differences
+    t = torch.tensor([20, 35, 50, 60, 25, 42, 31, 57]) / 64
+    r = torch.tensor([20, 35, 50, 10, 5, 20, 8, 30]) / 64
+    return x, z, shift, Times(t, r, EQUAL)
