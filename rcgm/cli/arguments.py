@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 __all__ = ["add_checkpoint", "add_device", "add_sampling", "classes", "colour", "from_zero", "positive"]
 
-SAMPLERS = ("auto", "any_step", "consistency", "euler", "heun", "mix", "ucgm", "ucgm_multi")
+
+class _Samplers:
+    """The names of samplers, looked up when somebody asks for them: it takes an import of torch."""
+
+    def __iter__(self) -> Iterator[str]:
+        from rcgm.sampling import SAMPLERS
+
+        return iter(("auto", *SAMPLERS))
+
+    def __contains__(self, name: object) -> bool:
+        return name in tuple(self)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -34,8 +45,8 @@ def add_sampling(parser: argparse.ArgumentParser, *, count: int) -> None:
         "--count", type=positive, default=count, metavar="N", help="samples for each (default: %(default)s)"
     )
     parser.add_argument(
-        "--sampler", choices=SAMPLERS, default="auto",
-        help="how to sample (default: auto, the sampler that the objective of the run trains for)",
+        "--sampler", choices=_Samplers(), default="auto", metavar="NAME",
+        help="one of %(choices)s (default: auto, the sampler that the objective of the run trains for)",
     )  # fmt: skip
     parser.add_argument(
         "--guidance", type=float, default=1.0, metavar="W", help="guidance scale while sampling (default: 1, none)"

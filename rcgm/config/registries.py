@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rcgm.config.components import look_up, parameters_of
+from rcgm.config.components import parameters_of
+from rcgm.config.errors import ConfigError
 from rcgm.data import DATASETS, DataInfo
-from rcgm.models import MODELS, PRESETS
+from rcgm.models import MODELS
+from rcgm.models.presets import with_preset
 from rcgm.objectives import OBJECTIVES
 
 __all__ = ["REGISTRIES", "arguments_from_data", "expand_preset", "supplied_by_data"]
@@ -45,5 +47,8 @@ def expand_preset(section: str, factory: Callable[..., Any], arguments: Mapping[
     """
     if section != "model" or "preset" not in arguments or not hasattr(factory, "from_preset"):
         return dict(arguments)
-    preset = look_up(PRESETS, arguments["preset"], "model.preset")
-    return {**preset, **{name: value for name, value in arguments.items() if name != "preset"}}
+    given = {name: value for name, value in arguments.items() if name != "preset"}
+    try:
+        return with_preset(arguments["preset"], given)
+    except ValueError as error:
+        raise ConfigError(f"{section}.{error}") from error

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from rcgm.sampling import SAMPLERS
 
 __all__ = [
     "CheckpointConfig",
@@ -22,8 +33,17 @@ __all__ = [
 ]
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-Sampler = Literal["auto", "any_step", "consistency", "euler", "heun", "mix", "ucgm", "ucgm_multi"]
 StepCounts = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+
+
+def _known_sampler(name: str) -> str:
+    known = ("auto", *SAMPLERS)
+    if name not in known:
+        raise ValueError(f"must be one of {', '.join(known)}; got {name!r}")
+    return name
+
+
+Sampler = Annotated[str, AfterValidator(_known_sampler)]
 
 
 class Section(BaseModel):

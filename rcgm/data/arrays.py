@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from rcgm.checks import whole_number
 from rcgm.data.array_layout import check_scale, layout_of
-from rcgm.data.checks import require_int
 from rcgm.data.fingerprint import content_indices, hash_of_tensors
 from rcgm.data.info import DataInfo
 from rcgm.data.labels import check_labels, count_classes
@@ -87,7 +87,7 @@ class Arrays(Dataset):
         elif labels_key is not None:
             self.labels = _read_labels(self._open("labels_key", labels_key, names), f"{labels_key!r} of {self._path}")
         if num_classes is not None:
-            num_classes = require_int("num_classes", num_classes, 1)
+            num_classes = whole_number("num_classes", num_classes, 1)
         elif self.labels is not None:
             num_classes = count_classes(self.labels)
         check_labels("labels", self.labels, len(self), num_classes)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 
-from rcgm.data.checks import require_int
+from rcgm.checks import whole_number
 from rcgm.data.fingerprint import hash_of_files
 from rcgm.data.image_files import WHITE, Colour, read_image
 from rcgm.data.image_search import FoundImages, find_images
@@ -66,7 +66,7 @@ class ImageFolder(Dataset):
         broken: Broken = "error",
         background: Colour = WHITE,
     ) -> None:
-        self._size = require_int("size", size, 1)
+        self._size = whole_number("size", size, 1)
         if channels not in (1, 3):
             raise ValueError(f"channels must be 3 (RGB) or 1 (grey), got {channels!r}")
         self._mode = "RGB" if channels == 3 else "L"
@@ -149,7 +149,7 @@ class ImageFolder(Dataset):
 
 
 def _colour(background: Sequence[int]) -> Colour:
-    colour = tuple(require_int("each number in background", value, 0) for value in background)
+    colour = tuple(whole_number("each number in background", value, 0) for value in background)
     if len(colour) != 3 or max(colour) > 255:
         raise ValueError(f"background must be red, green and blue, each 0 to 255, got {background!r}")
     return colour

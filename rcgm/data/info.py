@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from rcgm.data.checks import require_int
+from rcgm.checks import whole_number
 from rcgm.data.normalisation import Normalisation
 
 Kind = Literal["points", "images"]
@@ -41,9 +41,9 @@ class DataInfo:
         if not isinstance(self.shape, tuple) or len(self.shape) != axes:
             raise ValueError(f"shape is {self.shape!r}; kind {self.kind!r} needs a tuple of {axes} sizes")
         for size in self.shape:
-            require_int("each size in shape", size, 1)
+            whole_number("each size in shape", size, 1)
         if self.num_classes is not None:
-            require_int("num_classes", self.num_classes, 1)
+            whole_number("num_classes", self.num_classes, 1)
         if self.class_names and len(self.class_names) != self.num_classes:
             raise ValueError(
                 f"class_names holds {len(self.class_names)} names and num_classes is {self.num_classes}; "

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rcgm.data.checks import require_int, require_non_negative
+from rcgm.checks import non_negative_float, whole_number
 from rcgm.data.in_memory import InMemoryDataset
 from rcgm.data.info import DataInfo
 
@@ -26,9 +26,9 @@ Draw = Callable[[int, float, int], tuple[np.ndarray, np.ndarray]]
 
 class _Points(InMemoryDataset):
     def __init__(self, draw: Draw, size: int, noise: float, seed: int, num_classes: int | None) -> None:
-        size = require_int("size", size, 1)
-        noise = require_non_negative("noise", noise)
-        seed = require_int("seed", seed, 0)
+        size = whole_number("size", size, 1)
+        noise = non_negative_float("noise", noise)
+        seed = whole_number("seed", seed, 0)
         if seed > LARGEST_SEED:
             raise ValueError(f"seed is {seed}; scikit-learn needs one of at most {LARGEST_SEED}")
         reference, _ = draw(REFERENCE_SIZE, noise, REFERENCE_SEED)

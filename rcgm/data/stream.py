@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from rcgm.data.checks import require_int
+from rcgm.checks import whole_number
 from rcgm.data.protocols import Augmented, BatchReader
 from rcgm.seeds import Purpose, seeded_generator
 
@@ -62,15 +62,15 @@ class BatchStream:
         if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
             raise TypeError(f"dataset is a {type(dataset).__name__}; it needs __len__ and __getitem__ (map style)")
         self._dataset = dataset
-        self._batch_size = require_int("batch_size", batch_size, 1)
-        self._seed = require_int("seed", seed, 0)
-        self._start_step = require_int("start_step", start_step, 0)
-        self._workers = require_int("workers", workers, 0)
-        self._world_size = require_int("world_size", world_size, 1)
-        self._rank = require_int("rank", rank, 0)
+        self._batch_size = whole_number("batch_size", batch_size, 1)
+        self._seed = whole_number("seed", seed, 0)
+        self._start_step = whole_number("start_step", start_step, 0)
+        self._workers = whole_number("workers", workers, 0)
+        self._world_size = whole_number("world_size", world_size, 1)
+        self._rank = whole_number("rank", rank, 0)
         if self._rank >= self._world_size:
             raise ValueError(f"rank is {rank}; with world_size {world_size} it needs 0 to {self._world_size - 1}")
-        self._micro_batches = require_int("micro_batches", micro_batches, 1)
+        self._micro_batches = whole_number("micro_batches", micro_batches, 1)
         if self._batch_size // self._micro_batches < self._world_size:
             raise ValueError(
                 f"batch_size is {batch_size} in {micro_batches} micro-batches; it needs at least "
@@ -91,7 +91,7 @@ class BatchStream:
 
     def indices(self, step: int) -> torch.Tensor:
         """This rank's indices into the data set at `step`: int64 `[B]`."""
-        epoch, position = divmod(require_int("step", step, 0), self.steps_per_epoch)
+        epoch, position = divmod(whole_number("step", step, 0), self.steps_per_epoch)
         whole = self._order(epoch)[position * self._batch_size :][: self._batch_size]
         return torch.cat(whole.split(self._micro_batches)[self._rank :: self._world_size])
 

@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from rcgm.checks import whole_number
 from rcgm.data import ImageFolder
-from rcgm.data.checks import require_int
 from rcgm.data.image_files import WHITE
 from rcgm.data.latents.manifest import SHARD_STEM
 from rcgm.data.latents.moments import Moments
@@ -53,8 +53,8 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_int("shard_size", self.shard_size, 1)
-        require_int("seed", self.seed, 0)
+        whole_number("shard_size", self.shard_size, 1)
+        whole_number("seed", self.seed, 0)
         if self.stored is not None and self.stored not in get_args(Stored):
             raise ValueError(f"stored is {self.stored!r}; it needs one of {list(get_args(Stored))}")
         if self.stored is not None and not self.autoencoder.has_moments:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch.utils.data import DataLoader
 
-from rcgm.data.checks import require_int
+from rcgm.checks import whole_number
 from rcgm.data.latents.manifest import MANIFEST, SHARD_STEM, STATISTICS
 from rcgm.encoding.plan import Plan
 from rcgm.encoding.shard import Record, Shard, read_record
@@ -45,10 +45,10 @@ def encode_shards(
         ValueError: a number is out of range, an image cannot be read, its latents are not finite, or the folder holds
             shards of another plan.
     """
-    batch_size = require_int("batch_size", batch_size, 1)
-    require_int("workers", workers, 0)
-    require_int("world_size", world_size, 1)
-    if require_int("rank", rank, 0) >= world_size:
+    batch_size = whole_number("batch_size", batch_size, 1)
+    whole_number("workers", workers, 0)
+    whole_number("world_size", world_size, 1)
+    if whole_number("rank", rank, 0) >= world_size:
         raise ValueError(f"rank is {rank}; with world_size {world_size} it needs 0 to {world_size - 1}")
     if force:
         _remove_others(plan, rank, world_size)

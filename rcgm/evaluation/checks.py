@@ -35,9 +35,3 @@ def check_same_width(name: str, rows: torch.Tensor, other_name: str, other: torc
             f"{name} has {rows.shape[1]} values a sample and {other_name} has {other.shape[1]}; "
             "they need the same number"
         )
-
-
-def check_chunk(chunk: int) -> None:
-    """Raise ValueError unless chunk is at least 1."""
-    if chunk < 1:
-        raise ValueError(f"chunk is {chunk}; it needs at least 1")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rcgm.evaluation.checks import as_rows, check_chunk, check_same_width
+from rcgm.checks import whole_number
+from rcgm.evaluation.checks import as_rows, check_same_width
 from rcgm.evaluation.frechet import gaussian_frechet_distance, moments
 
 SPLITS = 10
@@ -105,7 +106,7 @@ def precision_and_recall(
     Source: Kynkäänniemi et al., Improved Precision and Recall Metric for Assessing Generative Models, NeurIPS 2019,
     equations 1 and 2.
     """
-    check_chunk(chunk)
+    whole_number("chunk", chunk)
     if neighbours < 1:
         raise ValueError(f"neighbours is {neighbours}; it needs at least 1")
     generated = as_rows("samples", samples, neighbours + 1)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-from rcgm.evaluation.checks import as_rows, check_chunk, check_same_width
+from rcgm.checks import whole_number
+from rcgm.evaluation.checks import as_rows, check_same_width
 
 WIDTHS = (0.1, 0.25, 0.5, 1.0, 2.0)
 
@@ -52,7 +53,7 @@ class KernelReference:
         self._widths = tuple(widths)
         if not self._widths or not all(math.isfinite(width) and width > 0 for width in self._widths):
             raise ValueError(f"widths is {self._widths}; it needs at least one finite number, each above 0")
-        check_chunk(chunk)
+        whole_number("chunk", chunk)
         self._chunk = chunk
         self._rows = as_rows("y", y)
         self._within: float | None = None

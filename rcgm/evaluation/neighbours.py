@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from rcgm.evaluation.checks import as_rows, check_chunk, check_same_width
+from rcgm.checks import whole_number
+from rcgm.evaluation.checks import as_rows, check_same_width
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class TrainingSet:
     def __init__(self, training: torch.Tensor, quantile: float = 0.01, chunk: int = 1024) -> None:
         if not 0.0 < quantile < 1.0:
             raise ValueError(f"quantile is {quantile}; it needs to lie in (0, 1)")
-        check_chunk(chunk)
+        whole_number("chunk", chunk)
         self._chunk = chunk
         self._rows = as_rows("training", training, 2)
         real = nearest_distances(self._rows, self._rows, leave_one_out=True, chunk=chunk)
@@ -106,7 +107,7 @@ def nearest_distances(
         TypeError: no floating tensors.
         ValueError: an argument out of range, or tensors that do not match or are not finite.
     """
-    check_chunk(chunk)
+    whole_number("chunk", chunk)
     queries, rows = as_rows("samples", samples), as_rows("reference", reference)
     rows = rows.to(queries.device)
     check_same_width("samples", queries, "reference", rows)

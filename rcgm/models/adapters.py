@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rcgm.models._checks import positive_float
+from rcgm.checks import positive_float
 
 __all__ = ["CallSignature", "ReversedTime", "TimeAndInterval", "TimeOnly"]
 

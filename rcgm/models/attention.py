@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from rcgm.models._checks import boolean, positive_int
+from rcgm.checks import boolean, whole_number
 from rcgm.models.attention_backends import attention_kernel
 from rcgm.models.norms import HeadNorm
 from rcgm.models.positions import rotate
@@ -44,8 +44,8 @@ class SelfAttention(nn.Module):
         interval_aware: bool = False,
     ) -> None:
         super().__init__()
-        positive_int("hidden_size", hidden_size)
-        positive_int("num_heads", num_heads)
+        whole_number("hidden_size", hidden_size)
+        whole_number("num_heads", num_heads)
         boolean("qk_norm", qk_norm)
         boolean("interval_aware", interval_aware)
         if hidden_size % num_heads:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from rcgm.models._checks import one_of
+from rcgm.checks import one_of
 
 __all__ = ["BACKENDS", "AttentionBackend", "attention_backends", "attention_kernel"]
 

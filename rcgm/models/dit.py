@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rcgm.models._checks import check_labels, check_points, check_times, one_of, positive_float, positive_int
+from rcgm.checks import one_of, positive_float, whole_number
 from rcgm.models.blocks import DiTBlock, FinalLayer, PatchEmbedder
+from rcgm.models.checks import check_labels, check_points, check_times
 from rcgm.models.embeddings import LabelEmbedder, TimeEmbedder
 from rcgm.models.feed_forward import FEED_FORWARDS
 from rcgm.models.norms import NORMS
 from rcgm.models.positions import POSITIONS, rotations_2d, sincos_positions_2d
 from rcgm.models.precision import full_precision
-from rcgm.models.presets import PRESETS
+from rcgm.models.presets import with_preset
 
 __all__ = ["DiT"]
 
@@ -105,14 +105,14 @@ class DiT(nn.Module):
     ) -> None:
         super().__init__()
         self.input_size = _height_and_width(input_size)
-        self.in_channels = positive_int("in_channels", in_channels)
-        self.patch_size = positive_int("patch_size", patch_size)
+        self.in_channels = whole_number("in_channels", in_channels)
+        self.patch_size = whole_number("patch_size", patch_size)
         if any(side % patch_size for side in self.input_size):
             raise ValueError(f"input_size must be a multiple of patch_size, got {self.input_size} and {patch_size}")
-        positive_int("hidden_size", hidden_size)
+        whole_number("hidden_size", hidden_size)
         if hidden_size % 4:
             raise ValueError(f"hidden_size must be a multiple of 4 (positions), got {hidden_size}")
-        positive_int("depth", depth)
+        whole_number("depth", depth)
         positive_float("mlp_ratio", mlp_ratio)
         if int(hidden_size * mlp_ratio) < 1:
             raise ValueError(f"mlp_ratio must leave the feed-forward layers a width of at least 1, got {mlp_ratio}")
@@ -121,7 +121,7 @@ class DiT(nn.Module):
         one_of("norm", norm, NORMS)
         one_of("feed_forward", feed_forward, FEED_FORWARDS)
         one_of("positions", positions, POSITIONS)
-        self.num_classes = None if num_classes is None else positive_int("num_classes", num_classes)
+        self.num_classes = None if num_classes is None else whole_number("num_classes", num_classes)
 
         self.x_embedder = PatchEmbedder(in_channels, patch_size, hidden_size)
         self.t_embedder = TimeEmbedder(hidden_size, scale=time_scale, frequency_size=frequency_size)
@@ -172,10 +172,7 @@ class DiT(nn.Module):
         Raises:
             TypeError, ValueError: unknown name, or as the constructor.
         """
-        if preset not in PRESETS:
-            nearest = "".join(f" (did you mean {name!r}?)" for name in get_close_matches(str(preset), PRESETS, n=1))
-            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}{nearest}")
-        return cls(**{**PRESETS[preset], **arguments})
+        return cls(**with_preset(preset, arguments))
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -272,4 +269,4 @@ def _height_and_width(input_size: int | Sequence[int]) -> tuple[int, int]:
         height, width = input_size
     else:
         height = width = input_size
-    return positive_int("input_size", height), positive_int("input_size", width)
+    return whole_number("input_size", height), whole_number("input_size", width)

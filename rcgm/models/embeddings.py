@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from rcgm.models._checks import positive_float, positive_int
+from rcgm.checks import positive_float, whole_number
 from rcgm.models.precision import FullPrecisionLinear, full_precision
 
 __all__ = ["LabelEmbedder", "TimeEmbedder", "sinusoidal_embedding"]
@@ -41,7 +41,7 @@ def sinusoidal_embedding(
 
     Source: Vaswani et al. 2017, section 3.5, in the order of features that DiT publishes.
     """
-    positive_int("size", size)
+    whole_number("size", size)
     if size % 2:
         raise ValueError(f"size must be even, half cosines and half sines, got {size}")
     positive_float("scale", scale)
@@ -74,8 +74,8 @@ class TimeEmbedder(nn.Module):
 
     def __init__(self, hidden_size: int, *, scale: float = 10.0, frequency_size: int = 256) -> None:
         super().__init__()
-        positive_int("hidden_size", hidden_size)
-        positive_int("frequency_size", frequency_size)
+        whole_number("hidden_size", hidden_size)
+        whole_number("frequency_size", frequency_size)
         if frequency_size % 2:
             raise ValueError(f"frequency_size must be even, half cosines and half sines, got {frequency_size}")
         self.scale = positive_float("scale", scale)
@@ -107,8 +107,8 @@ class LabelEmbedder(nn.Module):
 
     def __init__(self, num_classes: int, hidden_size: int) -> None:
         super().__init__()
-        self.num_classes = positive_int("num_classes", num_classes)
-        self.embedding_table = nn.Embedding(num_classes + 1, positive_int("hidden_size", hidden_size))
+        self.num_classes = whole_number("num_classes", num_classes)
+        self.embedding_table = nn.Embedding(num_classes + 1, whole_number("hidden_size", hidden_size))
 
     def forward(self, labels: Tensor) -> Tensor:
         """``labels`` ``[B]``, int32 or int64 in ``0..num_classes``, to ``[B, hidden_size]`` in the weights' dtype."""

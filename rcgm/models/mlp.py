@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from rcgm.models._checks import check_labels, check_points, check_times, positive_float, positive_int
+from rcgm.checks import positive_float, whole_number
+from rcgm.models.checks import check_labels, check_points, check_times
 from rcgm.models.embeddings import LabelEmbedder, TimeEmbedder
 from rcgm.models.precision import FullPrecisionLinear
 
@@ -58,10 +59,10 @@ class MLP(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.dim = positive_int("dim", dim)
-        self.depth = positive_int("depth", depth)
-        self.num_classes = None if num_classes is None else positive_int("num_classes", num_classes)
-        positive_int("width", width)
+        self.dim = whole_number("dim", dim)
+        self.depth = whole_number("depth", depth)
+        self.num_classes = None if num_classes is None else whole_number("num_classes", num_classes)
+        whole_number("width", width)
         positive_float("time_scale", time_scale)
         self.t_embedder = TimeEmbedder(width, scale=time_scale, frequency_size=frequency_size)
         self.interval_embedder = TimeEmbedder(width, scale=time_scale, frequency_size=frequency_size)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from rcgm.models._checks import positive_int
+from rcgm.checks import whole_number
 
 __all__ = ["POSITIONS", "rotate", "rotations_2d", "sincos_positions_2d"]
 
@@ -72,10 +72,10 @@ def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
 
 
 def _phases(size: int, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    positive_int("size", size)
+    whole_number("size", size)
     if size % 4:
         raise ValueError(f"size must be a multiple of 4 (sine and cosine of row and column), got {size}")
-    rows, columns = (positive_int(f"grid[{axis}]", cells) for axis, cells in enumerate(grid))
+    rows, columns = (whole_number(f"grid[{axis}]", cells) for axis, cells in enumerate(grid))
     quarter = size // 4
     # Made on the CPU whatever the ambient device, so that a model built on the meta device can still fill it in later.
     axis = {"dtype": torch.float64, "device": "cpu"}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
-__all__ = ["PRESETS"]
+__all__ = ["PRESETS", "with_preset"]
 
 _SIZES = {
     # Peebles & Xie 2023, table 1.
@@ -55,3 +56,15 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 S, B, L, XL, H, 1p0B, 1p6B with patches of 1, 2, 4, 8; nano, micro, tiny with patches of 1, 2, 4. With the prefix DiT-,
 SiT- or LightningDiT-, what a network needs besides to take the weights published under that name.
 """
+
+
+def with_preset(preset: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that the preset stands for, and ``arguments``, which win.
+
+    Raises:
+        ValueError: there is no such preset; the message names the nearest.
+    """
+    if preset not in PRESETS:
+        nearest = "".join(f" (did you mean {name!r}?)" for name in get_close_matches(str(preset), PRESETS, n=1))
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}{nearest}")
+    return {**PRESETS[preset], **arguments}

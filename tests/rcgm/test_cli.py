@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from rcgm.cli import main
+from rcgm.evaluation import report as digit_report
 from rcgm.evaluation import train_digit_classifier
-from rcgm.runs import measures
 
 ROOT = Path(__file__).parents[2]
 
@@ -220,7 +220,7 @@ def test_guidance_changes_the_samples(run_dir, tmp_path):
 
 
 def test_evaluation_is_json(run_dir, capsys, monkeypatch):
-    monkeypatch.setattr(measures, "train_digit_classifier", lambda: train_digit_classifier(epochs=1))
+    monkeypatch.setattr(digit_report, "train_digit_classifier", lambda: train_digit_classifier(epochs=1))
     assert main(["evaluate", str(run_dir), "--steps", "1,2", "--count", "20"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["checkpoint"] == 4

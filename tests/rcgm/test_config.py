@@ -201,7 +201,7 @@ def test_presets_are_expanded_and_what_is_said_wins():
     assert "preset" not in config.model.arguments
     assert config.model.arguments["hidden_size"] == 16
     assert config.model.arguments["depth"] == 2
-    with pytest.raises(ConfigError, match=r"model\.preset: unknown name 'nano/3'"):
+    with pytest.raises(ConfigError, match=r"model\.preset must be one of .*, got 'nano/3'"):
         parse("model={name: dit, preset: nano/3}")
     with pytest.raises(ConfigError, match=r"model\.patch_size: missing"):
         parse("model={name: dit, hidden_size: 16, depth: 1, num_heads: 2}")

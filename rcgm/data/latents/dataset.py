@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from rcgm.data.checks import require_int
+from rcgm.checks import whole_number
 from rcgm.data.fingerprint import content_indices, hash_of_tensors
 from rcgm.data.info import DataInfo
 from rcgm.data.labels import check_labels, count_classes
@@ -82,7 +82,7 @@ class Latents(Dataset):
         self._normalisation = _normalisation(folder, channels, statistics, mean, std, scale)
         class_names = () if manifest is None else manifest.class_names
         if num_classes is not None:
-            num_classes = require_int("num_classes", num_classes, 1)
+            num_classes = whole_number("num_classes", num_classes, 1)
         elif self._store.labels is not None:
             num_classes = len(class_names) or count_classes(self._store.labels)
         check_labels("labels", self._store.labels, len(self._store), num_classes)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from rcgm.models._checks import one_of
+from rcgm.checks import one_of
 from rcgm.models.dit import DiT
 from rcgm.models.published.layouts import LAYOUTS, Layout
 from rcgm.models.published.weights import read_weights

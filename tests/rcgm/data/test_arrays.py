@@ -159,7 +159,7 @@ def test_values_that_are_not_finite_are_found_when_read(tmp_path):
         ({"x": PIXELS}, {"labels_path": "z.npy"}, r"z\.npy is no file that exists"),
         ({"x": PIXELS}, {"num_classes": 3}, "labels is None and num_classes is 3"),
         ({"x": PIXELS, "y": LABELS}, {"num_classes": 3}, "labels spans 0 to 3; with num_classes 3"),
-        ({"x": PIXELS, "y": LABELS}, {"num_classes": 0}, "num_classes is 0"),
+        ({"x": PIXELS, "y": LABELS}, {"num_classes": 0}, "num_classes must be at least 1, got 0"),
         ({"x": PIXELS, "y": LABELS - 1}, {}, "labels spans -1 to 2"),
         ({"x": PIXELS, "y": LABELS - 10}, {}, "labels spans -10 to -7"),
         ({"x": PIXELS, "y": LABELS[:9]}, {}, r"labels has shape \(9,\); 10 samples"),
@@ -193,5 +193,5 @@ def test_refuses_paths(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             Arrays(tmp_path / path, **arguments)
-    with pytest.raises(TypeError, match=r"num_classes is 2\.0"):
+    with pytest.raises(TypeError, match=r"num_classes must be an int, got 2\.0"):
         Arrays(tmp_path / "x.npy", num_classes=2.0)

@@ -175,8 +175,8 @@ def test_refuses_folders(tmp_path, classes):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"size": 0}, ValueError, "size is 0"),
-        ({"size": "4"}, TypeError, "size is '4'"),
+        ({"size": 0}, ValueError, "size must be at least 1, got 0"),
+        ({"size": "4"}, TypeError, "size must be an int, got '4'"),
         ({"size": 4, "channels": 2}, ValueError, "channels must be 3 \\(RGB\\) or 1 \\(grey\\), got 2"),
     ],
 )

@@ -47,13 +47,13 @@ def test_moons_can_be_labelled():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"size": 0}, ValueError, "size is 0"),
-        ({"size": 2.5}, TypeError, "size is 2.5"),
-        ({"size": True}, TypeError, "size is True"),
-        ({"noise": -0.1}, ValueError, "noise is -0.1"),
-        ({"noise": float("nan")}, ValueError, "noise is nan"),
-        ({"noise": "much"}, TypeError, "noise is 'much'"),
-        ({"seed": -1}, ValueError, "seed is -1"),
+        ({"size": 0}, ValueError, "size must be at least 1, got 0"),
+        ({"size": 2.5}, TypeError, "size must be an int, got 2.5"),
+        ({"size": True}, TypeError, "size must be an int, got True"),
+        ({"noise": -0.1}, ValueError, "noise must be finite and at least 0, got -0.1"),
+        ({"noise": float("nan")}, ValueError, "noise must be finite and at least 0, got nan"),
+        ({"noise": "much"}, TypeError, "noise must be a number, got 'much'"),
+        ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
         ({"seed": 2**32}, ValueError, "seed is 4294967296"),
     ],
 )

@@ -172,14 +172,14 @@ def test_pins_memory_where_cuda_is(dataset, workers):
     [
         ({"dataset": 3}, TypeError, "dataset is a int; it needs __len__ and __getitem__"),
         ({"batch_size": 51}, ValueError, "dataset holds 50 samples, fewer than one batch; batch_size is 51"),
-        ({"batch_size": 0}, ValueError, "batch_size is 0"),
-        ({"batch_size": 4.0}, TypeError, "batch_size is 4.0"),
-        ({"seed": -1}, ValueError, "seed is -1"),
-        ({"seed": None}, TypeError, "seed is None"),
-        ({"start_step": -1}, ValueError, "start_step is -1"),
-        ({"workers": -1}, ValueError, "workers is -1"),
-        ({"world_size": 0}, ValueError, "world_size is 0"),
-        ({"rank": -1}, ValueError, "rank is -1"),
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
+        ({"batch_size": 4.0}, TypeError, "batch_size must be an int, got 4.0"),
+        ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
+        ({"seed": None}, TypeError, "seed must be an int, got None"),
+        ({"start_step": -1}, ValueError, "start_step must be at least 0, got -1"),
+        ({"workers": -1}, ValueError, "workers must be at least 0, got -1"),
+        ({"world_size": 0}, ValueError, "world_size must be at least 1, got 0"),
+        ({"rank": -1}, ValueError, "rank must be at least 0, got -1"),
         ({"rank": 2, "world_size": 2}, ValueError, "rank is 2; with world_size 2 it needs 0 to 1"),
         (
             {"world_size": 4, "micro_batches": 4},
@@ -194,7 +194,7 @@ def test_refuses(arguments, error, message):
 
 
 def test_refuses_steps_before_the_first():
-    with pytest.raises(ValueError, match="step is -1"):
+    with pytest.raises(ValueError, match="step must be at least 0, got -1"):
         BatchStream(Lazy(), 12, seed=0)[-1]
 
 

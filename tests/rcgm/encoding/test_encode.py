@@ -221,7 +221,7 @@ def test_refuses_counts(images, tmp_path, kl):
     plan = Plan(ImageFolder(images, 8), tmp_path / "out", load_autoencoder(kl, device=CPU), 8)
     with pytest.raises(ValueError, match="rank is 2; with world_size 2"):
         encode_shards(plan, batch_size=1, rank=2, world_size=2)
-    with pytest.raises(ValueError, match="batch_size is 0"):
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         encode_shards(plan, batch_size=0)
     with pytest.raises(ValueError, match="dtype is 'int8'"):
         Plan(plan.images, plan.output, plan.autoencoder, 8, dtype="int8")

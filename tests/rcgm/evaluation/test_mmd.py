@@ -77,7 +77,7 @@ def test_flattens_images():
         ({"widths": ()}, ValueError, r"widths is \(\)"),
         ({"widths": (1.0, 0.0)}, ValueError, r"widths is \(1.0, 0.0\)"),
         ({"widths": (math.inf,)}, ValueError, r"widths is \(inf,\)"),
-        ({"chunk": 0}, ValueError, "chunk is 0"),
+        ({"chunk": 0}, ValueError, "chunk must be at least 1, got 0"),
     ],
 )
 def test_refuses(arguments, error, message):

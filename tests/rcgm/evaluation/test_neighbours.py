@@ -76,7 +76,7 @@ def test_copies_are_found_among_duplicates():
         ({"training": torch.zeros(9, 2)}, ValueError, "training holds mostly identical samples"),
         ({"quantile": 0.0}, ValueError, "quantile is 0.0"),
         ({"quantile": 1.0}, ValueError, "quantile is 1.0"),
-        ({"chunk": 0}, ValueError, "chunk is 0"),
+        ({"chunk": 0}, ValueError, "chunk must be at least 1, got 0"),
     ],
 )
 def test_refuses(arguments, error, message):

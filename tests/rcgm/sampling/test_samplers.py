@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import typing
-
 import pytest
 import torch
 
-from rcgm.cli import arguments
-from rcgm.config.schema import Sampler
+from rcgm.cli import main
+from rcgm.config import SampleConfig
 from rcgm.sampling import (
     SAMPLERS,
     sample_any_step,
@@ -274,5 +272,17 @@ def test_bad_arguments(call, error, message):
         call()
 
 
-def test_names_are_those_of_the_command_line_and_the_configuration():
-    assert set(arguments.SAMPLERS) == {"auto", *SAMPLERS} == set(typing.get_args(Sampler))
+def test_names_are_those_of_the_command_line_and_the_configuration(capsys):
+    names = ["auto", *SAMPLERS]
+    for name in names:
+        assert SampleConfig(sampler=name).sampler == name
+        assert main(["sample", "no-such-run", "--sampler", name]) == 2
+        assert "no run folder" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=f"must be one of {', '.join(names)}; got 'eulr'"):
+        SampleConfig(sampler="eulr")
+    with pytest.raises(SystemExit):
+        main(["sample", "no-such-run", "--sampler", "eulr"])
+    assert "invalid choice: 'eulr'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["sample", "--help"])
+    assert ", ".join(names) in " ".join(capsys.readouterr().out.split())

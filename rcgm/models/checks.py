@@ -1,45 +1,9 @@
-"""Checks of arguments that the networks share."""
+"""Checks of what a network is called with."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
-
-
-def positive_int(name: str, value: int) -> int:
-    """``value``, if it is an int of at least 1; otherwise TypeError or ValueError naming ``name``."""
-    # bool is an int in Python, and `depth: yes` in YAML is a bool.
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {value!r} of type {type(value).__name__}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-    return value
-
-
-def positive_float(name: str, value: float) -> float:
-    """``value`` as a float, if it is a finite number above 0; otherwise TypeError or ValueError naming ``name``."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{name} must be positive and finite, got {value}")
-    return float(value)
-
-
-def boolean(name: str, value: bool) -> bool:
-    """``value``, if it is a bool; otherwise TypeError naming ``name``."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, got {value!r} of type {type(value).__name__}")
-    return value
-
-
-def one_of(name: str, value: str, known: Iterable[str]) -> str:
-    """``value``, if it is among ``known``; otherwise ValueError naming ``name``."""
-    known = list(known)
-    if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-    return value
 
 
 def check_points(x: Tensor, shape: tuple[int, ...]) -> None:
