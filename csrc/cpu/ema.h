@@ -19,7 +19,7 @@ static void ema_chunk(const EmaTensor& e, double decay, int64_t offset, int64_t 
 static void ema(const EmaArguments& a) {
   int64_t total = 0;
   for (int64_t k = 0; k < a.count; ++k) total += a.tensors[k].size;
-#pragma omp parallel num_threads(total > 2 * kChunk ? a.threads : 1)
+#pragma omp parallel num_threads(total > kFewElements ? a.threads : 1)
   for (int64_t k = 0; k < a.count; ++k) {
     const EmaTensor& e = a.tensors[k];
     const int64_t chunks = (e.size + kChunk - 1) / kChunk;

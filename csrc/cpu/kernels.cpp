@@ -5,6 +5,7 @@
 #include "kernels.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define RCGM_FN static inline
@@ -20,6 +21,12 @@ namespace RCGM_ISA {
 #include "../common/bits.h"
 #include "scalars.h"
 #include "elements.h"
+#include "chunks.h"
+#include "samples.h"
+#include "combination.h"
+#include "fused.h"
+#include "channels.h"
+#include "packs.h"
 #include "loss.h"
 #include "path.h"
 #include "ema.h"

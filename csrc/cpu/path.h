@@ -4,7 +4,7 @@
 template <typename Body>
 static void for_each_chunk(int64_t batch, int64_t size, int threads, const Body& body) {
   const int64_t per_sample = (size + kBlock - 1) / kBlock, tasks = batch * per_sample;
-  const bool worthwhile = batch * size > 2 * kChunk;
+  const bool worthwhile = batch * size > kFewElements;
 #pragma omp parallel for num_threads(worthwhile ? threads : 1) schedule(static)
   for (int64_t task = 0; task < tasks; ++task) {
     const int64_t b = task / per_sample, start = task % per_sample * kBlock;
