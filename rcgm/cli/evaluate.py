@@ -14,8 +14,9 @@ TEXT = """\
 Measure the samples of a run and print the numbers as JSON, by number of steps.
 
 Points: squared MMD and Frechet distance, with the floor that real points reach. Digits: accuracy of a classifier on
-the classes that were asked for, Frechet distance, distance to the nearest training image. Other images, with the
-weights of the Inception network (docs/evaluation.md): FID, Inception Score, precision and recall.
+the classes that were asked for, Frechet distance, distance to the nearest training image. Other images: the same, with
+a classifier trained on your labels and the Frechet distance of principal components; with the weights of the Inception
+network (docs/evaluation.md) FID, Inception Score, precision and recall.
 
 example:
   rcgm evaluate runs/digits --steps 1,2,4 --count 2000

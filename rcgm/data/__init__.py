@@ -2,7 +2,7 @@
 
 from rcgm.data.arrays import Arrays
 from rcgm.data.digits import Digits
-from rcgm.data.examples import examples
+from rcgm.data.examples import examples, samples_at
 from rcgm.data.fingerprint import data_fingerprint, fingerprint_differences
 from rcgm.data.image_folder import ImageFolder
 from rcgm.data.in_memory import InMemoryDataset
@@ -36,4 +36,5 @@ __all__ = [
     "describe_data",
     "examples",
     "fingerprint_differences",
+    "samples_at",
 ]

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rcgm.data.protocols import BatchReader
+
 
 def examples(dataset: Any, count: int, labels: Tensor | None = None) -> Tensor:
     """``count`` different samples, spread over the data set.
@@ -37,4 +39,11 @@ def examples(dataset: Any, count: int, labels: Tensor | None = None) -> Tensor:
                 raise ValueError(f"labels must be classes of the data, got {label}, of which it has no sample")
             for turn, place in enumerate(places):
                 chosen[place] = int(members[turn * len(members) // len(places)])
-    return torch.stack([dataset[index][0] for index in chosen])
+    return samples_at(dataset, torch.tensor(chosen))
+
+
+def samples_at(dataset: Any, indices: Tensor) -> Tensor:
+    """The samples of a data set at the int64 ``indices`` ``[B]``, float32 ``[B, ...]``, without random changes."""
+    if isinstance(dataset, BatchReader):
+        return dataset.take(indices)[0]
+    return torch.stack([dataset[index][0] for index in indices.tolist()])

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rcgm.data.examples import samples_at
 from rcgm.data.fingerprint import CONTENT_SAMPLES, content_indices, evenly_spaced
 from rcgm.data.protocols import BatchReader
 
@@ -55,5 +56,7 @@ def _values(dataset: Any) -> str:
 
 def _some(dataset: Any) -> Tensor:
     if isinstance(dataset, BatchReader):
-        return dataset.take(torch.tensor(content_indices(len(dataset), dataset.info.shape)))[0]
-    return torch.stack([dataset[index][0] for index in evenly_spaced(len(dataset), CONTENT_SAMPLES)])
+        indices = content_indices(len(dataset), dataset.info.shape)
+    else:
+        indices = evenly_spaced(len(dataset), CONTENT_SAMPLES)
+    return samples_at(dataset, torch.tensor(indices))

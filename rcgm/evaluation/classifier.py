@@ -1,4 +1,4 @@
-"""A small classifier of the handwritten digits, which judges generated ones."""
+"""A small classifier of small images, trained on real ones, which judges generated ones."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ from torch.nn import functional
 
 from rcgm.data.digits import Digits
 
-IMAGE_SHAPE = (1, 8, 8)
-CLASSES = 10
-TEST_SHARE = 0.2
+DIGIT_SHAPE, DIGITS = (1, 8, 8), 10
+HELD_OUT = 0.2
 BATCH = 64
 PEAK_LEARNING_RATE = 1e-2
 FEATURES = 64
 
 
-class DigitClassifier(nn.Module):
-    """Three convolutions and two linear layers for images float32 `[B, 1, 8, 8]` in [-1, 1].
+class ImageClassifier(nn.Module):
+    """Three convolutions and two linear layers for images float32 `[B, C, H, W]` in [-1, 1], H and W of 4 or more.
 
     Args:
         generator: draws the weights.
+        channels: C.
+        classes: number of them.
     """
 
-    def __init__(self, generator: torch.Generator) -> None:
+    def __init__(self, generator: torch.Generator, channels: int = 1, classes: int = DIGITS) -> None:
         super().__init__()
         # skip_init leaves torch's global generator alone; the weights are drawn below.
         self.convolutions = nn.Sequential(
-            nn.utils.skip_init(nn.Conv2d, 1, 32, 3, padding=1, bias=False),
+            nn.utils.skip_init(nn.Conv2d, channels, 32, 3, padding=1, bias=False),
             nn.BatchNorm2d(32),
             nn.ReLU(),
             nn.utils.skip_init(nn.Conv2d, 32, 32, 3, padding=1, bias=False),
@@ -40,10 +41,11 @@ class DigitClassifier(nn.Module):
             nn.utils.skip_init(nn.Conv2d, 32, 64, 3, padding=1, bias=False),
             nn.BatchNorm2d(64),
             nn.ReLU(),
+            nn.AdaptiveAvgPool2d(4),  # of 8 by 8 pixels, nothing is left to do
             nn.Flatten(),
         )
         self.hidden = nn.utils.skip_init(nn.Linear, 64 * 4 * 4, FEATURES)
-        self.head = nn.utils.skip_init(nn.Linear, FEATURES, CLASSES)
+        self.head = nn.utils.skip_init(nn.Linear, FEATURES, classes)
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
@@ -51,7 +53,7 @@ class DigitClassifier(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits float32 `[B, 10]` and features float32 `[B, 64]`, the penultimate layer after its ReLU."""
+        """Logits float32 `[B, classes]` and features float32 `[B, 64]`, the penultimate layer after its ReLU."""
         features = functional.relu(self.hidden(self.convolutions(images)))
         return self.head(features), features
 
@@ -62,22 +64,26 @@ class TrainedClassifier:
 
     Args:
         model: in evaluation mode, on the CPU.
-        held_out: int64 `[360 or so]`, indices into `rcgm.data.Digits` of those it was not trained on.
-        accuracy: share of the held-out digits that it classifies correctly; generated digits cannot be judged finer.
+        shape: `(C, H, W)` of the images.
+        classes: number of them.
+        held_out: int64 `[K]`, a fifth of each class: indices of the images that it was not trained on.
+        accuracy: share of the held-out images that it classifies correctly; generated ones cannot be judged finer.
     """
 
-    model: DigitClassifier
+    model: ImageClassifier
+    shape: tuple[int, int, int]
+    classes: int
     held_out: torch.Tensor
     accuracy: float
 
     @torch.no_grad()
     def classify(self, images: torch.Tensor, chunk: int = 1024) -> tuple[torch.Tensor, torch.Tensor]:
-        """Classes int64 `[N]` and features float32 `[N, 64]` of images floating `[N, 1, 8, 8]` in [-1, 1].
+        """Classes int64 `[N]` and features float32 `[N, 64]` of images floating `[N, C, H, W]` in [-1, 1].
 
         Raises:
             TypeError, ValueError: images is no floating tensor, of another shape, empty, or not finite.
         """
-        check_digit_images("images", images)
+        check_images("images", images, self.shape)
         outputs = [self.model(part) for part in images.cpu().float().split(chunk)]
         logits = torch.cat([logits for logits, _ in outputs])
         return logits.argmax(dim=1), torch.cat([features for _, features in outputs])
@@ -87,34 +93,53 @@ def class_accuracy(classifier: TrainedClassifier, images: torch.Tensor, labels: 
     """Share of images that the classifier takes for the class they were asked for.
 
     Args:
-        classifier: from `train_digit_classifier`.
-        images: floating `[N, 1, 8, 8]` in [-1, 1].
-        labels: int64 `[N]` in 0 to 9.
+        classifier: from `train_classifier`.
+        images: floating `[N, C, H, W]` in [-1, 1].
+        labels: int64 `[N]`, numbers of classes.
 
     Raises:
         TypeError, ValueError: images or labels are not as above.
     """
-    check_digit_images("images", images)
-    check_digit_labels(labels, len(images))
+    check_images("images", images, classifier.shape)
+    check_class_labels(labels, len(images), classifier.classes)
     predictions, _ = classifier.classify(images)
     return float((predictions == labels.cpu()).double().mean())
 
 
 def train_digit_classifier(seed: int = 0, epochs: int = 20) -> TrainedClassifier:
-    """Train the classifier on four fifths of each class of the digits, and test it on the rest.
+    """Train a classifier of `rcgm.data.Digits`, which takes a few seconds on one CPU core; see `train_classifier`."""
+    digits = Digits()
+    return train_classifier(digits.samples, digits.labels, DIGITS, seed=seed, epochs=epochs)
 
-    The training digits are shifted, turned, scaled and slanted a little. Everything random, the split included, is
-    drawn from `seed`, so on one machine a seed gives one classifier. It takes a few seconds on one CPU core.
+
+def train_classifier(
+    images: torch.Tensor, labels: torch.Tensor, classes: int, *, seed: int = 0, epochs: int = 20
+) -> TrainedClassifier:
+    """Train a classifier on four fifths of each class, and test it on the rest.
+
+    The images are shifted, turned, scaled and slanted a little. Everything random, the split included, is drawn from
+    `seed`, so on one machine a seed gives one classifier.
+
+    Args:
+        images: float32 `[N, C, H, W]` in [-1, 1], H and W of 4 or more, four fifths of them at least 64.
+        labels: int64 `[N]`, numbers of classes.
+        classes: number of them.
+        seed: of all that is drawn.
+        epochs: how often each image is seen.
 
     Raises:
-        ValueError: epochs below 1.
+        TypeError, ValueError: an argument is not as above.
     """
     if epochs < 1:
-        raise ValueError(f"epochs is {epochs}; it needs at least 1")
+        raise ValueError(f"epochs must be at least 1, got {epochs}")
+    shape = tuple(images.shape[1:])
+    check_images("images", images, shape)
+    check_class_labels(labels, len(images), classes)
     generator = torch.Generator().manual_seed(seed)
-    digits = Digits()
-    train, test = _stratified_split(digits.labels, generator)
-    model = DigitClassifier(generator)
+    train, test = _stratified_split(labels, classes, generator)
+    if len(train) < BATCH or not len(test):
+        raise ValueError(f"images must be enough to train on {BATCH} and to hold some back, got {len(images)}")
+    model = ImageClassifier(generator, shape[0], classes)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LEARNING_RATE, weight_decay=1e-2)
     steps = epochs * (len(train) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LEARNING_RATE, total_steps=steps)
@@ -122,45 +147,48 @@ def train_digit_classifier(seed: int = 0, epochs: int = 20) -> TrainedClassifier
     for _ in range(epochs):
         order = train[torch.randperm(len(train), generator=generator)]
         for batch in order[: len(order) // BATCH * BATCH].split(BATCH):
-            logits, _ = model(_distort(digits.samples[batch], generator))
-            loss = functional.cross_entropy(logits, digits.labels[batch], label_smoothing=0.05)
+            logits, _ = model(_distort(images[batch], generator))
+            loss = functional.cross_entropy(logits, labels[batch], label_smoothing=0.05)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
     model.eval().requires_grad_(False)
-    untested = TrainedClassifier(model, test, math.nan)
-    return replace(untested, accuracy=class_accuracy(untested, digits.samples[test], digits.labels[test]))
+    untested = TrainedClassifier(model, shape, classes, test, math.nan)
+    return replace(untested, accuracy=class_accuracy(untested, images[test], labels[test]))
 
 
-def check_digit_images(name: str, images: torch.Tensor, minimum: int = 1) -> None:
-    """Raise TypeError or ValueError unless images is floating `[N, 1, 8, 8]`, N of at least minimum, and finite."""
+def check_images(name: str, images: torch.Tensor, shape: tuple[int, ...], minimum: int = 1) -> None:
+    """Raise TypeError or ValueError unless images is floating `[N, *shape]`, N of at least minimum, and finite."""
     if not isinstance(images, torch.Tensor) or not images.is_floating_point():
         got = images.dtype if isinstance(images, torch.Tensor) else type(images).__name__
-        raise TypeError(f"{name} is {got}; it needs a floating torch.Tensor")
-    if images.ndim != 4 or tuple(images.shape[1:]) != IMAGE_SHAPE or len(images) < minimum:
-        raise ValueError(f"{name} has shape {tuple(images.shape)}; it needs (N, 1, 8, 8) with N of at least {minimum}")
+        raise TypeError(f"{name} must be a floating torch.Tensor, got {got}")
+    if images.ndim != 4 or tuple(images.shape[1:]) != tuple(shape) or len(images) < minimum:
+        needed = ", ".join(map(str, shape))
+        raise ValueError(f"{name} must be [N, {needed}] with N of at least {minimum}, got {list(images.shape)}")
     if not torch.isfinite(images).all():
-        raise ValueError(f"{name} holds values that are not finite; all have to be")
+        raise ValueError(f"{name} must be finite, got infinities or NaN")
 
 
-def check_digit_labels(labels: torch.Tensor, length: int) -> None:
-    """Raise TypeError or ValueError unless labels is int64 `[length]` in 0 to 9."""
+def check_class_labels(labels: torch.Tensor, length: int, classes: int) -> None:
+    """Raise TypeError or ValueError unless labels is int64 `[length]` in `[0, classes)`."""
     if not isinstance(labels, torch.Tensor) or labels.dtype != torch.int64:
         got = labels.dtype if isinstance(labels, torch.Tensor) else type(labels).__name__
-        raise TypeError(f"labels is {got}; it needs a torch.int64 tensor")
+        raise TypeError(f"labels must be a torch.int64 tensor, got {got}")
     if tuple(labels.shape) != (length,):
-        raise ValueError(f"labels has shape {tuple(labels.shape)}; {length} images need ({length},)")
-    if int(labels.min()) < 0 or int(labels.max()) >= CLASSES:
-        raise ValueError(f"labels spans {int(labels.min())} to {int(labels.max())}; it needs 0 to {CLASSES - 1}")
+        raise ValueError(f"labels must be [{length}], one an image, got {list(labels.shape)}")
+    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise ValueError(f"labels must be from 0 to {classes - 1}, got {int(labels.min())} to {int(labels.max())}")
 
 
-def _stratified_split(labels: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def _stratified_split(
+    labels: torch.Tensor, classes: int, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
     train, test = [], []
-    for digit in range(CLASSES):
-        members = (labels == digit).nonzero().squeeze(1)
+    for label in range(classes):
+        members = (labels == label).nonzero().squeeze(1)
         members = members[torch.randperm(len(members), generator=generator)]
-        held_out = round(TEST_SHARE * len(members))
+        held_out = round(HELD_OUT * len(members))
         test.append(members[:held_out])
         train.append(members[held_out:])
     return torch.cat(train), torch.cat(test)

@@ -8,9 +8,11 @@ import torch
 
 from rcgm.data.digits import Digits
 from rcgm.evaluation.classifier import (
+    DIGIT_SHAPE,
+    DIGITS,
     TrainedClassifier,
-    check_digit_images,
-    check_digit_labels,
+    check_class_labels,
+    check_images,
     class_accuracy,
     train_digit_classifier,
 )
@@ -46,9 +48,9 @@ class DigitReference:
         Raises:
             TypeError, ValueError: an argument is not as above.
         """
-        check_digit_images("samples", samples, 2)
+        check_images("samples", samples, DIGIT_SHAPE, 2)
         if labels is not None:
-            check_digit_labels(labels, len(samples))
+            check_class_labels(labels, len(samples), DIGITS)
         samples = samples.detach().cpu().float().clamp(-1.0, 1.0)
         features = self._classifier.classify(samples)[1]
         report = {

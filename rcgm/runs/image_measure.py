@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rcgm.config import ConfigError
-from rcgm.data import DataInfo
+from rcgm.data import DataInfo, samples_at
 from rcgm.distributed.shares import Processes
 from rcgm.evaluation import FeatureNetwork, Reference, evaluate_images, read_reference, write_reference
 
@@ -108,10 +108,7 @@ class ImageMeasure:
         indices = torch.arange(count) * len(self._dataset) // count
 
         def real(rows: range) -> Tensor:
-            chosen = indices[rows.start : rows.stop]
-            if hasattr(self._dataset, "take"):
-                return self._pixels(self._dataset.take(chosen)[0])
-            return self._pixels(torch.stack([self._dataset[index][0] for index in chosen.tolist()]))
+            return self._pixels(samples_at(self._dataset, indices[rows.start : rows.stop]))
 
         judged = self._judge(real, count)
         return judged and Reference.of(judged[0])

@@ -7,17 +7,21 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from rcgm.config import EvaluateConfig
-from rcgm.data import Digits
+from rcgm.data import Digits, samples_at
 from rcgm.distributed.shares import Processes
-from rcgm.evaluation import DigitReference, PointReference, load_inception
+from rcgm.evaluation import SIDE, DigitReference, ImageReference, PointReference, load_inception, thumbnails
 from rcgm.runs.image_measure import Decode, ImageMeasure
 from rcgm.runs.sampler import RunSampler
 
-__all__ = ["DigitMeasure", "Measure", "PointMeasure", "build_measure", "measure_steps"]
+__all__ = ["DigitMeasure", "Measure", "PixelMeasure", "PointMeasure", "build_measure", "measure_steps"]
 
 OnChunk = Callable[[int], None]
+
+MOST_IMAGES, READ_AT_ONCE = 10_000, 256
+"""Real images that a :class:`PixelMeasure` compares with, at most, and those that are read at a time."""
 
 
 class Measure(Protocol):
@@ -70,6 +74,44 @@ class DigitMeasure:
         return {} if samples is None else self._reference.evaluate(samples, sampler.labels(range(count)))
 
 
+class PixelMeasure:
+    """Compares images with those of the data, without a network of others: :class:`~rcgm.evaluation.ImageReference`.
+
+    The real images are read, and a classifier is trained on them, at the first call, on rank 0.
+
+    Args:
+        dataset: of images with a ``value_range``.
+        count: real images to compare with, evenly spaced; all where the data have fewer.
+    """
+
+    def __init__(self, dataset: Any, count: int) -> None:
+        self._dataset = dataset
+        self._count = min(count, len(dataset), MOST_IMAGES)
+        self._reference: ImageReference | None = None
+
+    def __call__(
+        self, sampler: RunSampler, count: int, *, steps: int, on_chunk: OnChunk | None = None
+    ) -> dict[str, float]:
+        samples = sampler.draw(count, steps=steps, on_chunk=on_chunk)
+        if samples is None:
+            return {}
+        if self._reference is None:
+            self._reference = self._of_data()
+        return self._reference.evaluate(self._small(samples), sampler.labels(range(count)))
+
+    def _of_data(self) -> ImageReference:
+        chosen = torch.arange(self._count) * len(self._dataset) // self._count
+        # Only the small ones are kept: all images at once may not fit into memory.
+        images = torch.cat([self._small(samples_at(self._dataset, part)) for part in chosen.split(READ_AT_ONCE)])
+        labels = getattr(self._dataset, "labels", None)
+        classes = None if labels is None else self._dataset.info.num_classes
+        return ImageReference(images, None if classes is None else torch.as_tensor(labels)[chosen], classes)
+
+    def _small(self, images: Tensor) -> Tensor:
+        low, high = self._dataset.info.value_range
+        return thumbnails(((images - low) * (2.0 / (high - low)) - 1.0).clamp(-1.0, 1.0), SIDE)
+
+
 def build_measure(
     dataset: Any,
     settings: EvaluateConfig | None = None,
@@ -82,7 +124,7 @@ def build_measure(
     """The measure of samples like those of ``dataset``, or None where there is none.
 
     Where ``settings.features`` names the weights of a network that judges images, it is an :class:`ImageMeasure`;
-    otherwise digits and points have measures of their own.
+    otherwise digits, points and other images (not latents) have measures of their own.
 
     Args:
         dataset: with an ``info``.
@@ -111,7 +153,10 @@ def build_measure(
         raise ValueError("save_reference needs features: give the weights of the Inception network")
     if isinstance(dataset, Digits):
         return DigitMeasure()
-    return PointMeasure(dataset) if dataset.info.kind == "points" else None
+    if dataset.info.kind == "points":
+        return PointMeasure(dataset)
+    count = EvaluateConfig().reference_count if settings is None else settings.reference_count
+    return None if dataset.info.value_range is None else PixelMeasure(dataset, count)
 
 
 def measure_steps(

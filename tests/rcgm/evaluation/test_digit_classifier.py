@@ -125,16 +125,16 @@ LABELS = torch.zeros(3, dtype=torch.int64)
 @pytest.mark.parametrize(
     ("images", "labels", "error", "message"),
     [
-        (IMAGES.long(), LABELS, TypeError, "is torch.int64; it needs a floating"),
-        (None, LABELS, TypeError, "is NoneType; it needs a floating"),
-        (IMAGES[:, 0], LABELS, ValueError, r"has shape \(3, 8, 8\); it needs \(N, 1, 8, 8\)"),
-        (IMAGES[:0], LABELS[:0], ValueError, r"has shape \(0, 1, 8, 8\)"),
-        (IMAGES * math.nan, LABELS, ValueError, "holds values that are not finite"),
-        (IMAGES, LABELS.float(), TypeError, "labels is torch.float32"),
-        (IMAGES, [0, 0, 0], TypeError, "labels is list"),
-        (IMAGES, LABELS[:2], ValueError, r"labels has shape \(2,\); 3 images need \(3,\)"),
-        (IMAGES, LABELS - 1, ValueError, "labels spans -1 to -1; it needs 0 to 9"),
-        (IMAGES, LABELS + 10, ValueError, "labels spans 10 to 10"),
+        (IMAGES.long(), LABELS, TypeError, r"must be a floating torch\.Tensor, got torch\.int64"),
+        (None, LABELS, TypeError, r"must be a floating torch\.Tensor, got NoneType"),
+        (IMAGES[:, 0], LABELS, ValueError, r"must be \[N, 1, 8, 8\] .* got \[3, 8, 8\]"),
+        (IMAGES[:0], LABELS[:0], ValueError, r"got \[0, 1, 8, 8\]"),
+        (IMAGES * math.nan, LABELS, ValueError, "must be finite, got infinities or NaN"),
+        (IMAGES, LABELS.float(), TypeError, r"labels must be a torch\.int64 tensor, got torch\.float32"),
+        (IMAGES, [0, 0, 0], TypeError, r"labels must be a torch\.int64 tensor, got list"),
+        (IMAGES, LABELS[:2], ValueError, r"labels must be \[3\], one an image, got \[2\]"),
+        (IMAGES, LABELS - 1, ValueError, "labels must be from 0 to 9, got -1 to -1"),
+        (IMAGES, LABELS + 10, ValueError, "labels must be from 0 to 9, got 10 to 10"),
     ],
 )
 def test_refuses(classifier, images, labels, error, message):
@@ -145,9 +145,9 @@ def test_refuses(classifier, images, labels, error, message):
 
 
 def test_refuses_other_arguments(classifier):
-    with pytest.raises(ValueError, match="epochs is 0"):
+    with pytest.raises(ValueError, match="epochs must be at least 1, got 0"):
         train_digit_classifier(epochs=0)
-    with pytest.raises(ValueError, match=r"samples has shape \(1, 1, 8, 8\); .* at least 2"):
+    with pytest.raises(ValueError, match=r"samples must be \[N, 1, 8, 8\] with N of at least 2, got \[1, 1, 8, 8\]"):
         evaluate_digits(IMAGES[:1], classifier=classifier)
     with pytest.raises(ValueError, match="images holds values that are not finite"):
         classifier.classify(IMAGES * math.inf)

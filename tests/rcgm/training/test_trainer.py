@@ -169,7 +169,7 @@ def test_a_batch_larger_than_the_data_is_refused_before_any_file(tmp_path, tiny_
 
 def test_no_measure_for_data_of_other_kinds():
     class Other:
-        info = type("Info", (), {"kind": "images"})
+        info = type("Info", (), {"kind": "images", "value_range": None})
 
     assert build_measure(Other()) is None
 
