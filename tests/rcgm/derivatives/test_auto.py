@@ -59,7 +59,7 @@ def test_it_follows_a_network_that_changes():
     for _ in range(200):
         run(estimator, network, t, r)
     after = estimator.report()["derivative_step"]
-    # the best step goes as the cube root of the noise
+    # the best step goes as the cube root of the noise; it is estimated, to a quarter (0.1 of a decade)
     assert math.log10(before / after) == pytest.approx(1 / 3, abs=0.1)
     assert error(estimator, network, t, r) < 1.5 * best_fixed(network, t, r)
 

@@ -24,6 +24,7 @@ def test_safe_at_the_ends_of_time(evaluations):
         value = run(estimator, network, t, r).value()
         assert value.isfinite().all()
         movable = [0, 1, 3, 4, 5, 6, 7]
+        # one-sided at the ends, with a step up to 0.01: half of it times the second derivative, 9
         torch.testing.assert_close(value[movable], exact[movable], rtol=0, atol=0.05)
         assert not value[2].any()
     for t, r in seen:
@@ -73,6 +74,7 @@ def test_samples_that_overflow_do_not_count():
         network = Noisy(1e-3)
         for _ in range(2):
             run(estimator, asked or network, t, r)
+    # estimates from other samples of the same noise
     assert broken.report()["derivative_step"] == pytest.approx(clean.report()["derivative_step"].item(), rel=0.2)
     assert broken.memory().counts.sum() < clean.memory().counts.sum()
 
@@ -93,4 +95,4 @@ def test_the_fit_of_a_known_path():
     model = measurements.model(t)
     for name, expected in (("noise", 1e-3), ("second", 2.0), ("third", 3.0), ("fifth", 40.0)):
         found = getattr(model, name).mean().sqrt().item()
-        assert found == pytest.approx(expected, rel=0.3), name
+        assert found == pytest.approx(expected, rel=0.3), name  # estimates; the next terms of the path are in them

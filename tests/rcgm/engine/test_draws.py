@@ -27,10 +27,9 @@ from rcgm.training.ema import Ema
 from rcgm.training.step import TrainStep
 from rcgm_kernels import Metric
 from tests.support.dropping import BATCH, EQUAL, WIDTH, Dropping, batch, masks, mean_flow, recursive
+from tests.support.rounding import assert_rounded
 
 STEP = 1 / 128
-# float64, and no more than some hundred roundings, of which differences divide the largest by a step of 1/128
-CLOSE = {"rtol": 1e-9, "atol": 1e-11}
 SOME_EQUAL = TimeSampler(equal=0.4)
 
 
@@ -42,7 +41,7 @@ def gradients(network, loss):
 
 def assert_same(one, other):
     for value, expected in zip(one, other, strict=True):
-        torch.testing.assert_close(value, expected, **CLOSE)
+        assert_rounded(value, expected, divided_by=0.005)  # the shortest step of the objectives and loops
 
 
 OBJECTIVES = {

@@ -8,6 +8,7 @@ from torch import nn
 
 from rcgm.objectives import OBJECTIVES, RCGM, FlowMatching, ObjectiveOutput
 from rcgm_kernels import ema_update_
+from tests.support.rounding import assert_rounded
 
 BATCH, NULL = 16, 4
 
@@ -182,6 +183,7 @@ def test_autocast(student, own):
     if target is not None:
         assert {dtype for dtype, *_ in target.seen[-2:]} == {torch.bfloat16}
     assert out.loss.dtype == torch.float32
+    # bfloat16 rounds to 0.4%; a difference divided by dt = 0.1 makes that 10 times as much
     torch.testing.assert_close(out.loss, plain.loss, rtol=0.1, atol=0)
     # The casts of the weights are cached in the target forwards: those must not cut the student off its parameters.
     for low, full in zip(gradients(student), plain_grads, strict=True):
@@ -205,7 +207,7 @@ def test_gradient_accumulation_and_scaling(student):
     for _ in range(2):
         (RCGM()(student, x, cond, generator=generator()).loss * 3).backward()
     for accumulated, single in zip(gradients(student), once, strict=True):
-        torch.testing.assert_close(accumulated, 6 * single, rtol=1e-5, atol=1e-7)
+        assert_rounded(accumulated, 6 * single, roundings=10)  # a few sums in another order
 
 
 def test_a_plain_function_is_a_network():
@@ -244,7 +246,7 @@ def test_losses_of_samples_have_a_gradient(name, student):
     out = objective(student, x, cond, generator=generator())
     (out.losses.sum() / BATCH).backward()
     for one, other in zip(gradients(student), expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-8)
+        assert_rounded(one, other)
     student.zero_grad()
     out = objective(student, x, cond, generator=generator())
     chosen = torch.zeros_like(out.losses)

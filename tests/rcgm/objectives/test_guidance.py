@@ -147,6 +147,7 @@ def test_frequency_of_label_dropout(objective, probability):
     # Whether a sample is dropped says nothing about its time.
     if 0 < probability < 1:
         dropped = student.labels[-1] == NULL
+        # standard deviations of the two means: at most 12^(-1/2)/sqrt(400) each, of which 0.05 are more than 2
         assert abs(out.t[dropped].mean() - out.t[~dropped].mean()) < 0.05
 
 

@@ -9,6 +9,7 @@ from rcgm.objectives import Shortcut
 from rcgm.objectives.times import Times
 from rcgm.transports import TrigFlow
 from tests.support.plain import Smooth, assert_same, batch
+from tests.support.rounding import assert_rounded
 
 T = torch.tensor([0.9, 0.4, 1.0, 0.75, 0.5, 0.25, 0.625, 1.0], dtype=torch.float64)
 D = torch.tensor([0.0, 0.0, 1.0, 0.25, 0.5, 0.125, 0.125, 0.5], dtype=torch.float64)
@@ -69,6 +70,7 @@ def test_published_intervals_are_powers_of_two():
     length = (drawn.t - drawn.r)[3000:]
     assert set(length.log2().tolist()) == {-float(k) for k in range(8)}
     assert ((drawn.r[3000:] / length) % 1 == 0).all()
+    # the deviation of 3,000 uniform numbers errs by 0.8% (one standard deviation)
     assert drawn.t[:3000].std() == pytest.approx(12**-0.5, rel=0.05)
 
 
@@ -80,7 +82,8 @@ def test_short_steps_keep_their_digits_under_a_curved_transport():
         network = network.to(dtype)
         output = objective(network, x.to(dtype), target=network, noise=z.to(dtype), times=times)
         losses.append(output.loss.double())
-    torch.testing.assert_close(losses[0], losses[1], rtol=1e-3, atol=1e-9)
+    # the loss is of order 1; differences are divided by the length, 2^-10, but in float64
+    assert_rounded(*losses, dtype=torch.float32)
 
 
 def test_the_teachers_target_rides_in_a_wave_of_the_half_steps():

@@ -14,6 +14,7 @@ from rcgm.transports import Linear, Transport, TrigFlow, TrigLinear
 from rcgm_kernels import Metric
 from tests.support.gaussian import problem, states
 from tests.support.residuals import read
+from tests.support.rounding import assert_rounded, rounding_bound
 from tests.support.tim_algorithm import BATCH, EQUAL, NULL, PI, RANGE, TABLE, batch
 
 
@@ -32,7 +33,7 @@ def test_linear_is_meanflow(random_network):
     )
     _, R = read(plain(transport=Linear(), derivative=ForwardMode()), student, x, z, times, labels)
     expected = F - (z - x) + (times.t - times.r)[:, None] * derivative
-    torch.testing.assert_close(R, expected.detach(), rtol=1e-10, atol=1e-12)
+    assert_rounded(R, expected)
 
 
 def test_no_interval_is_flow_matching(random_network):
@@ -41,7 +42,7 @@ def test_no_interval_is_flow_matching(random_network):
     for transport in (Linear(), TrigFlow(), TrigLinear()):
         ours = plain(transport=transport)(student, x, labels, noise=z, times=instant)
         expected = FlowMatching(transport=transport)(student, x, labels, noise=z, times=instant)
-        torch.testing.assert_close(ours.loss, expected.loss, rtol=1e-14, atol=0)
+        assert_rounded(ours.loss, expected.loss, roundings=100)  # of the sums over 36 elements
         assert ours.waves == 0
 
 
@@ -54,7 +55,14 @@ def test_estimators_agree_in_the_limit(random_network):
         assert (out.waves, out.evaluations) == (1, 2 if derivative == Central(1e-4) else 1)
     exact = values.pop(ForwardMode())
     for close in values.values():
+        # the error of the one-sided step 1e-5 times a second derivative of some tens, and B/B' up to 10
         torch.testing.assert_close(close, exact, rtol=1e-3, atol=1e-3)
+
+
+def vanishing(times):
+    """What the exact residual may be: predictions are differences divided by steps as short as those of ``times``."""
+    apart = (times.t - times.r)[times.equal :]
+    return rounding_bound(size=10, divided_by=apart.min().item())
 
 
 def draw(transport: Transport, equal: int = 0, room: float = 0.02):
@@ -88,7 +96,7 @@ def test_vanishes_with_the_exact_derivative(row):
     transport = TABLE[row].transport
     network, x, z, times = draw(transport)
     _, R = read(plain(transport=transport, derivative=ForwardMode()), network, x, z, times)
-    assert R.abs().max() < 1e-7
+    assert R.abs().max() < vanishing(times)
 
 
 @pytest.mark.parametrize("guided", ["data", "guided"])
@@ -102,7 +110,7 @@ def test_a_teacher_stands_in_for_the_data(guided):
     objective = plain(transport=transport, derivative=ForwardMode(), supervision="teacher", inputs=guided)
     out, R = read(objective, network, x, z, times, teacher=network)
     # along the data the derivative is that of the wrong pair
-    assert (R.abs().max() < 1e-7) == (guided == "guided")
+    assert (R.abs().max() < vanishing(times)) == (guided == "guided")
     assert out.waves == (2 if guided == "guided" else 1)
 
 
@@ -115,7 +123,8 @@ def test_residual_is_kept_small_where_the_derivative_of_b_vanishes():
     _, x, z = states(network, times)
     objective = plain(transport=transport, derivative=ForwardMode())
     _, exact = read(objective, network, x, z, times)
-    assert exact.abs().max() < 1e-6
+    # the factor of the residual is at most 1000, and float64 resolves the distance of 1e-9 from 1 to 1e-7
+    assert exact.abs().max() < rounding_bound(size=1e3, divided_by=1e-3)
 
     def shifted(x, t, r, cond):
         return network(x, t, r) + t[:, None] ** 2
@@ -126,7 +135,7 @@ def test_residual_is_kept_small_where_the_derivative_of_b_vanishes():
     ratio = torch.tan(PI / 2 * t) / (PI / 2)
     unscaled = t**2 + ratio * 2 * t
     expected = (unscaled * (1e3 / ratio).clamp(max=1))[:, None].expand_as(R)
-    torch.testing.assert_close(R, expected, rtol=1e-6, atol=1e-6)
+    assert_rounded(R, expected, divided_by=1e-3)  # B/B' is up to 1000
     assert (ratio > 1e3).tolist() == [True, True, True, False, False]
 
 

@@ -14,6 +14,7 @@ from rcgm.transports import EDM, Transport, TrigFlow
 from rcgm_kernels import Metric
 from tests.support.gaussian import problem, states
 from tests.support.residuals import read
+from tests.support.rounding import assert_rounded, rounding_bound
 from tests.support.ucgm_algorithm import BATCH, CURVED, HALF_PI, NULL, TRANSPORTS, batch, plain
 
 
@@ -29,6 +30,7 @@ def test_estimators_agree_in_the_limit(transport, random_network):
         assert (out.waves, out.evaluations) == (1, 2 if derivative == Central(1e-4) else 1)
     exact = values.pop(ForwardMode())
     for close in values.values():
+        # the error of the one-sided step 1e-5 times a second derivative of some tens, and a factor of 4
         torch.testing.assert_close(close, exact, rtol=1e-3, atol=1e-3)
 
 
@@ -41,6 +43,7 @@ def test_chosen_steps_and_other_stencils(transport, random_network):
         objective = plain(transport=TRANSPORTS[transport], derivative=derivative)
         for _ in range(3):  # the first two calls of auto measure
             _, R = read(objective, student, x, z, times, labels)
+            # float64 has next to no rounding to balance: what is left is curvature at steps of a hundredth and more
             torch.testing.assert_close(R, exact, rtol=1e-2, atol=1e-2)
 
 
@@ -59,8 +62,14 @@ def test_one_sided_difference_uses_the_prediction(random_network):
             return state - time[:, None] * asked(state, time, zero, labels).detach()
 
         df = (f(t, second) - f(t - 0.01, second)) / 0.01
-        torch.testing.assert_close(R, (-4 * t / torch.sin(HALF_PI * t))[:, None] * df, rtol=1e-9, atol=1e-10)
+        assert_rounded(R, (-4 * t / torch.sin(HALF_PI * t))[:, None] * df, divided_by=0.01)
         assert out.evaluations == (1 if network == "student" else 2)
+
+
+def vanishing(times):
+    """What the exact residual may be: predictions are differences divided by steps as short as those of ``times``."""
+    apart = (times.t - times.r)[times.equal :]
+    return rounding_bound(size=10, divided_by=apart.min().item())
 
 
 def draw(transport: Transport, equal: int = 0, room: float = 0.02):
@@ -94,7 +103,7 @@ def test_vanishes_at_the_rate_of_the_difference(derivative, rate, transport):
 def test_vanishes_with_the_exact_derivative(transport, equal):
     network, x, z, times = draw(transport, equal)
     _, R = read(plain(transport=transport, derivative=ForwardMode()), network, x, z, times)
-    assert R.abs().max() < 1e-8
+    assert R.abs().max() < vanishing(times)
 
 
 @pytest.mark.parametrize("transport", CURVED, ids=lambda transport: type(transport).__name__)
@@ -113,7 +122,7 @@ def test_vanishes_as_the_ratio_goes_to_one(transport):
 def test_vanishes_at_ratio_zero(transport):
     network, x, z, times = draw(transport, equal=256)
     _, R = read(plain(transport=transport, consistency_ratio=0.0), network, x, z, times)
-    assert R.abs().max() < 1e-12
+    assert R.abs().max() < rounding_bound(size=10)
 
 
 def test_a_teacher_stands_in_for_the_data():
@@ -124,7 +133,7 @@ def test_a_teacher_stands_in_for_the_data():
     x, z = x + torch.sin(HALF_PI * column), z - torch.cos(HALF_PI * column)
     objective = plain(transport=TrigFlow(), derivative=ForwardMode(), supervision="teacher", inputs="guided")
     _, R = read(objective, network, x, z, times, teacher=network)
-    assert R.abs().max() < 1e-8
+    assert R.abs().max() < vanishing(times)
     _, R = read(plain(transport=TrigFlow(), derivative=ForwardMode()), network, x, z, times)
     assert R.abs().max() > 0.1
 
@@ -143,6 +152,7 @@ def test_edm_is_the_step_to_zero_up_to_its_first_noise(random_network):
 
     factor = edm.alpha(t) / edm.determinant(t) * 4 / torch.sin(HALF_PI * t)
     expected = factor[:, None] * (f_x(t + 0.005) - f_x(t - 0.005)) / 0.01
+    # the noise at t = 0 is 0.2% of the data's deviation, and the step is 10 times as much of a rate
     torch.testing.assert_close(R, expected, rtol=0, atol=0.02 * expected.abs().max().item())
 
 
