@@ -293,7 +293,7 @@ def trained(objective: Any, precision: str, ema: Mapping[str, Any]) -> tuple[lis
     student, teacher = network(0), network(1).requires_grad_(False)
     cast = None if "cast" not in ema else getattr(torch, ema["cast"])
     average = Ema(student, ema["decay"], cast=cast)
-    learned = list(objective.memory().parameters())
+    learned = list(objective.state().parameters())
     optimizer = torch.optim.AdamW([*student.parameters(), *learned], lr=1e-3)
     step = TrainStep(
         student, objective, optimizer, average, seed=0, autocast=getattr(torch, precision), teacher=teacher,

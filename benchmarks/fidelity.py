@@ -155,7 +155,7 @@ def measured(problem: Problem, other: Problem, dtype: torch.dtype) -> dict[str, 
     for label, options in (("auto", {}), ("auto, one range of time", {"bins": 1}), ("auto, 4", {"evaluations": 4})):
         estimator = Auto(**options)
         other.answered(elsewhere, estimator, dtype)
-        estimator.memory().calls = 3  # between two measurements
+        estimator.state().calls = 3  # between two measurements
         error = problem.error(network, estimator, dtype)
         report = {name: value.item() for name, value in estimator.report().items()}
         row[label] = {"error": error, **report}
@@ -171,7 +171,7 @@ def unweighted(
     """``auto`` and the best fixed step by the error of ``dF/dt`` itself."""
     estimator = Auto()
     other.answered(elsewhere, estimator, dtype)
-    estimator.memory().calls = 3
+    estimator.state().calls = 3
     best = min(problem.error(network, Central(step), dtype) for step in STEPS)
     return {"best": best, "auto": problem.error(network, estimator, dtype)}
 

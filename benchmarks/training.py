@@ -80,7 +80,7 @@ def train(
         student.load_state_dict(teacher_weights)
         teacher = copy.deepcopy(student).requires_grad_(False).eval()
     ema = Ema(student, task.decay)
-    optimizer = build_optimizer(task.optimizer, student, built.memory())
+    optimizer = build_optimizer(task.optimizer, student, built.state())
     counted = _Counted(built)
     num_classes = getattr(student, "num_classes", None)
     step = TrainStep(

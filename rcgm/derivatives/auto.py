@@ -43,7 +43,7 @@ class Auto(Estimator):
     ``every``-th. With the defaults they cost a batch of 64 two batched evaluations in 200 calls, 0.2% of a step that
     has five times that of one forward.
 
-    What was measured is kept in :meth:`memory`: saved and resumed with a run, the same for the same seed. Copies that
+    What was measured is kept in :meth:`state`: saved and resumed with a run, the same for the same seed. Copies that
     share an instance share it; separate runs want separate instances. Where several processes train together the
     measurements are of the samples of all of them, and so the steps are the same. A micro-batch counts as a call.
 
@@ -87,7 +87,7 @@ class Auto(Estimator):
         levels = ladder_levels(self.largest, self.smallest)
         self.measurements = Measurements(self.largest, levels, self.bins, self.decay)
 
-    def memory(self) -> Measurements:
+    def state(self) -> Measurements:
         return self.measurements
 
     def report(self) -> dict[str, Tensor]:

@@ -24,8 +24,8 @@ class Estimator(ABC):
     def plan(self, derivative: Derivative) -> Plan:
         """The queries for ``derivative``, and what makes a combination of their answers."""
 
-    def memory(self) -> nn.Module | None:
-        """What the estimator keeps from step to step; None where it keeps nothing."""
+    def state(self) -> nn.Module | None:
+        """Persistent state, saved with the checkpoint; None without any."""
         return None
 
     def report(self) -> dict[str, Tensor]:

@@ -62,15 +62,15 @@ class Objective(Settings, ABC):
         """
         return [(self, times)]
 
-    def memory(self) -> nn.ModuleDict:
-        """What the objective keeps from step to step, and what it learns: saved, resumed and optimised with a run."""
-        memory = nn.ModuleDict()
-        estimator = self.derivative.memory()
+    def state(self) -> nn.ModuleDict:
+        """Persistent and learned state, saved with the checkpoint; its parameters are trained with the student."""
+        state = nn.ModuleDict()
+        estimator = self.derivative.state()
         if estimator is not None:
-            memory["derivative"] = estimator
+            state["derivative"] = estimator
         if self.target_dtype == "float16":
-            memory["overflow"] = self.overflow
-        return memory
+            state["overflow"] = self.overflow
+        return state
 
     def report(self) -> dict[str, Tensor]:
         """Numbers worth logging, tensors of no dimension by name; read only when a run reports, so they may wait."""

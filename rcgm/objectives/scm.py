@@ -98,11 +98,11 @@ class SCM(Objective):
         if self.network not in SOURCES:
             raise ValueError(f"network must be one of {', '.join(SOURCES)}, got {self.network!r}")
 
-    def memory(self) -> nn.ModuleDict:
-        memory = super().memory()
+    def state(self) -> nn.ModuleDict:
+        state = super().state()
         if self.weighting == "learned":
-            memory["weight"] = self.learned
-        return memory
+            state["weight"] = self.learned
+        return state
 
     def residual(self, point: Point) -> Queries[Residual]:
         point = yield from self.with_regression_target(point)

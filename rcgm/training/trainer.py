@@ -58,7 +58,7 @@ class Trainer:
         config: the resolved configuration.
         student: the network, on its device. Its attribute ``num_classes`` (None or absent: no classes) decides whether
             it is given the labels of the data.
-        objective: see :class:`~rcgm.training.step.TrainStep`. What its method ``memory()`` holds, where it has one, is
+        objective: see :class:`~rcgm.training.step.TrainStep`. What its method ``state()`` holds, where it has one, is
             moved to the device, trained with the student, saved and resumed; what its method ``report()`` returns,
             tensors of no dimension by name, is recorded as ``objective/NAME`` with the loss.
         dataset: as :class:`~rcgm.data.BatchStream` takes it, with an ``info``.
@@ -101,7 +101,7 @@ class Trainer:
             target_warmup=config.ema.target_warmup,
         )
         self.objective = objective
-        self.memory = objective.memory().to(self.device) if hasattr(objective, "memory") else nn.ModuleDict()
+        self.memory = objective.state().to(self.device) if hasattr(objective, "state") else nn.ModuleDict()
         self.teacher = teacher
         self.processes = Processes() if processes is None else processes
         if config.cuda_graphs and self.processes.world_size > 1:

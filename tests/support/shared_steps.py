@@ -89,7 +89,7 @@ def run(
     teacher = build_student(dtype).requires_grad_(False) if taught else None
     if teacher is not None:
         parallelize(teacher, config, mesh, compile=compile, keep_gathered=config.keep_target_gathered)
-    memory = objective.memory()
+    memory = objective.state()
     optimizer = build_optimizer(OptimizerConfig(lr=1e-3), student, memory)
     skips = Skips(steps, CPU) if careful else None
     known = torch.nan_to_num if careful else lambda tensor: tensor
@@ -144,8 +144,8 @@ class Spoiled:
     def __init__(self, objective: Objective) -> None:
         self.objective = objective
 
-    def memory(self) -> nn.ModuleDict:
-        return self.objective.memory()
+    def state(self) -> nn.ModuleDict:
+        return self.objective.state()
 
     def __call__(self, *arguments: Any, step: int, share: Share, **options: Any) -> ObjectiveOutput:
         output = self.objective(*arguments, step=step, share=share, **options)

@@ -71,7 +71,7 @@ def test_when_it_measures_and_what_that_asks():
     t, r = draw(32)
     network = Noisy(1e-3)
     estimator = Auto(every=10)
-    levels = len(estimator.memory().steps)
+    levels = len(estimator.state().steps)
     for _ in range(31):
         run(estimator, network, t, r)
     extra = {call: size - 64 for call, size in enumerate(network.sizes) if size != 64}
@@ -82,7 +82,7 @@ def test_when_it_measures_and_what_that_asks():
 def test_it_costs_less_than_a_hundredth(batch):
     t, r = draw(batch)
     network, estimator = Noisy(1e-3), Auto()
-    estimator.memory().calls = estimator.every
+    estimator.state().calls = estimator.every
     for _ in range(estimator.every):
         run(estimator, network, t, r)
     extra = sum(network.sizes) - 2 * batch * estimator.every
@@ -93,15 +93,15 @@ def test_it_costs_less_than_a_hundredth(batch):
 def test_samples_that_are_left_out_are_not_measured():
     t, r = draw(16)
     network, estimator = Noisy(1e-3), Auto()
-    levels = len(estimator.memory().steps)
+    levels = len(estimator.state().steps)
     answer = run(estimator, network, t, r, start=6).value()
     assert network.sizes == [10 * 2 * levels]
     assert not answer[:6].any()
     run(estimator, network, t, r, start=14)
     assert network.sizes[1:] == [2 * 2 + 2 * 2 * levels]
-    calls = estimator.memory().calls
+    calls = estimator.state().calls
     assert not run(estimator, network, t, r, start=16).value().any()
-    assert (len(network.sizes), estimator.memory().calls) == (2, calls)
+    assert (len(network.sizes), estimator.state().calls) == (2, calls)
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_samples_that_overflow_do_not_count():
             run(estimator, asked or network, t, r)
     # estimates from other samples of the same noise
     assert broken.report()["derivative_step"] == pytest.approx(clean.report()["derivative_step"].item(), rel=0.2)
-    assert broken.memory().counts.sum() < clean.memory().counts.sum()
+    assert broken.state().counts.sum() < clean.state().counts.sum()
 
 
 def test_the_fit_of_a_known_path():

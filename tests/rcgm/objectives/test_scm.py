@@ -73,7 +73,7 @@ def test_the_prior_weight():
 def test_the_learned_weight_has_both_gradients():
     (x, z), student = batch(), Smooth(1)
     learning = objective(weighting="learned")
-    weight = learning.memory()["weight"].double()
+    weight = learning.state()["weight"].double()
     with torch.no_grad():
         weight.linear.weight.normal_(generator=torch.Generator().manual_seed(0)).mul_(0.1)
     # the student's is that of the weight as a constant
@@ -99,7 +99,7 @@ def test_a_sample_that_overflowed_teaches_no_weight():
     (x, z), student = batch(), Smooth(1)
     learning = SCM(weighting="learned", warmup_steps=0, target_dtype="float16")
     student, x, z, t = student.float(), x.float(), z.float(), T.float()
-    weight = learning.memory()["weight"].linear.weight
+    weight = learning.state()["weight"].linear.weight
 
     def gradient(rows):
         weight.grad = None

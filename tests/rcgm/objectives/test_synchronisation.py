@@ -66,7 +66,7 @@ def step_of(objective: Objective, optimizer: type[torch.optim.Optimizer], device
         return objective(*arguments, teacher=teacher if objective.needs_teacher() else None, **options)
 
     student, teacher = network().to(device), network().to(device).requires_grad_(False)
-    learned = objective.memory().to(device).parameters()
+    learned = objective.state().to(device).parameters()
     options = {"accumulate": 2, "autocast": torch.bfloat16, "clip_grad_norm": 1.0}
     null = torch.full((1,), CLASSES, device=device)
     step = TrainStep(

@@ -149,7 +149,7 @@ def test_a_sample_that_overflows_is_left_out_of_the_step(make):
     objective = make(target_dtype="float16", adaptive=None)
     out, found = gradients(Overflowing(bad.tolist()), objective, **options)
     assert objective.report()["target_overflows"] == 2
-    assert objective.memory()["overflow"].samples == 2
+    assert objective.state()["overflow"].samples == 2
 
     class Masked(type(objective)):
         def losses(self, prediction, residual, point):
@@ -174,9 +174,9 @@ def test_the_count_grows_and_is_resumed():
     objective = RCGM(order=2, target_dtype="float16")
     for _ in range(3):
         gradients(Overflowing([1, 3]), objective, cond=LABELS)
-    saved = objective.memory().state_dict()
+    saved = objective.state().state_dict()
     resumed = RCGM(order=2, target_dtype="float16")
-    resumed.memory().load_state_dict(saved)
+    resumed.state().load_state_dict(saved)
     assert resumed.report()["target_overflows"] == 6
 
 
@@ -205,7 +205,7 @@ def test_a_student_that_is_not_finite_is_not_hidden():
 @pytest.mark.parametrize("target_dtype", [None, "float32", "bfloat16"])
 def test_other_formats_do_not_look(target_dtype):
     objective = FlowMatching(target_dtype=target_dtype)
-    assert (objective.report(), list(objective.memory())) == ({}, [])
+    assert (objective.report(), list(objective.state())) == ({}, [])
 
 
 def test_a_dropped_sample_has_no_weight_and_the_others_keep_theirs():

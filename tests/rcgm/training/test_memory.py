@@ -33,7 +33,7 @@ class Remembering:
         learned = (self.module.scale @ drawn - 1).square().mean()
         return type(output)(output.loss + learned)
 
-    def memory(self):
+    def state(self):
         return nn.ModuleDict({"scale": self.module})
 
     def report(self):
@@ -145,7 +145,7 @@ def test_memory_has_no_weight_decay():
 def test_clipping_looks_at_the_student_alone(regression):
     student = MLP(dim=2, width=8, depth=1, frequency_size=4)
     objective = Remembering(regression)
-    optimizer = torch.optim.SGD([*student.parameters(), *objective.memory().parameters()], lr=1.0)
+    optimizer = torch.optim.SGD([*student.parameters(), *objective.state().parameters()], lr=1.0)
     x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
     twin = copy.deepcopy(student)
     norm = TrainStep(student, objective, optimizer, Ema(student, 0.0), seed=0, clip_grad_norm=1e-9)(

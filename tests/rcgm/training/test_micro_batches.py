@@ -46,7 +46,7 @@ def a_step(objective: Objective, accumulate: int, step: int) -> tuple[torch.Tens
     generator = torch.Generator().manual_seed(0)
     for parameter in student.parameters():
         torch.nn.init.normal_(parameter, std=0.3, generator=generator)
-    memory = objective.memory().double()
+    memory = objective.state().double()
     parameters = [*student.parameters(), *memory.parameters()]
     optimizer = torch.optim.SGD(parameters, lr=0.0)
     gradients, drawn = [], []
