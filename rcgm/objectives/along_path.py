@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rcgm.checks import one_of
 from rcgm.engine.combination import Combination, term
 from rcgm.engine.queries import SOURCES, STUDENT, Queries, together
 from rcgm.objectives.base import Objective
@@ -31,10 +32,8 @@ class AlongPath(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.network not in SOURCES:
-            raise ValueError(f"network must be one of {', '.join(SOURCES)}, got {self.network!r}")
-        if self.inputs not in INPUTS:
-            raise ValueError(f"inputs must be one of {', '.join(INPUTS)}, got {self.inputs!r}")
+        one_of("network", self.network, SOURCES)
+        one_of("inputs", self.inputs, INPUTS)
 
     def target_and_derivative(self, point: Point) -> Queries[tuple[Combination, Combination]]:
         """The regression target and ``dF/dt``, ``r`` fixed. One wave, or two with ``inputs="guided"``."""

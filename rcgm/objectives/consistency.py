@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from rcgm.checks import whole_number
 from rcgm.engine.queries import STUDENT, Queries
 from rcgm.objectives.point import Point
 from rcgm.objectives.rcgm import RCGM, SMALLEST_DT
@@ -52,16 +53,13 @@ class Consistency(RCGM):
         if self.order != 1:
             raise ValueError(f"order of a consistency model must be 1, got {self.order!r}; rcgm has higher orders")
         if self.segments is not None:
-            if not all(_whole(number) for number in self.segments):
-                raise TypeError(f"segments must be two whole numbers, got {self.segments!r}")
-            if len(self.segments) != 2 or not 1 <= self.segments[0] <= self.segments[1] <= MOST_SEGMENTS:
+            for number in self.segments:
+                whole_number("segments", number)
+            if len(self.segments) != 2 or not self.segments[0] <= self.segments[1] <= MOST_SEGMENTS:
                 raise ValueError(
                     f"segments must be two growing numbers from 1 to {MOST_SEGMENTS}, got {self.segments!r}"
                 )
-        if not _whole(self.curriculum_steps):
-            raise TypeError(f"curriculum_steps must be a whole number, got {self.curriculum_steps!r}")
-        if self.curriculum_steps < 1:
-            raise ValueError(f"curriculum_steps must be >= 1, got {self.curriculum_steps!r}")
+        whole_number("curriculum_steps", self.curriculum_steps)
 
     def gap(self, step: int) -> float:
         """``dt`` at training step number ``step``."""
@@ -74,10 +72,6 @@ class Consistency(RCGM):
 
     def residual(self, point: Point) -> Queries[AnyResidual]:
         return (yield from RCGM.residual(replace(self, dt=self.gap(point.step), segments=None), point))
-
-
-def _whole(number: Any) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool)
 
 
 def _doublings(first: int, last: int) -> int:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from rcgm.checks import whole_number
 from rcgm.engine.combination import PREDICTION, Combination, term
 from rcgm.engine.queries import STUDENT, TARGET, Derivative, Queries, Query, Tangent, together
 from rcgm.objectives.base import Objective, Part
@@ -126,10 +127,7 @@ class DECM(Objective):
         super().__post_init__()
         if not isinstance(self.transport, Linear):
             raise ValueError(f"transport must be linear for decm, got {self.transport!r}")
-        if isinstance(self.every, bool) or not isinstance(self.every, int):
-            raise TypeError(f"every must be a whole number, got {self.every!r}")
-        if self.every < 1:
-            raise ValueError(f"every must be at least 1, got {self.every!r}")
+        whole_number("every", self.every)
         for name in ("start_weight", "end_weight"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):

@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from rcgm.checks import one_of
 from rcgm.engine.combination import Combination, term
 from rcgm.engine.queries import NETWORKS, STUDENT, TARGET, TEACHER, Query
 from rcgm.objectives.point import Point
@@ -44,8 +45,7 @@ class Guidance(ABC):
             raise ValueError(f"guidance scale must be a finite number >= 0, got {self.scale!r}")
         if not 0 <= self.t_min <= self.t_max <= 1:
             raise ValueError(f"guidance needs 0 <= t_min <= t_max <= 1, got {self.t_min!r} and {self.t_max!r}")
-        if self.network not in NETWORKS:
-            raise ValueError(f"guidance network must be one of {', '.join(NETWORKS)}, got {self.network!r}")
+        one_of("guidance network", self.network, NETWORKS)
 
     def queries(self, point: Point) -> list[Query]:
         """What guidance needs to know: the instantaneous predictions with the condition and without."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rcgm.checks import one_of, whole_number
 from rcgm.engine.combination import PREDICTION, Combination, term
 from rcgm.engine.queries import SOURCES, STUDENT, TARGET, Queries, Query
 from rcgm.objectives.base import Objective
@@ -18,6 +19,7 @@ from rcgm.transports import Linear
 POINTS = ("rollout", "jump", "interpolant")
 AGAIN = "again"
 BASES = (STUDENT, TARGET, AGAIN)
+LARGEST_ORDER = 30
 SMALLEST_DT = 1e-6  # below it t - dt may round to t, and the first gap to 0
 
 
@@ -55,18 +57,13 @@ class RCGM(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.order, bool) or not isinstance(self.order, int):
-            raise TypeError(f"order must be a whole number, got {self.order!r}")
-        if not 0 <= self.order <= 30:
-            raise ValueError(f"order must be from 0 to 30, got {self.order!r}")
+        if whole_number("order", self.order, 0) > LARGEST_ORDER:
+            raise ValueError(f"order must be at most {LARGEST_ORDER}, got {self.order!r}")
         if not SMALLEST_DT <= self.dt <= 1:
             raise ValueError(f"dt must be from {SMALLEST_DT} to 1, got {self.dt!r}")
-        if self.points not in POINTS:
-            raise ValueError(f"points must be one of {', '.join(POINTS)}, got {self.points!r}")
-        if self.network not in SOURCES:
-            raise ValueError(f"network must be one of {', '.join(SOURCES)}, got {self.network!r}")
-        if self.base not in BASES:
-            raise ValueError(f"base must be one of {', '.join(BASES)}, got {self.base!r}")
+        one_of("points", self.points, POINTS)
+        one_of("network", self.network, SOURCES)
+        one_of("base", self.base, BASES)
 
     def residual(self, point: Point) -> Queries[AnyResidual]:
         point = yield from self.with_regression_target(point)

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from rcgm.checks import one_of, whole_number
 from rcgm.engine.combination import PREDICTION, term
 from rcgm.engine.queries import SOURCES, STUDENT, Queries
 from rcgm.objectives.base import Objective
@@ -89,14 +90,9 @@ class SCM(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.warmup_steps, bool) or not isinstance(self.warmup_steps, int):
-            raise TypeError(f"warmup_steps must be a whole number, got {self.warmup_steps!r}")
-        if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps must be >= 0, got {self.warmup_steps!r}")
-        if self.weighting not in WEIGHTINGS:
-            raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {self.weighting!r}")
-        if self.network not in SOURCES:
-            raise ValueError(f"network must be one of {', '.join(SOURCES)}, got {self.network!r}")
+        whole_number("warmup_steps", self.warmup_steps, 0)
+        one_of("weighting", self.weighting, WEIGHTINGS)
+        one_of("network", self.network, SOURCES)
 
     def state(self) -> nn.ModuleDict:
         state = super().state()

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from rcgm.checks import one_of
 from rcgm.derivatives import Central, Estimator
 from rcgm.engine.queries import TEACHER
 from rcgm.objectives.guidance import Guidance
@@ -66,8 +67,7 @@ class Settings:
     label_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.supervision not in SUPERVISIONS:
-            raise ValueError(f"supervision must be one of {', '.join(SUPERVISIONS)}, got {self.supervision!r}")
+        one_of("supervision", self.supervision, SUPERVISIONS)
         if self.target_dtype is not None and self.target_dtype not in DTYPES:
             raise ValueError(f"target_dtype must be one of {', '.join(DTYPES)} or None, got {self.target_dtype!r}")
         if self.clip is not None and not self.clip > 0:
@@ -75,8 +75,7 @@ class Settings:
         if self.normalize is not None and not 0 <= self.normalize < math.inf:
             raise ValueError(f"normalize must be a finite number >= 0 or None, got {self.normalize!r}")
         self._check_normalize()
-        if self.reduce not in REDUCES:
-            raise ValueError(f"reduce must be one of {', '.join(REDUCES)}, got {self.reduce!r}")
+        one_of("reduce", self.reduce, REDUCES)
         if self.sample_weight is not None and not callable(self.sample_weight):
             raise TypeError(f"sample_weight must be a function of t and r, got {type(self.sample_weight).__name__}")
         if not 0 <= self.label_dropout <= 1:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from rcgm.checks import one_of
 from rcgm.engine.combination import PREDICTION, Combination, term
 from rcgm.engine.queries import SOURCES, TARGET, Queries, Query, together
 from rcgm.objectives.base import Objective
@@ -37,8 +38,7 @@ class Shortcut(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.network not in SOURCES:
-            raise ValueError(f"network must be one of {', '.join(SOURCES)}, got {self.network!r}")
+        one_of("network", self.network, SOURCES)
 
     def residual(self, point: Point) -> Queries[Residual]:
         s = (point.t + point.r) / 2

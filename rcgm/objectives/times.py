@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rcgm.checks import one_of
+
 DISTRIBUTIONS = ("uniform", "logit_normal", "beta", "arctan", "segments")
 INTERVALS = ("hierarchical", "sorted", "independent", "zero", "equal", "dyadic")
 SECOND_DRAWS = ("sorted", "independent")
@@ -135,8 +137,7 @@ class TimeSampler:
                     f"r_distribution must be None with interval {self.interval}, which draws no r of its own, got "
                     f"{self.r_distribution!r}: choose interval {' or '.join(SECOND_DRAWS)}"
                 )
-        if self.interval not in INTERVALS:
-            raise ValueError(f"interval must be one of {', '.join(INTERVALS)}, got {self.interval!r}")
+        one_of("interval", self.interval, INTERVALS)
         for name in ("equal", "zero"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be a fraction from 0 to 1, got {getattr(self, name)!r}")
@@ -237,8 +238,7 @@ def _generator_of(generator: torch.Generator | None, device: torch.device | str)
 
 
 def _check_distribution(prefix: str, name: str, a: float, b: float) -> None:
-    if name not in DISTRIBUTIONS:
-        raise ValueError(f"{prefix}distribution must be one of {', '.join(DISTRIBUTIONS)}, got {name!r}")
+    one_of(f"{prefix}distribution", name, DISTRIBUTIONS)
     if not (math.isfinite(a) and math.isfinite(b)):
         raise ValueError(f"{prefix}a and {prefix}b must be finite, got {a!r} and {b!r}")
     if name in ("logit_normal", "arctan") and not b > 0:

@@ -11,6 +11,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from rcgm.checks import one_of, whole_number
+
 WARPS = ("tangent", "odds", "identity")
 LARGEST = 100.0
 
@@ -58,8 +60,7 @@ class IntervalWeight(SampleWeight):
     def __post_init__(self) -> None:
         if not 0 < self.sigma_data < float("inf"):
             raise ValueError(f"sigma_data must be a finite number > 0, got {self.sigma_data!r}")
-        if self.warp not in WARPS:
-            raise ValueError(f"warp must be one of {', '.join(WARPS)}, got {self.warp!r}")
+        one_of("warp", self.warp, WARPS)
         if not 0 <= self.power < float("inf"):
             raise ValueError(f"power must be a finite number >= 0, got {self.power!r}")
 
@@ -105,10 +106,7 @@ class _OfTrainingTimes(SampleWeight):
     shift: float = 1.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int):
-            raise TypeError(f"steps must be a whole number, got {self.steps!r}")
-        if self.steps < 2:
-            raise ValueError(f"steps must be at least 2, got {self.steps!r}")
+        whole_number("steps", self.steps, 2)
         if not 0 < self.shift < math.inf:
             raise ValueError(f"shift must be a finite number > 0, got {self.shift!r}")
         _ = self.scale  # computed now: in a training step it would wait for the device

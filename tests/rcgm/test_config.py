@@ -126,7 +126,7 @@ def test_unknown_names_are_refused_with_the_nearest(override, message):
         ("sample.steps=[]", "sample.steps"),
         ("optimizer.lr=.nan", "optimizer.lr"),
         ("objective.order=two", "objective.order: .*got 'two'"),
-        ("objective.order=99", "objective: order must be from 0 to 30, got 99"),
+        ("objective.order=99", "objective: order must be at most 30, got 99"),
         ("objective.times=3", "objective.times: must be a mapping with any of a, b, .*got 3"),
         ("objective.times.interval=up", "objective.times: interval must be one of"),
         ("objective.guidance={t_min: 0.1}", "objective.guidance.scale: missing, and it has no default"),

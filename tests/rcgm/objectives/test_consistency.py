@@ -77,7 +77,7 @@ def test_the_gap_shrinks_by_the_curriculum():
     [
         ({"order": 2}, "order of a consistency model must be 1, got 2"),
         ({"segments": (20, 10)}, r"segments must be two growing numbers from 1 to 1000000, got \(20, 10\)"),
-        ({"curriculum_steps": 0}, "curriculum_steps must be >= 1, got 0"),
+        ({"curriculum_steps": 0}, "curriculum_steps must be at least 1, got 0"),
     ],
 )
 def test_bad_settings(options, message):

@@ -165,8 +165,8 @@ def test_normalised_guidance_leaves_alone_what_is_outside_dropped_or_without_a_d
     [
         ({"transport": TrigFlow()}, ValueError, r"transport must be linear for decm, got TrigFlow\("),
         ({"every": 0}, ValueError, "every must be at least 1, got 0"),
-        ({"every": 2.0}, TypeError, r"every must be a whole number, got 2\.0"),
-        ({"every": True}, TypeError, "every must be a whole number, got True"),
+        ({"every": 2.0}, TypeError, r"every must be an int, got 2\.0"),
+        ({"every": True}, TypeError, "every must be an int, got True"),
         ({"start_weight": -1.0}, ValueError, r"start_weight must be a finite number >= 0, got -1\.0"),
         ({"end_weight": float("nan")}, ValueError, "end_weight must be a finite number >= 0, got nan"),
         ({"start_weight": 0.0, "end_weight": 0.0}, ValueError, "start_weight and end_weight must not both be 0"),

@@ -20,10 +20,10 @@ def untouched(*_):
 @pytest.mark.parametrize(
     ("objective", "settings", "error", "message"),
     [
-        (RCGM, {"order": -1}, ValueError, "order must be from 0 to 30, got -1"),
-        (RCGM, {"order": 31}, ValueError, "order must be from 0 to 30, got 31"),
-        (RCGM, {"order": 2.0}, TypeError, r"order must be a whole number, got 2\.0"),
-        (RCGM, {"order": True}, TypeError, "order must be a whole number, got True"),
+        (RCGM, {"order": -1}, ValueError, "order must be at least 0, got -1"),
+        (RCGM, {"order": 31}, ValueError, "order must be at most 30, got 31"),
+        (RCGM, {"order": 2.0}, TypeError, r"order must be an int, got 2\.0"),
+        (RCGM, {"order": True}, TypeError, "order must be an int, got True"),
         (RCGM, {"dt": 0.0}, ValueError, r"dt must be from 1e-06 to 1, got 0\.0"),
         (RCGM, {"dt": 1e-8}, ValueError, "dt must be from 1e-06 to 1, got 1e-08"),
         (RCGM, {"dt": 1.5}, ValueError, r"dt must be from 1e-06 to 1, got 1\.5"),

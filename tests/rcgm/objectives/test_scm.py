@@ -138,7 +138,7 @@ def test_under_the_linear_transport_it_is_the_normalised_mean_flow_residual():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"warmup_steps": -1}, "warmup_steps must be >= 0, got -1"),
+        ({"warmup_steps": -1}, "warmup_steps must be at least 0, got -1"),
         ({"network": "ema"}, "network must be one of student, target, got 'ema'"),
         ({"weighting": "cosine"}, "weighting must be one of uniform, learned, got 'cosine'"),
     ],

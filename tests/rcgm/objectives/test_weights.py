@@ -148,7 +148,7 @@ def test_bad_weights():
     for value, got in ((torch.ones(3), r"\[3\]"), (1.0, "float")):
         with pytest.raises(ValueError, match=rf"sample_weight must give a tensor of the shape \[8\], got {got}"):
             FlowMatching(sample_weight=lambda t, r, value=value: value)(Smooth(1), x)
-    with pytest.raises(TypeError, match=r"steps must be a whole number, got 2.5"):
+    with pytest.raises(TypeError, match=r"steps must be an int, got 2.5"):
         RootWeight(steps=2.5)
     with pytest.raises(ValueError, match="shift must be a finite number > 0, got 0"):
         BellWeight(shift=0)
