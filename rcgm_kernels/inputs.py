@@ -6,9 +6,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from rcgm_kernels.layout import dense_samples
+
 
 class LossInputs(NamedTuple):
-    """Everything about a fused loss that is a tensor; :class:`rcgm_kernels.options.LossOptions` is the rest.
+    """The tensors of a fused loss; :class:`rcgm_kernels.options.LossOptions` is the rest.
 
     Args:
         pred: the prediction, ``[B, ...]``.
@@ -28,6 +30,12 @@ class LossInputs(NamedTuple):
     scale: Tensor | None
     weight: Tensor | None
     normalize_scale: Tensor | None
+
+    def with_dense_samples(self) -> LossInputs:
+        """The same inputs, with copies of the tensors ``[B, ...]`` whose samples are not contiguous; no graph."""
+        return self._replace(
+            pred=dense_samples(self.pred.detach()), terms=[dense_samples(term.detach()) for term in self.terms]
+        )
 
     def per_sample(self) -> dict[str, Tensor]:
         """The numbers of samples that are given, by name."""

@@ -30,16 +30,21 @@ def sample_size(tensor: Tensor) -> int:
     return size
 
 
-def dense_samples(tensor: Tensor) -> Tensor:
-    """``tensor`` itself if each of its samples is contiguous (the batch may have any stride), else a copy."""
+def has_dense_samples(tensor: Tensor) -> bool:
+    """Whether each sample of ``tensor`` is contiguous; the batch may have any stride."""
     if tensor.is_contiguous():
-        return tensor
+        return True
     expected = 1
     for extent, stride in zip(reversed(tensor.shape[1:]), reversed(tensor.stride()[1:]), strict=True):
         if extent != 1 and stride != expected:
-            return tensor.contiguous()
+            return False
         expected *= extent
-    return tensor
+    return True
+
+
+def dense_samples(tensor: Tensor) -> Tensor:
+    """``tensor`` itself if each of its samples is contiguous, else a copy."""
+    return tensor if has_dense_samples(tensor) else tensor.contiguous()
 
 
 def dense_order(tensor: Tensor) -> tuple[int, ...] | None:

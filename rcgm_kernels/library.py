@@ -114,20 +114,25 @@ def _one_by_one(name: str, info, dims: tuple, *arguments: object) -> tuple[objec
 PLAIN = {Tensor, nn.Parameter}
 
 
-def is_plain(*tensors: Tensor | None) -> bool:
-    """Whether nobody but the kernel wants to know of a call: no compiler, mode, transform or kind of tensor.
-
-    The dispatcher would then only cost time, of which there is none to spare on small latents on a CPU. Lazy tensors
-    are not plain: those whose memory is not what they stand for. (A conjugate one would be complex.)
-    """
-    if (
+def is_observed() -> bool:
+    """True under a compiler, a mode or a transform, which have to see every operation."""
+    return (
         torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._len_torch_function_stack() > 0
         or torch._C._functorch.peek_interpreter_stack() is not None
         or forward_ad._current_level >= 0
-        or torch.jit.is_tracing()
-    ):
+        or torch._C._get_tracing_state() is not None
+    )
+
+
+def is_plain(*tensors: Tensor | None) -> bool:
+    """True if the dispatcher can be bypassed: nothing observes the call, and the tensors are of no special kind.
+
+    The dispatcher would only cost time, of which there is none to spare on small latents on a CPU. Lazy tensors, whose
+    memory is not what they stand for, are special. (A conjugate one would be complex.)
+    """
+    if is_observed():
         return False
     given = [tensor for tensor in tensors if tensor is not None]
     return (

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import functools
-import math
+import itertools
+import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from rcgm_kernels import checks
-from rcgm_kernels.backends import AUTOMATIC, choose
+from rcgm_kernels.backends import AUTOMATIC, choose, requested
 from rcgm_kernels.inputs import LossInputs
-from rcgm_kernels.layout import batched, compute_dtype, dense_samples, share_memory
-from rcgm_kernels.library import Differentiable, define, is_plain
+from rcgm_kernels.known import KnownCalls
+from rcgm_kernels.library import is_observed, is_plain
+from rcgm_kernels.loss_operator import check_count, dispatched_residual_loss, plain_residual_loss
 from rcgm_kernels.options import AdaptiveWeight, LossOptions, Metric
+from rcgm_kernels.plan import LossPlan
 
 LEARN_A_WEIGHT = 'to learn a weight, multiply the losses of reduction="none" by it; else detach() it'
 
@@ -79,18 +82,20 @@ def fused_loss(
         TypeError, ValueError: before any work, for an argument that does not fit; the message names it.
         RuntimeError: where a second or a forward-mode derivative is asked for.
     """
-    checks.state("pred", pred)
-    segments = _term_list("segments", segments, pred)
-    checks.state("velocity", velocity, pred)
-    if base is not None:
-        checks.state("base", base, pred)
-    times = checks.rows("times", times, pred, len(segments) + 2)
-    terms = [*([] if base is None else [base]), *segments, velocity]
-    options = _options(
-        pred, clip=clip, metric=metric, normalize=normalize, adaptive=adaptive, reduce=reduce, reduction=reduction,
-        times=True, pred_in_residual=base is None,
-    )  # fmt: skip
-    return _loss(LossInputs(pred, terms, times, None, None, weight, normalize_scale), options, backend)
+
+    def checked() -> LossInputs:
+        checks.state("pred", pred)
+        each = _checked_terms("segments", segments, pred)
+        checks.state("velocity", velocity, pred)
+        if base is not None:
+            checks.state("base", base, pred)
+        knots = checks.rows("times", times, pred, len(each) + 2)
+        return given._replace(terms=[*first, *each, velocity], scalars=knots)
+
+    first = () if base is None else (base,)
+    given = LossInputs(pred, [*first, *_listed(segments), velocity], times, None, None, weight, normalize_scale)
+    options = (True, base is None, clip, metric, normalize, adaptive, reduce, reduction)
+    return _loss(given, isinstance(segments, Tensor), options, backend, checked)
 
 
 def fused_residual_loss(
@@ -148,19 +153,22 @@ def fused_residual_loss(
         TypeError, ValueError: before any work, for an argument that does not fit; the message names it.
         RuntimeError: where a second or a forward-mode derivative is asked for.
     """
-    checks.state("pred", pred)
-    terms = _term_list("terms", terms, pred)
-    coeffs = checks.rows("coeffs", coeffs, pred, len(terms))
-    if isinstance(pred_coeff, (Tensor, bool)) or pred_coeff not in (0, 1):
-        pred_coeff, pred_in_residual = checks.scalars("pred_coeff", pred_coeff, pred), True
-    else:
-        pred_coeff, pred_in_residual = None, pred_coeff == 1
-    scale = None if scale is None else checks.scalars("scale", scale, pred)
-    options = _options(
-        pred, clip=clip, metric=metric, normalize=normalize, adaptive=adaptive, reduce=reduce, reduction=reduction,
-        times=False, pred_in_residual=pred_in_residual,
-    )  # fmt: skip
-    return _loss(LossInputs(pred, terms, coeffs, pred_coeff, scale, weight, normalize_scale), options, backend)
+
+    def checked() -> LossInputs:
+        checks.state("pred", pred)
+        each = _checked_terms("terms", terms, pred)
+        return given._replace(
+            terms=each,
+            scalars=checks.rows("coeffs", coeffs, pred, len(each)),
+            pred_coeff=None if own is None else checks.scalars("pred_coeff", own, pred),
+            scale=None if scale is None else checks.scalars("scale", scale, pred),
+        )
+
+    own = None if type(pred_coeff) in (int, float) and pred_coeff in (0, 1) else pred_coeff
+    given = LossInputs(pred, _listed(terms), coeffs, own, scale, weight, normalize_scale)
+    in_residual = own is not None or pred_coeff == 1
+    options = (False, in_residual, clip, metric, normalize, adaptive, reduce, reduction)
+    return _loss(given, isinstance(terms, Tensor), options, backend, checked)
 
 
 def fused_regression(pred: Tensor, target: Tensor, **options: Any) -> Tensor:
@@ -182,55 +190,71 @@ def fused_regression(pred: Tensor, target: Tensor, **options: Any) -> Tensor:
     return fused_residual_loss(pred, [target], pred.new_full((1, pred.shape[0]), -1, dtype=torch.float32), **options)
 
 
-def _options(
-    pred: Tensor,
-    *,
-    clip: float | None,
-    metric: Metric | str,
-    adaptive: AdaptiveWeight | float | None,
-    **others,
-) -> LossOptions:
-    """The options of a call, checked."""
-    return LossOptions(
-        clip=math.inf if clip is None else clip,
-        metric=Metric.from_value(metric),
-        adaptive=AdaptiveWeight.from_value(adaptive),
-        with_gradient=torch.is_grad_enabled() and (pred.requires_grad or torch._C._are_functorch_transforms_active()),
-        **others,
-    )
+class _Known(NamedTuple):
+    """A kind of call that passed its checks."""
+
+    plan: LossPlan
+    backend: ModuleType
 
 
-def _loss(inputs: LossInputs, options: LossOptions, backend: str | None) -> Tensor:
-    """Check what both losses share and call. ``weight`` and ``normalize_scale`` come as the caller gave them."""
-    pred, weight, normalize_scale = inputs.pred, inputs.weight, inputs.normalize_scale
-    _check_count(inputs.terms, options)
-    if weight is not None:
-        inputs = inputs._replace(weight=checks.scalars("weight", weight, pred, LEARN_A_WEIGHT))
-    if normalize_scale is not None:
+_KNOWN: KnownCalls[_Known] = KnownCalls()
+
+
+def _loss(
+    given: LossInputs, stacked: bool, options: tuple, backend: str | None, checked: Callable[[], LossInputs]
+) -> Tensor:
+    """The loss of inputs as the caller gave them, which ``checked`` checks and converts where that is still to be done.
+
+    Terms that are ``stacked`` are one of ``given.terms``. ``options`` are the arguments of
+    :meth:`LossOptions.from_arguments` but for the last.
+    """
+    pred, terms, *numbers = given
+    key = known = None
+    if not is_observed():
+        tensors = [pred, *terms, *[values for values in numbers if values is not None]]
+        missing = tuple(values is None for values in numbers)
+        key = _KNOWN.key(tensors, (len(terms), stacked, *missing, *options, requested(backend)))
+        known = _KNOWN.find(key)
+    if known is not None:
+        if stacked:
+            given = given._replace(terms=_unstacked(terms, pred))
+        return plain_residual_loss(given, known.plan, known.backend)
+    inputs = checked()
+    with_gradient = pred.requires_grad or torch._C._are_functorch_transforms_active()
+    checked_options = LossOptions.from_arguments(*options, torch.is_grad_enabled() and with_gradient)
+    check_count(inputs.terms, checked_options)
+    inputs = inputs._replace(**_checked_weights(inputs, checked_options))
+    if not is_plain(pred, *inputs.terms, *inputs[2:]):
+        return dispatched_residual_loss(inputs, checked_options, backend or AUTOMATIC)
+    plan, chosen = LossPlan.of(inputs, checked_options), choose(backend, pred.device)
+    if all(map(operator.is_, inputs[2:], given[2:])):  # nothing was converted
+        _KNOWN.remember(key, _Known(plan, chosen))
+    return plain_residual_loss(inputs, plan, chosen)
+
+
+def _checked_weights(inputs: LossInputs, options: LossOptions) -> dict[str, Tensor]:
+    """The numbers that both losses multiply by, of those that are given."""
+    checked = {}
+    if inputs.weight is not None:
+        checked["weight"] = checks.scalars("weight", inputs.weight, inputs.pred, LEARN_A_WEIGHT)
+    if inputs.normalize_scale is not None:
         if options.normalize is None:
             raise ValueError("normalize_scale must be None without normalize: it multiplies the normalised residual")
-        inputs = inputs._replace(normalize_scale=checks.scalars("normalize_scale", normalize_scale, pred))
-    backend = backend or AUTOMATIC
-    if not is_plain(pred, *inputs.terms, *inputs[2:]):
-        inputs = inputs._replace(terms=[term.detach() for term in inputs.terms])
-        if torch._C._are_functorch_transforms_active():
-            return _ResidualLoss.call(*inputs, options, backend)[0]
-        return torch.ops.rcgm_kernels.residual_loss(*inputs, *options.flat(), backend)[0]
-    if options.with_gradient:
-        return _PlainResidualLoss.in_one.apply(*inputs, options, backend)[0]
-    with torch.no_grad():
-        return _residual_loss(inputs, options, backend)[0]
+        checked["normalize_scale"] = checks.scalars("normalize_scale", inputs.normalize_scale, inputs.pred)
+    return checked
 
 
-def _check_count(terms: Sequence[Tensor], options: LossOptions) -> None:
-    count = len(terms) + options.pred_in_residual
-    if count > checks.MAX_TERMS:
-        raise ValueError(f"at most {checks.MAX_TERMS} tensors can be combined, got {count}")
-    if not count:
-        raise ValueError("terms must not be empty when pred_coeff is 0: there is nothing to combine")
+def _listed(terms: object) -> Sequence[object]:
+    """Terms as they are given, a stack of them as one."""
+    return terms if type(terms) in (list, tuple) else [terms]
 
 
-def _term_list(name: str, value: Tensor | Sequence[Tensor], pred: Tensor) -> list[Tensor]:
+def _unstacked(terms: Sequence[Tensor], pred: Tensor) -> list[Tensor]:
+    each = [term.unbind(0) if term.ndim > pred.ndim else (term,) for term in terms]
+    return [*itertools.chain(*each)]
+
+
+def _checked_terms(name: str, value: object, pred: Tensor) -> list[Tensor]:
     if isinstance(value, Tensor):
         if value.ndim != pred.ndim + 1 or value.shape[1:] != pred.shape:
             wanted = ", ".join(str(extent) for extent in pred.shape)
@@ -239,193 +263,3 @@ def _term_list(name: str, value: Tensor | Sequence[Tensor], pred: Tensor) -> lis
     elif not isinstance(value, Sequence) or isinstance(value, str):
         raise TypeError(f"{name} must be a tensor or a sequence of tensors, got {type(value).__name__}")
     return [checks.state(f"{name}[{index}]", tensor, pred) for index, tensor in enumerate(value)]
-
-
-def _residual_loss(inputs: LossInputs, options: LossOptions, backend: str) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss, the gradient and the scales that it is stored with."""
-    return choose(backend, inputs.pred.device).residual_loss(inputs, options)
-
-
-def _with_options(function: Callable[[LossInputs, LossOptions, str], object]) -> Callable[..., object]:
-    """``function`` for arguments as torch passes them to an operation: all of the inputs and options, one by one."""
-
-    @functools.wraps(function)
-    def call(*arguments: object) -> object:
-        count = len(LossInputs._fields)
-        *flat, backend = arguments[count:]
-        return function(LossInputs(*arguments[:count]), LossOptions.from_flat(*flat), backend)
-
-    return call
-
-
-def _fake_residual_loss(inputs: LossInputs, options: LossOptions, backend: str) -> tuple[Tensor, Tensor, Tensor]:
-    pred = inputs.pred
-    dtype = compute_dtype(pred, *inputs.terms)
-    loss = pred.new_empty(pred.shape[:1] if options.reduction == "none" else (), dtype=dtype)
-    scaled = options.gradient_is_scaled(pred.dtype)
-    scales = pred.new_empty(pred.shape[:1] if scaled else 0, dtype=torch.float32)
-    if not options.with_gradient:
-        return loss, pred.new_empty(0), scales
-    return loss, torch.empty_like(pred, memory_format=torch.contiguous_format), scales
-
-
-def _check_residual_loss(inputs: LossInputs, options: LossOptions, backend: str) -> None:
-    pred, terms = inputs.pred, inputs.terms
-    checks.state("pred", pred)
-    for index, term in enumerate(terms):
-        checks.state(f"terms[{index}]", term, pred)
-    _check_count(terms, options)
-    rows = len(terms)
-    if options.times:
-        segments = len(terms) - 1 - (not options.pred_in_residual)
-        if segments < 0:
-            raise ValueError(f"terms must end with the velocity and begin with the base if any, got {len(terms)}")
-        rows = segments + 2
-    for name, values in inputs.per_sample().items():
-        shape = (rows, pred.shape[0]) if name == "scalars" else tuple(pred.shape[:1])
-        checks.stored_scalars(name, values, shape, pred)
-
-
-def _differentiable_residual_loss(
-    inputs: LossInputs, options: LossOptions, backend: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    if torch.is_grad_enabled():
-        for name, values in inputs.per_sample().items():
-            if values.requires_grad:
-                raise ValueError(f"{name} must not require a gradient, since it would get none: detach() it")
-        if inputs.pred.requires_grad and not options.with_gradient:
-            raise ValueError("with_gradient must be true for a pred that requires a gradient")
-    return _ResidualLoss.in_one.apply(*inputs, options, backend)[:3]
-
-
-class _ResidualLoss(Differentiable):
-    """The forward pass has made the gradient already; the backward pass multiplies it by the upstream one.
-
-    The last result is empty. It belongs to the graph, so that a second derivative, which would be wrong, finds a way
-    through it to its error.
-    """
-
-    @staticmethod
-    def forward(*arguments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        *inputs, options, backend = arguments
-        with torch._C._AutoDispatchBelowAutograd():
-            results = torch.ops.rcgm_kernels.residual_loss(*inputs, *options.flat(), backend)
-        return *results, results[0].new_empty(0)
-
-    @staticmethod
-    def setup_context(ctx, inputs: tuple, outputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
-        _, gradient, scales, handle = outputs
-        ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(gradient, scales)
-        ctx.save_for_backward(gradient, scales, handle)
-        ctx.inputs, ctx.backend = len(inputs), inputs[-1]
-
-    @staticmethod
-    def backward(ctx, upstream: Tensor | None, *_):
-        gradient, scales, handle = ctx.saved_tensors
-        nothing = (None,) * (ctx.inputs - 1)
-        if upstream is None:
-            return (None, *nothing)
-        if torch.is_grad_enabled():
-            return (_OnlyOnce.call(handle, gradient, upstream, scales, ctx.backend), *nothing)
-        return (_scaled(gradient, upstream, scales, ctx.backend, _graph_is_kept()), *nothing)
-
-    @staticmethod
-    def jvp(ctx, *_):
-        raise RuntimeError(
-            "the fused losses of rcgm_kernels have no forward-mode derivative: their gradient is that of a "
-            "stop-gradient target. Use reverse mode (backward(), torch.func.grad), or plain tensor operations"
-        )
-
-
-class _PlainResidualLoss(_ResidualLoss):
-    """For tensors that are known to need no dispatcher."""
-
-    @staticmethod
-    def forward(*arguments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        *inputs, options, backend = arguments
-        results = _residual_loss(LossInputs(*inputs), options, backend)
-        return *results, results[0].new_empty(0)
-
-
-class _OnlyOnce(Differentiable):
-    """The backward pass under ``create_graph=True``: works once, and says why it cannot be differentiated again."""
-
-    @staticmethod
-    def forward(handle: Tensor, gradient: Tensor, upstream: Tensor, scales: Tensor, backend: str) -> Tensor:
-        return _scaled(gradient, upstream, scales, backend, again=True)
-
-    @staticmethod
-    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx, _):
-        raise RuntimeError(NO_SECOND_DERIVATIVE)
-
-    @staticmethod
-    def jvp(ctx, *_):
-        raise RuntimeError(NO_SECOND_DERIVATIVE)
-
-
-NO_SECOND_DERIVATIVE = (
-    "the fused losses of rcgm_kernels cannot be differentiated twice: their gradient is that of a stop-gradient "
-    "target. Call backward() without create_graph=True, or use plain tensor operations for a double backward"
-)
-
-
-def _graph_is_kept() -> bool:
-    """Whether the running backward pass keeps its graph (``retain_graph=True``) and may come by again."""
-    return torch._C._autograd._get_current_graph_task_keep_graph()
-
-
-def _scaled(gradient: Tensor, upstream: Tensor, scales: Tensor, backend: str, again: bool) -> Tensor:
-    """``gradient * upstream`` without the stored scales, in place where nobody will ask for ``gradient`` again."""
-    if torch._C._are_functorch_transforms_active():  # writing in place is nothing for them
-        dtype = compute_dtype(gradient, upstream)
-        factor = upstream.to(dtype) / scales if scales.numel() else upstream.to(dtype)
-        return (gradient.to(dtype) * batched(factor, gradient)).to(gradient.dtype)
-    if again or type(gradient) is not Tensor:  # a tracer's tensor: the compiler decides what to reuse
-        gradient = gradient.clone()
-    elif not scales.numel() and upstream.device.type == "cpu" and upstream.ndim == 0 and upstream.item() == 1:
-        return gradient  # as the kernel would, but for the price of the call
-    torch.ops.rcgm_kernels.scale_gradient_(gradient, upstream, scales, backend)
-    return gradient
-
-
-def _check_scale_gradient(gradient: Tensor, upstream: Tensor, scales: Tensor, backend: str) -> None:
-    checks.state("gradient", gradient)
-    checks.writable("gradient", gradient)
-    if dense_samples(gradient) is not gradient:
-        raise ValueError(f"gradient must have dense samples, got strides {gradient.stride()}")
-    checks.dense("upstream", upstream)
-    if upstream.shape not in ((), gradient.shape[:1]):
-        raise ValueError(f"upstream must have the shape [] or [{gradient.shape[0]}], got {list(upstream.shape)}")
-    checks.same_device("upstream", upstream, gradient)
-    if scales.dtype != torch.float32 or scales.shape not in ((0,), gradient.shape[:1]):
-        wanted = f"float32 of the shape [0] or [{gradient.shape[0]}]"
-        raise ValueError(f"scales must be {wanted}, got {checks.names([scales.dtype])} of {list(scales.shape)}")
-    checks.same_device("scales", scales, gradient)
-
-
-def _scale_gradient_(gradient: Tensor, upstream: Tensor, scales: Tensor, backend: str) -> None:
-    for name, other in (("upstream", upstream), ("scales", scales)):
-        if gradient.device.type != "meta" and share_memory(gradient, other):
-            raise ValueError(f"gradient must share no memory with {name}: it is written")
-    choose(backend, gradient.device).scale_gradient_(gradient, upstream, scales.contiguous())
-
-
-define(
-    "residual_loss(Tensor pred, Tensor[] terms, Tensor scalars, Tensor? pred_coeff, Tensor? scale, Tensor? weight, "
-    f"Tensor? normalize_scale, {LossOptions.SCHEMA}, str backend) -> (Tensor, Tensor, Tensor)",
-    _with_options(_residual_loss),
-    check=_with_options(_check_residual_loss),
-    fake=_with_options(_fake_residual_loss),
-    autograd=_with_options(_differentiable_residual_loss),
-)
-define(
-    "scale_gradient_(Tensor(a!) gradient, Tensor upstream, Tensor scales, str backend) -> ()",
-    _scale_gradient_,
-    check=_check_scale_gradient,
-    fake=lambda gradient, upstream, scales, backend: None,
-)

@@ -172,6 +172,31 @@ class LossOptions:
         if self.reduction not in REDUCTIONS:
             raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {self.reduction!r}")
 
+    @staticmethod
+    def from_arguments(
+        times: bool,
+        pred_in_residual: bool,
+        clip: float | None,
+        metric: Metric | str,
+        normalize: float | None,
+        adaptive: AdaptiveWeight | float | None,
+        reduce: str,
+        reduction: str,
+        with_gradient: bool,
+    ) -> LossOptions:
+        """The options from what the losses take for them."""
+        return LossOptions(
+            times,
+            pred_in_residual,
+            math.inf if clip is None else clip,
+            Metric.from_value(metric),
+            normalize,
+            AdaptiveWeight.from_value(adaptive),
+            reduce,
+            reduction,
+            with_gradient,
+        )
+
     def flat(self) -> tuple[bool | float | str | None, ...]:
         """The options as plain values."""
         metric, adaptive = self.metric, self.adaptive or NOT_ADAPTIVE

@@ -21,14 +21,19 @@ ENVIRONMENT = "RCGM_BACKEND"
 AUTOMATIC = ""  # what an operation is given for a backend that is to be chosen when it runs, not when it is compiled
 
 
+def requested(name: str | None) -> str:
+    """The backend that a call or else the environment names; empty where none does."""
+    return name or os.environ.get(ENVIRONMENT) or AUTOMATIC
+
+
 def choose(name: str | None, device: torch.device) -> ModuleType:
     """The backend called ``name``, or else by the environment, or else the fastest for ``device``.
 
     Raises:
         ValueError: for an unknown name, or a backend that cannot run here or not on that device.
     """
-    forced = name or os.environ.get(ENVIRONMENT) or None
-    if forced is None:
+    forced = requested(name)
+    if not forced:
         return next(
             backend for backend in BACKENDS.values() if backend.unavailable() is None and backend.supports(device)
         )

@@ -11,8 +11,8 @@ from torch import Tensor
 from rcgm_kernels import checks
 from rcgm_kernels.backends import native, reference
 from rcgm_kernels.inputs import LossInputs
-from rcgm_kernels.layout import compute_dtype, dense_samples, sample_size
-from rcgm_kernels.options import LossOptions
+from rcgm_kernels.layout import dense_samples, sample_size
+from rcgm_kernels.plan import LossPlan, empty_results
 
 try:
     from rcgm_kernels import _cpu
@@ -39,35 +39,16 @@ def instruction_sets() -> list[str]:
     return _cpu.isa_names().split(",")
 
 
-def residual_loss(inputs: LossInputs, options: LossOptions) -> tuple[Tensor, Tensor, Tensor]:
+def residual_loss(inputs: LossInputs, plan: LossPlan) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`rcgm_kernels.backends.reference.residual_loss`."""
-    if not inputs.pred.numel():
-        return reference.residual_loss(inputs, options)
-    pred, terms, *numbers = inputs
-    pred = dense_samples(pred.detach())
-    terms = [dense_samples(term) for term in terms]
-    batch = pred.shape[0]
-    dtype = compute_dtype(pred, *terms)
-    loss = torch.empty(batch if options.reduction == "none" else (), dtype=dtype)
-    gradient = torch.empty(pred.shape if options.with_gradient else 0, dtype=pred.dtype)
-    scales = torch.empty(batch if options.gradient_is_scaled(pred.dtype) else 0, dtype=torch.float32)
-    unordered = _cpu.residual_loss(
-        _place(),
-        (
-            batch,
-            sample_size(pred),
-            native.array(pred),
-            tuple(native.array(term) for term in terms),
-            *(native.numbers(values) for values in numbers),
-            native.loss_options(options, pred),
-            loss.data_ptr(),
-            native.array(gradient) if options.with_gradient else native.NO_ARRAY,
-            scales.data_ptr() if scales.numel() else 0,
-        ),
-    )
+    if not plan.batch * plan.size:
+        return reference.residual_loss(inputs, plan)
+    inputs = inputs if plan.dense else inputs.with_dense_samples()
+    results = empty_results(inputs.pred, plan.dtype, plan.options)
+    unordered = _cpu.residual_loss(_place(), native.loss_arguments(inputs, plan, results))
     if unordered >= 0:
         raise checks.unordered(inputs.scalars, unordered)
-    return loss, gradient, scales
+    return results
 
 
 def scale_gradient_(gradient: Tensor, upstream: Tensor, scales: Tensor) -> None:

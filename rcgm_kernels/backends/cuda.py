@@ -10,8 +10,8 @@ from torch import Tensor
 
 from rcgm_kernels.backends import native, reference
 from rcgm_kernels.inputs import LossInputs
-from rcgm_kernels.layout import compute_dtype, dense_samples, sample_size
-from rcgm_kernels.options import LossOptions
+from rcgm_kernels.layout import dense_samples, sample_size
+from rcgm_kernels.plan import LossPlan, empty_results
 
 try:
     import rcgm_kernels._cuda as _cuda
@@ -38,44 +38,21 @@ def supports(device: torch.device) -> bool:
     return device.type == "cuda" and _runs_on(torch.cuda.current_device() if device.index is None else device.index)
 
 
-def residual_loss(inputs: LossInputs, options: LossOptions) -> tuple[Tensor, Tensor, Tensor]:
+def residual_loss(inputs: LossInputs, plan: LossPlan) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`rcgm_kernels.backends.reference.residual_loss`.
 
     One launch, but for samples that do not fit on the chip with a metric, weight or normalisation that needs a sample's
     sums before its gradient: two.
     """
-    if not inputs.pred.numel():
-        return reference.residual_loss(inputs, options)
-    pred, terms, *numbers = inputs
-    pred = dense_samples(pred.detach())
-    terms = [dense_samples(term) for term in terms]
-    batch, size = pred.shape[0], sample_size(pred)
-    shape, dtype = (batch,) if options.reduction == "none" else (), compute_dtype(pred, *terms)
-    gradient = torch.empty(pred.shape if options.with_gradient else 0, dtype=pred.dtype, device=pred.device)
-    scaled = options.gradient_is_scaled(pred.dtype)
-    scales = torch.empty(batch if scaled else 0, dtype=torch.float32, device=pred.device)
-    loss = torch.empty(shape, dtype=dtype, device=pred.device)
-    doubles = _cuda.loss_workspace(pred.device.index or 0, batch, size, options.positions(pred.shape))
-    workspace = torch.empty(doubles, dtype=torch.float64, device=pred.device)
-    counter = _counter(pred.device)
-    _launch(
-        "residual_loss",
-        pred.device,
-        (
-            batch,
-            size,
-            native.array(pred),
-            tuple(native.array(term) for term in terms),
-            *(native.numbers(values) for values in numbers),
-            native.loss_options(options, pred),
-            loss.data_ptr(),
-            native.array(gradient) if options.with_gradient else native.NO_ARRAY,
-            scales.data_ptr() if scaled else 0,
-            workspace.data_ptr(),
-            counter.data_ptr(),
-        ),
-    )
-    return loss, gradient, scales
+    if not plan.batch * plan.size:
+        return reference.residual_loss(inputs, plan)
+    inputs, device = inputs if plan.dense else inputs.with_dense_samples(), inputs.pred.device
+    results = empty_results(inputs.pred, plan.dtype, plan.options)
+    doubles = _cuda.loss_workspace(device.index or 0, plan.batch, plan.size, plan.positions)
+    workspace, counter = torch.empty(doubles, dtype=torch.float64, device=device), _counter(device)
+    arguments = native.loss_arguments(inputs, plan, results)
+    _launch("residual_loss", device, (*arguments, workspace.data_ptr(), counter.data_ptr()))
+    return results
 
 
 def scale_gradient_(gradient: Tensor, upstream: Tensor, scales: Tensor) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rcgm_kernels.options import ADAPTIVE_OF, METRICS, NOT_ADAPTIVE, REDUCES, REDUCTIONS, LossOptions
+from rcgm_kernels.inputs import LossInputs
+from rcgm_kernels.plan import LossPlan
 
 DTYPES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
 NO_ARRAY = (0, 0, 0)
@@ -30,26 +31,20 @@ def numbers(values: Tensor | None) -> tuple[int, int, int, bool]:
     return values.data_ptr(), row_stride, stride, values.dtype == torch.float64
 
 
-def loss_options(options: LossOptions, pred: Tensor) -> tuple[float | int, ...]:
-    """The fields of the struct LossOptions, in its order."""
-    metric, adaptive = options.metric, options.adaptive or NOT_ADAPTIVE
+def loss_arguments(inputs: LossInputs, plan: LossPlan, results: tuple[Tensor, Tensor, Tensor]) -> tuple:
+    """Batch, size, the inputs with dense samples, the options; then where loss, gradient and scales go (0: nowhere)."""
+    pred, terms, *values = inputs
+    loss, gradient, scales = results
     return (
-        options.times,
-        options.pred_in_residual,
-        options.clip,
-        METRICS.index(metric.name),
-        metric.c,
-        metric.alpha,
-        metric.cosine,
-        options.positions(pred.shape),
-        -1.0 if options.normalize is None else options.normalize,
-        adaptive.power,
-        adaptive.eps,
-        ADAPTIVE_OF.index(adaptive.of),
-        REDUCES.index(options.reduce),
-        options.share(pred.shape[0]),
-        options.gradient_is_scaled(pred.dtype),
-        REDUCTIONS.index(options.reduction),
+        plan.batch,
+        plan.size,
+        array(pred),
+        tuple(map(array, terms)),
+        *map(numbers, values),
+        plan.numbers,
+        loss.data_ptr(),
+        array(gradient) if plan.options.with_gradient else NO_ARRAY,
+        scales.data_ptr() if plan.scaled else 0,
     )
 
 

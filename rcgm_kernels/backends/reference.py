@@ -13,8 +13,9 @@ from torch import Tensor
 from rcgm_kernels import checks
 from rcgm_kernels.coefficients import recursive_coefficients
 from rcgm_kernels.inputs import LossInputs
-from rcgm_kernels.layout import batched, compute_dtype, sample_size
+from rcgm_kernels.layout import batched, compute_dtype
 from rcgm_kernels.options import AdaptiveWeight, LossOptions, Metric
+from rcgm_kernels.plan import LossPlan
 
 NAME = "reference"
 
@@ -28,16 +29,15 @@ def supports(device: torch.device) -> bool:
     return True
 
 
-def residual_loss(inputs: LossInputs, options: LossOptions) -> tuple[Tensor, Tensor, Tensor]:
+def residual_loss(inputs: LossInputs, plan: LossPlan) -> tuple[Tensor, Tensor, Tensor]:
     """The loss, the gradient to ``pred``, and the scales ``[B]`` that its samples are stored with.
 
-    The gradient is an empty tensor where it is not wanted, the scales where there are none
-    (:meth:`LossOptions.gradient_is_scaled`).
+    The gradient is empty where it is not wanted, and the scales where there are none.
     """
     pred, terms, scalars, pred_coeff, scale, weight, normalize_scale = inputs
+    options, dtype, size = plan.options, plan.dtype, plan.size
     if options.times and scalars.device.type == "cpu":
         checks.ordered_times(scalars, weight)
-    dtype, size = compute_dtype(pred, *terms), sample_size(pred)
     p = pred.to(dtype)
     tensors = [term.to(dtype) for term in terms]
     if options.pred_in_residual:
@@ -63,12 +63,12 @@ def residual_loss(inputs: LossInputs, options: LossOptions) -> tuple[Tensor, Ten
     loss, slope = _metric(options.metric, squared / divisor if divisor else squared * torch.nan)
     gradient = batched(2 * slope / max(divisor, 1), residual) * residual
     if options.metric.cosine:
-        cosine, cosine_gradient = _cosine(p, residual, options.positions(pred.shape) or 1)
+        cosine, cosine_gradient = _cosine(p, residual, plan.positions or 1)
         loss = loss + options.metric.cosine * cosine
         gradient = gradient + options.metric.cosine * cosine_gradient.reshape(gradient.shape)
     sample_weight = _weight(squared, loss, weight, options.adaptive)
     loss = loss * sample_weight
-    gradient = gradient * batched(sample_weight * options.share(pred.shape[0]), residual)
+    gradient = gradient * batched(sample_weight * options.share(plan.batch), residual)
     if weight is not None:
         loss, gradient = loss.masked_fill(weight == 0, 0), gradient.masked_fill(left_out, 0)
     if options.reduction != "none":
@@ -76,7 +76,7 @@ def residual_loss(inputs: LossInputs, options: LossOptions) -> tuple[Tensor, Ten
     scales = pred.new_empty(0, dtype=torch.float32)
     if not options.with_gradient:
         return loss, pred.new_empty(0), scales
-    if options.gradient_is_scaled(pred.dtype):
+    if plan.scaled:
         scales = _storage_scales(gradient)
         gradient = gradient * batched(scales.to(dtype), gradient)
     return loss, gradient.to(pred.dtype).contiguous(), scales

@@ -28,6 +28,7 @@ from rcgm_kernels.backends import cuda, reference
 from rcgm_kernels.inputs import LossInputs
 from rcgm_kernels.layout import batched
 from rcgm_kernels.options import AdaptiveWeight, LossOptions, Metric
+from rcgm_kernels.plan import LossPlan
 from tests.support.compiled import Compilation, make_all, run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -316,9 +317,13 @@ def moved(value: object, device: torch.device, dtype: torch.dtype | None = None)
     return [moved(item, device, dtype) for item in value] if isinstance(value, list) else value
 
 
+def loss_by(backend: ModuleType, case: Case, inputs: LossInputs) -> tuple[Tensor, Tensor, Tensor]:
+    return backend.residual_loss(inputs, LossPlan.of(inputs, case.options))
+
+
 def expected(case: Case, inputs: LossInputs) -> tuple[Tensor, Tensor]:
     """The reference, in float64, on what the narrower dtypes hold."""
-    return reference.residual_loss(moved(inputs, torch.device("cpu"), F64), case.options)[:2]
+    return loss_by(reference, case, moved(inputs, torch.device("cpu"), F64))[:2]
 
 
 def assert_close(got: Tensor, want: Tensor, tolerance: float) -> None:
@@ -331,7 +336,7 @@ def assert_close(got: Tensor, want: Tensor, tolerance: float) -> None:
 
 def check_loss(place: Place, case: Case, inputs: LossInputs | None = None) -> tuple[Tensor, Tensor]:
     inputs = case.inputs() if inputs is None else inputs
-    got_loss, got_gradient, scales = cuda.residual_loss(moved(inputs, place.device), case.options)
+    got_loss, got_gradient, scales = loss_by(cuda, case, moved(inputs, place.device))
     want_loss, want_gradient = expected(case, inputs)
     compute = F64 if F64 in case.dtypes else F32
     assert got_loss.dtype == compute
@@ -622,14 +627,14 @@ def test_rest_of_a_single_sample_behind_the_vectors(place: Place, metric: str, s
 def test_numbers_may_have_any_stride(place: Place) -> None:
     case = Case(6, 48, (F32,) * 4, pred_coeff=True, scale=True, weight=True)
     inputs = moved(case.inputs(), place.device)
-    contiguous = cuda.residual_loss(inputs, case.options)
+    contiguous = loss_by(cuda, case, inputs)
     spaced = {
         name: torch.stack([values, values + 1], 1)[:, 0]
         for name, values in inputs.per_sample().items()
         if name != "scalars"
     }
     inputs = inputs._replace(scalars=inputs.scalars.t().contiguous().t(), **spaced)
-    for one, other in zip(contiguous, cuda.residual_loss(inputs, case.options), strict=True):
+    for one, other in zip(contiguous, loss_by(cuda, case, inputs), strict=True):
         assert torch.equal(one, other)
 
 
@@ -638,8 +643,8 @@ def test_numbers_may_have_any_stride(place: Place) -> None:
 def test_empty_tensors(place: Place, batch: int, size: int, reduction: str) -> None:
     case = Case(batch, size, (F32,) * 2, reduction=reduction)
     inputs = LossInputs(torch.zeros(batch, size), [torch.zeros(batch, size)], torch.ones(1, batch), *[None] * 4)
-    loss, gradient, _ = cuda.residual_loss(moved(inputs, place.device), case.options)
-    want, *_ = reference.residual_loss(inputs, case.options)
+    loss, gradient, _ = loss_by(cuda, case, moved(inputs, place.device))
+    want, *_ = loss_by(reference, case, inputs)
     assert torch.equal(loss.cpu().nan_to_num(nan=-7.0), want.nan_to_num(nan=-7.0))
     assert gradient.shape == (batch, size)
     empty, numbers = torch.zeros(batch, size, device=place.device), torch.ones(batch, device=place.device)
@@ -803,7 +808,7 @@ def test_graph_capture(place: Place, metric: str, size: int) -> None:
     results = {}
 
     def step() -> None:
-        results["loss"], results["gradient"], scales = cuda.residual_loss(inputs, case.options)
+        results["loss"], results["gradient"], scales = loss_by(cuda, case, inputs)
         cuda.scale_gradient_(results["gradient"], results["loss"].new_full((), 2.0), scales)
 
     graph = captured(step)
@@ -833,7 +838,7 @@ def test_losses_on_several_streams(place: Place) -> None:
         losses = []
         for case, arguments, stream in zip(cases, inputs, streams, strict=True):
             with torch.cuda.stream(stream):
-                losses.append(cuda.residual_loss(arguments, case.options)[0])
+                losses.append(loss_by(cuda, case, arguments)[0])
     torch.cuda.synchronize()
     for case, arguments, loss in zip(cases, inputs, losses, strict=True):
         assert_close(loss, expected(case, moved(arguments, torch.device("cpu")))[0], TOLERANCE[F32])

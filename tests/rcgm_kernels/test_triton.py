@@ -438,6 +438,7 @@ from rcgm_kernels import AdaptiveWeight, Metric
 from rcgm_kernels.backends import triton as backend
 from rcgm_kernels.inputs import LossInputs
 from rcgm_kernels.options import LossOptions
+from rcgm_kernels.plan import LossPlan
 
 def loss(batch, size, dtype, order=2, times=True, first=True, own=None, metric=Metric(), clip=1.0, normalize=None,
          channels=None, adaptive=None, scale=False, gradient=True, reduce="mean"):
@@ -448,7 +449,7 @@ def loss(batch, size, dtype, order=2, times=True, first=True, own=None, metric=M
         torch.zeros(order + 2 if times else order + 1, batch), own, numbers if scale else None,
         numbers if scale else None, numbers if scale and normalize is not None else None,
     )
-    backend.residual_loss(inputs, options)
+    backend.residual_loss(inputs, LossPlan.of(inputs, options))
 
 def path(batch, size, dtype):
     x, t = torch.zeros(batch, size, dtype=dtype), torch.zeros(2, batch)

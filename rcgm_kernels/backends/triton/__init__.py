@@ -14,7 +14,7 @@ from torch import Tensor
 from rcgm_kernels import checks
 from rcgm_kernels.backends import reference
 from rcgm_kernels.inputs import LossInputs
-from rcgm_kernels.options import LossOptions
+from rcgm_kernels.plan import LossPlan
 
 NAME = "triton"
 DEVICES = ("cuda", "xpu")  # torch calls an AMD GPU "cuda", too
@@ -35,16 +35,16 @@ def supports(device: torch.device) -> bool:
     return device.type in DEVICES or (device.type == "cpu" and _interpreting())
 
 
-def residual_loss(inputs: LossInputs, options: LossOptions) -> tuple[Tensor, Tensor, Tensor]:
+def residual_loss(inputs: LossInputs, plan: LossPlan) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`rcgm_kernels.backends.reference.residual_loss`."""
     from rcgm_kernels.backends.triton import loss
 
-    if not inputs.pred.numel():
-        return reference.residual_loss(inputs, options)
-    if options.times and inputs.scalars.device.type == "cpu":
+    if not plan.batch * plan.size:
+        return reference.residual_loss(inputs, plan)
+    if plan.options.times and inputs.scalars.device.type == "cpu":
         checks.ordered_times(inputs.scalars, inputs.weight)
     with _on(inputs.pred):
-        return loss.residual_loss(inputs, options)
+        return loss.residual_loss(inputs, plan)
 
 
 def scale_gradient_(gradient: Tensor, upstream: Tensor, scales: Tensor) -> None:

@@ -27,8 +27,8 @@ from rcgm_kernels.backends.triton.common import (
     warps,
 )
 from rcgm_kernels.inputs import LossInputs
-from rcgm_kernels.layout import compute_dtype, dense_samples, sample_size
 from rcgm_kernels.options import LossOptions
+from rcgm_kernels.plan import LossPlan, empty_results
 
 WHOLE = 16384  # elements of the largest sample that one program keeps in registers
 TIGHT_CLIP = 1024.0  # as in formulas.h
@@ -58,37 +58,36 @@ class Form(NamedTuple):
         return self.metric != "l2" or self.cosine or self.normalize or self.adaptive != "" or not self.tight
 
 
-def residual_loss(inputs: LossInputs, options: LossOptions) -> tuple[Tensor, Tensor, Tensor]:
+def residual_loss(inputs: LossInputs, plan: LossPlan) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`rcgm_kernels.backends.reference.residual_loss`."""
-    pred, terms, scalars, pred_coeff, scale, weight, normalize_scale = inputs
-    pred = dense_samples(pred.detach())
-    terms = [dense_samples(term) for term in terms]
-    batch, size, dtype = pred.shape[0], sample_size(pred), compute_dtype(pred, *terms)
-    losses = torch.empty(batch, dtype=dtype, device=pred.device)
-    gradient = torch.empty(pred.shape if options.with_gradient else 0, dtype=pred.dtype, device=pred.device)
-    scaled = options.gradient_is_scaled(pred.dtype)
-    scales = torch.empty(batch if scaled else 0, dtype=torch.float32, device=pred.device)
+    inputs, options = inputs if plan.dense else inputs.with_dense_samples(), plan.options
+    pred, terms, *numbers = inputs
+    scalars, pred_coeff, scale, weight, normalize_scale = (
+        None if values is None else values.contiguous() for values in numbers
+    )
+    batch, size, positions = plan.batch, plan.size, plan.positions
+    _, gradient, scales = empty_results(pred, plan.dtype, plan.options)
+    losses = pred.new_empty(batch, dtype=plan.dtype)
     tensors = [pred, *terms] if options.pred_in_residual else terms
     read = {
         "PRED": pred,
         "PRED_STRIDE": pred.stride(0),
         "TENSORS": tuple(tensors),
         "STRIDES": tuple(tensor.stride(0) for tensor in tensors),
-        "SCALARS": scalars.contiguous(),
-        "PRED_COEFF": None if pred_coeff is None else pred_coeff.contiguous(),
-        "SCALE": None if scale is None else scale.contiguous(),
-        "WEIGHT": None if weight is None else weight.contiguous(),
+        "SCALARS": scalars,
+        "PRED_COEFF": pred_coeff,
+        "SCALE": scale,
+        "WEIGHT": weight,
         "CLIP": options.clip,
     }
     finishing = {
         "LOSSES": losses,
-        "SCALES": scales if scaled else None,
-        "NORMALIZE_SCALE": None if normalize_scale is None else normalize_scale.contiguous(),
-        **_numbers(options, size, options.positions(pred.shape)),
+        "SCALES": scales if plan.scaled else None,
+        "NORMALIZE_SCALE": normalize_scale,
+        **_numbers(options, size, positions),
         "SHARE": options.share(batch),
     }
-    positions = options.positions(pred.shape)
-    form = _form(options, pred.dtype, dtype, positions)
+    form = _form(plan)
     if positions:
         _launch_channels(read, finishing, gradient, batch, size, positions, form)
     else:
@@ -100,27 +99,27 @@ def residual_loss(inputs: LossInputs, options: LossOptions) -> tuple[Tensor, Ten
     return losses, gradient, scales
 
 
-def _form(options: LossOptions, stored: torch.dtype, dtype: torch.dtype, positions: int) -> Form:
+def _form(plan: LossPlan) -> Form:
+    options = plan.options
     metric = options.metric
     name = metric.name
     if name == "barron":  # its limits told apart
         name = {2.0: "barron_l2", 0.0: "cauchy", float("-inf"): "welsch"}.get(metric.alpha, name)
     elif name == "barron_reweighting" and metric.alpha == float("-inf"):
         name = "welsch_reweighting"
-    scaled = options.gradient_is_scaled(stored)
     return Form(
         times=options.times,
         pred_first=options.pred_in_residual,
         clip=options.clip != float("inf"),
         metric=name,
         cosine=metric.cosine != 0,
-        channels=positions > 0,
+        channels=plan.positions > 0,
         normalize=options.normalize is not None,
         adaptive="" if options.adaptive is None else options.adaptive.of,
         with_gradient=options.with_gradient,
-        scaled=scaled,
-        tight=not scaled or options.clip <= TIGHT_CLIP,
-        compute=COMPUTE[dtype],
+        scaled=plan.scaled,
+        tight=not plan.scaled or options.clip <= TIGHT_CLIP,
+        compute=COMPUTE[plan.dtype],
     )
 
 

@@ -79,7 +79,7 @@ def step_of(objective: Objective, optimizer: type[torch.optim.Optimizer], device
 @pytest.mark.parametrize("name", CASES)
 def test_no_step_waits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # On a CPU the backward pass reads the factor of the gradient, where that costs nothing.
-    monkeypatch.setattr("rcgm_kernels.loss._graph_is_kept", lambda: True)
+    monkeypatch.setattr("rcgm_kernels.loss_operator._graph_is_kept", lambda: True)
     # SGD: other optimizers read the number of their step, which they keep on the CPU for parameters there.
     step, batch = step_of(CASES[name](), torch.optim.SGD, "cpu")
     with NothingWaits():
