@@ -396,10 +396,14 @@ def spacing(values: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def assert_loss_close(actual: Tensor, expected: Tensor, relative: Tensor | float = 1e-5) -> None:
-    """Within a share of the expected loss; ``relative`` is a number, or one for each sample."""
+    """Within a share of the expected loss; ``relative`` is a number, or one for each sample.
+
+    What is below the smallest normal number of the dtype does not count.
+    """
     relative = torch.as_tensor(relative)
     relative = relative if actual.ndim or not relative.numel() else relative.amax()
-    wrong = ~_equal_or_within(actual.double(), expected, relative * expected.abs())
+    allowed = (relative * expected.abs()).clamp(min=torch.finfo(actual.dtype).smallest_normal)
+    wrong = ~_equal_or_within(actual.double(), expected, allowed)
     assert not wrong.any(), f"{actual[wrong].tolist()} instead of {expected[wrong].tolist()}"
 
 
