@@ -35,11 +35,10 @@ class MLP(nn.Module):
         generator: of the initial weights; None for torch's own.
 
     Raises:
-        TypeError: an argument has the wrong type.
-        ValueError: an argument is out of its range.
+        TypeError, ValueError: an argument has the wrong type, or is out of its range.
 
     Attributes:
-        arguments: those of the constructor, from which the same network is built again, in values that JSON can hold.
+        arguments: as those of :class:`~rcgm.models.dit.DiT`.
 
     Example:
         >>> network = MLP(dim=2)

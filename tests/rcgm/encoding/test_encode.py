@@ -15,23 +15,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def kl(tmp_path_factory):
-    return save_kl(tmp_path_factory.mktemp("kl"))
-
-
-@pytest.fixture(scope="module")
 def dc(tmp_path_factory):
     return save_dc(tmp_path_factory.mktemp("dc"))
-
-
-@pytest.fixture
-def images(tmp_path):
-    return write_images(tmp_path / "images")
-
-
-def encode(images, output, autoencoder, *words):
-    arguments = ["encode", str(images), str(output), "--autoencoder", str(autoencoder), "--size", "8"]
-    return main([*arguments, "--batch-size", "3", "--shard-size", "4", *words])
 
 
 def shards(output):
@@ -42,7 +27,7 @@ def bytes_of(output):
     return {path.name: path.read_bytes() for path in sorted(output.iterdir())}
 
 
-def test_writes_the_layout_of_lightning_dit(images, tmp_path, kl, capsys):
+def test_writes_the_layout_of_lightning_dit(images, tmp_path, kl, capsys, encode):
     assert encode(images, tmp_path / "out", kl) == 0
     assert "11 images to moments of 8 x 4 x 4, 3 shards (3 of 3 written)" in capsys.readouterr().out
     files = shards(tmp_path / "out")
@@ -59,7 +44,7 @@ def test_writes_the_layout_of_lightning_dit(images, tmp_path, kl, capsys):
             torch.testing.assert_close(file["latents_flip"][row], mirrored, rtol=1e-4, atol=1e-5)
 
 
-def test_the_manifest_and_what_reads_it(images, tmp_path, kl):
+def test_the_manifest_and_what_reads_it(images, tmp_path, kl, encode):
     encode(images, tmp_path / "out", kl)
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["autoencoder"]["config"]["scaling_factor"] == 0.18215
@@ -76,7 +61,7 @@ def test_the_manifest_and_what_reads_it(images, tmp_path, kl):
     torch.testing.assert_close(statistics.std, torch.ones(4).double(), rtol=0, atol=0.08)
 
 
-def test_a_manifest_that_no_longer_fits(images, tmp_path, kl):
+def test_a_manifest_that_no_longer_fits(images, tmp_path, kl, encode):
     encode(images, tmp_path / "out", kl)
     (tmp_path / "out" / "latents_shard00001.safetensors").unlink()
     with pytest.raises(ValueError, match="holds 7 samples and its manifest says 11"):
@@ -90,7 +75,7 @@ def test_an_unfinished_folder_is_not_read(images, tmp_path, kl):
         Latents(tmp_path / "out")
 
 
-def test_a_channel_without_scale_is_told_once_all_is_written(images, tmp_path, kl, capsys):
+def test_a_channel_without_scale_is_told_once_all_is_written(images, tmp_path, kl, capsys, encode):
     encode(images, tmp_path / "out", kl)
     before = bytes_of(tmp_path / "out")
     for path in (tmp_path / "out").glob("latents_shard*.json"):
@@ -107,7 +92,7 @@ def test_a_channel_without_scale_is_told_once_all_is_written(images, tmp_path, k
 
 
 @pytest.mark.parametrize("victim", ["shard", "record", "byte"])
-def test_goes_on_where_it_was_stopped(images, tmp_path, kl, victim, monkeypatch):
+def test_goes_on_where_it_was_stopped(images, tmp_path, kl, victim, monkeypatch, encode):
     encode(images, tmp_path / "out", kl)
     whole = bytes_of(tmp_path / "out")
     path = tmp_path / "out" / "latents_shard00001.safetensors"
@@ -158,7 +143,7 @@ def test_two_processes(images, tmp_path, kl):
     assert len(Latents(tmp_path / "out")) == 11
 
 
-def test_draws_do_not_depend_on_the_batch(images, tmp_path, kl):
+def test_draws_do_not_depend_on_the_batch(images, tmp_path, kl, encode):
     for name, size in (("a", "1"), ("b", "4")):
         encode(images, tmp_path / name, kl, "--store", "samples", "--batch-size", size)
     for one, other in zip(shards(tmp_path / "a"), shards(tmp_path / "b"), strict=True):
@@ -167,7 +152,7 @@ def test_draws_do_not_depend_on_the_batch(images, tmp_path, kl):
     assert Latents(tmp_path / "a").info.shape == (4, 4, 4)
 
 
-def test_dc_ae(images, tmp_path, dc):
+def test_dc_ae(images, tmp_path, dc, encode):
     assert encode(images, tmp_path / "out", dc, "--dtype", "bfloat16", "--no-flips") == 0
     files = shards(tmp_path / "out")
     assert set(files[0]) == {"latents", "labels"} and files[0]["latents"].dtype == torch.bfloat16
@@ -178,7 +163,7 @@ def test_dc_ae(images, tmp_path, dc):
     torch.testing.assert_close(dataset.info.normalisation.undo(dataset[0][0]), encoded, rtol=0.02, atol=0.02)
 
 
-def test_grey_images_without_classes(tmp_path):
+def test_grey_images_without_classes(tmp_path, encode):
     autoencoder = save_kl(tmp_path / "grey", in_channels=1, latent_channels=2)
     images = write_images(tmp_path / "images", counts=(5,)) / "cat"
     assert encode(images, tmp_path / "out", autoencoder) == 0
@@ -186,7 +171,7 @@ def test_grey_images_without_classes(tmp_path):
     assert dataset.info.num_classes is None and dataset[0][1] == -1 and dataset.info.shape == (2, 4, 4)
 
 
-def test_other_settings_do_not_mix(images, tmp_path, kl, capsys):
+def test_other_settings_do_not_mix(images, tmp_path, kl, capsys, encode):
     encode(images, tmp_path / "out", kl)
     before = bytes_of(tmp_path / "out")
     assert encode(images, tmp_path / "out", kl, "--dtype", "float16") == 2
@@ -196,7 +181,7 @@ def test_other_settings_do_not_mix(images, tmp_path, kl, capsys):
     assert bytes_of(tmp_path / "out") == before
 
 
-def test_numbers_that_do_not_fit_into_float16(images, tmp_path, capsys):
+def test_numbers_that_do_not_fit_into_float16(images, tmp_path, capsys, encode):
     autoencoder = save_kl(tmp_path / "large", scale=1e7)
     assert encode(images, tmp_path / "out", autoencoder, "--dtype", "float16") == 2
     assert "cat/0.png are not finite in float16: store bfloat16 or float32" in capsys.readouterr().err
@@ -211,7 +196,7 @@ def test_numbers_that_do_not_fit_into_float16(images, tmp_path, capsys):
         (["--autoencoder", "/nowhere"], "needs a folder with a config.json"),
     ],
 )
-def test_refuses(images, tmp_path, kl, dc, words, message, capsys):
+def test_refuses(images, tmp_path, kl, dc, words, message, capsys, encode):
     assert encode(images, tmp_path / "out", kl, *(str(dc) if word == "DC" else word for word in words)) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -9,31 +9,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from rcgm.cli import main
 from rcgm.data import Latents
-from tests.support.autoencoder_files import save_kl, write_images
-
-
-@pytest.fixture(scope="module")
-def kl(tmp_path_factory):
-    return save_kl(tmp_path_factory.mktemp("kl"))
-
-
-@pytest.fixture
-def images(tmp_path):
-    return write_images(tmp_path / "images")
-
-
-def encode(images, output, autoencoder, *words):
-    arguments = ["encode", str(images), str(output), "--autoencoder", str(autoencoder), "--size", "8"]
-    return main([*arguments, "--batch-size", "3", "--shard-size", "4", *words])
 
 
 def replace(path, value):
     Image.fromarray(np.full((9, 9, 3), value, dtype=np.uint8)).save(path)
 
 
-def test_a_replaced_image_is_encoded_again_and_the_others_are_kept(images, tmp_path, kl, capsys):
+def test_a_replaced_image_is_encoded_again_and_the_others_are_kept(images, tmp_path, kl, capsys, encode):
     encode(images, tmp_path / "out", kl)
     first = load_file(tmp_path / "out" / "latents_shard00000.safetensors")["latents"]
     manifest = (tmp_path / "out" / "manifest.json").read_text()
@@ -48,7 +31,7 @@ def test_a_replaced_image_is_encoded_again_and_the_others_are_kept(images, tmp_p
     assert "3 shards (0 of 3 written)" in capsys.readouterr().out
 
 
-def test_the_same_size_at_another_time_is_another_image(images, tmp_path, kl, capsys):
+def test_the_same_size_at_another_time_is_another_image(images, tmp_path, kl, capsys, encode):
     encode(images, tmp_path / "out", kl)
     os.utime(images / "cat" / "0.png", ns=(1, 1))
     capsys.readouterr()
@@ -56,7 +39,7 @@ def test_the_same_size_at_another_time_is_another_image(images, tmp_path, kl, ca
     assert "(1 of 3 written)" in capsys.readouterr().out
 
 
-def test_records_of_earlier_versions_are_kept(images, tmp_path, kl, capsys):
+def test_records_of_earlier_versions_are_kept(images, tmp_path, kl, capsys, encode):
     encode(images, tmp_path / "out", kl)
     for path in (tmp_path / "out").glob("latents_shard*.json"):
         record = json.loads(path.read_text())
@@ -67,7 +50,7 @@ def test_records_of_earlier_versions_are_kept(images, tmp_path, kl, capsys):
     assert "(0 of 3 written)" in capsys.readouterr().out
 
 
-def test_force_encodes_all_again_with_other_settings(images, tmp_path, kl, capsys):
+def test_force_encodes_all_again_with_other_settings(images, tmp_path, kl, capsys, encode):
     encode(images, tmp_path / "out", kl)
     assert encode(images, tmp_path / "out", kl, "--shard-size", "8", "--dtype", "bfloat16") == 2
     assert "choose another output folder, or encode all again with --force" in capsys.readouterr().err
@@ -77,7 +60,7 @@ def test_force_encodes_all_again_with_other_settings(images, tmp_path, kl, capsy
     assert len(Latents(tmp_path / "out")) == 11
 
 
-def test_broken_images_and_transparency(images, tmp_path, kl, capsys):
+def test_broken_images_and_transparency(images, tmp_path, kl, capsys, encode):
     (images / "cat" / "1.png").write_bytes(b"no image")
     assert encode(images, tmp_path / "out", kl) == 2
     assert "or set data.broken=leave_out" in capsys.readouterr().err
