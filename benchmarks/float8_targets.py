@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import environment
-from benchmarks.fidelity import Problem, random_problem, recursive_residual, with_exact
+from benchmarks.fidelity import recursive_residual
+from benchmarks.fidelity_problems import Problem, random_problem, with_exact
 from rcgm.derivatives import Central
 
 LARGEST = torch.finfo(torch.float8_e4m3fn).max

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from benchmarks import configurations
-from benchmarks.configurations import COMMON, MAIN, built, options_of, outcome, pairs, summarised, whole
+from benchmarks.configuration_options import COMMON, MAIN, options_of
+from benchmarks.configurations import built, outcome, pairs, summarised, whole
 from rcgm.config.families import FAMILIES
 from rcgm.objectives import OBJECTIVES
 

@@ -14,6 +14,7 @@ from torch import Tensor
 import rcgm_kernels
 from rcgm_kernels import advance, fused_loss, fused_regression, interpolate
 from tests.support import published_loops as loops
+from tests.support import published_tim, published_ucgm
 from tests.support.published_loops import Problem
 
 PAGE = (Path(__file__).parents[2] / "docs" / "drop_in.md").read_text()
@@ -81,9 +82,9 @@ CASES = {
     "MeanFlow": (0, mean_flow, loops.mean_flow(difference=E)),
     "RCGM": (1, rcgm, loops.rcgm(2)),
     "TwinFlow": (2, rcgm, loops.rcgm(2, reweighted=0.5, tangent=True)),
-    "UCGM": (3, ucgm, loops.ucgm(1.0, c=0.1)),
+    "UCGM": (3, ucgm, published_ucgm.ucgm(1.0, c=0.1)),
     "sCM": (4, scm, loops.scm(warm=0.7)),
-    "TiM": (5, tim, loops.tim()),
+    "TiM": (5, tim, published_tim.tim()),
     "consistency": (6, consistency, loops.consistency()),
 }
 

@@ -28,7 +28,9 @@ from rcgm.objectives.times import Times
 from rcgm.transports import VP, Linear, TrigFlow, TrigLinear
 from rcgm_kernels import AdaptiveWeight, Metric
 from tests.support import published_loops as loops
+from tests.support import published_ucgm
 from tests.support.published_loops import BATCH, EQUAL, NULL, Loss, Problem, problem
+from tests.support.published_tim import TIM_TRANSPORTS, tim
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ CASES = [
     Case(
         "UCGM",
         f"ratio 0, {MANY}",
-        loops.ucgm(0, cosine=True),
+        published_ucgm.ucgm(0, cosine=True),
         lambda: UCGM(consistency_ratio=0, metric=Metric("pseudo_huber", c=0, cosine=1)),
         "equal",
         drop=True,
@@ -127,7 +129,7 @@ CASES = [
     Case(
         "UCGM",
         f"ratio 0, {MANY}, enhanced by 0.47",
-        loops.ucgm(0, cosine=True, zeta=0.47),
+        published_ucgm.ucgm(0, cosine=True, zeta=0.47),
         lambda: UCGM(
             consistency_ratio=0, metric=Metric("pseudo_huber", c=0, cosine=1), guidance=SelfEnhancedTarget(0.47)
         ),
@@ -138,7 +140,7 @@ CASES = [
         Case(
             "UCGM",
             f"ratio {ratio:g}, {FEW}" + (f", enhanced by {zeta:g} (teacher)" if zeta else ""),
-            loops.ucgm(ratio, zeta=zeta, c=5),
+            published_ucgm.ucgm(ratio, zeta=zeta, c=5),
             lambda ratio=ratio, zeta=zeta: UCGM(
                 consistency_ratio=ratio, guidance=None if zeta is None else TeacherEnhancedTarget(zeta)
             ),
@@ -151,7 +153,7 @@ CASES = [
     Case(
         "UCGM",
         f"ratio 1, {FEW}, enhanced by 2 (teacher), with the program's 1.57 for pi/2",
-        loops.ucgm(1, zeta=2.0, c=5, half_pi=1.57),
+        published_ucgm.ucgm(1, zeta=2.0, c=5, half_pi=1.57),
         lambda: UCGM(guidance=TeacherEnhancedTarget(2.0)),
         "zero",
         drop=True,
@@ -198,17 +200,17 @@ CASES = [
         Case(
             "TiM",
             f"{name}, direction term, interval weight, weight 1/(loss + 1e-5)",
-            loops.tim(name),
+            tim(name),
             _tim(name),
             "mixed",
             drop=True,
         )
-        for name in loops.TIM_TRANSPORTS
+        for name in TIM_TRANSPORTS
     ),
     Case(
         "TiM",
         "linear, the same, guidance 0.75 for t in [0.3, 0.8], dropped samples too",
-        loops.tim("linear", guided=True),
+        tim("linear", guided=True),
         _tim("linear", guidance=MixedTarget(0.75, 0.3, 0.8, guide_dropped=True)),
         "mixed",
         drop=True,

@@ -10,45 +10,20 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rcgm.models import PRESETS, DiT, build_model
 from rcgm.models.positions import rotate, rotations_2d
+from tests.support.small_dit import SMALL, drawn, inputs
 
-SMALL = {
-    "input_size": (4, 6),
-    "in_channels": 3,
-    "patch_size": 2,
-    "hidden_size": 16,
-    "depth": 2,
-    "num_heads": 4,
-    "num_classes": 5,
-    "frequency_size": 16,
-}
 LIGHTNING = {"norm": "rms_gain", "feed_forward": "swiglu", "positions": "sincos_rope", "qk_norm": True}
 STYLES = {
     "LightningDiT": LIGHTNING,
     "UCGM": {"norm": "rms", "feed_forward": "swiglu", "positions": "rope"},
     "TiM": {"feed_forward": "swiglu", "positions": "rope", "interval_aware": True, "qk_norm": True},
 }
+WITH_DIT = {"DiT": {}, "DiT, queries and keys normalised": {"qk_norm": True}, **STYLES}
 
 
-def drawn(dtype=torch.float32, std=0.3, **arguments):
-    network = DiT(**{**SMALL, **arguments})
-    generator = torch.Generator().manual_seed(0)
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=std, generator=generator)
-    return network.to(dtype)
-
-
-def inputs(dtype=torch.float32, batch=3):
-    generator = torch.Generator().manual_seed(1)
-    x = torch.randn(batch, 3, 4, 6, generator=generator, dtype=torch.float64).to(dtype)
-    t = torch.rand(batch, generator=generator, dtype=torch.float64)
-    r = t * torch.rand(batch, generator=generator, dtype=torch.float64)
-    times = torch.float64 if dtype == torch.float64 else torch.float32
-    return x, t.to(times), r.to(times), torch.arange(batch)
-
-
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("style", WITH_DIT)
 def test_gradient_reaches_every_parameter(style):
-    network = drawn(**STYLES[style])
+    network = drawn(**WITH_DIT[style])
     network(*inputs()).square().mean().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
@@ -62,9 +37,9 @@ def test_starts_as_the_function_0(style):
         assert network(*inputs()).abs().max() == 0
 
 
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("style", WITH_DIT)
 def test_forward_mode_derivative_along_the_path(style):
-    network = drawn(torch.float64, **STYLES[style])
+    network = drawn(torch.float64, **WITH_DIT[style])
     x, t, r, cond = inputs(torch.float64)
     v = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     with sdpa_kernel(SDPBackend.MATH):
@@ -103,8 +78,14 @@ def test_half_precision_leaves_tokens_and_times_in_float32(style, weights, autoc
     torch.testing.assert_close(result.float(), network.float()(*inputs()), rtol=0.06, atol=0.06)
 
 
-def test_built_on_the_meta_device_and_filled_later():
-    style = {**LIGHTNING, "interval_aware": True}
+@pytest.mark.parametrize(
+    ("style", "buffers"),
+    [
+        ({"qk_norm": True}, {"pos_embed"}),
+        ({**LIGHTNING, "interval_aware": True}, {"pos_embed", "rope_cos", "rope_sin"}),
+    ],
+)
+def test_built_on_the_meta_device_and_filled_later(style, buffers):
     expected = DiT(**SMALL, **style, generator=torch.Generator().manual_seed(3))
     with torch.device("meta"):
         network = DiT(**SMALL, **style)
@@ -114,7 +95,7 @@ def test_built_on_the_meta_device_and_filled_later():
     network.reset_parameters(torch.Generator().manual_seed(3))
     expected_tensors = {**expected.state_dict(), **dict(expected.named_buffers())}
     got_tensors = {**network.state_dict(), **dict(network.named_buffers())}
-    assert got_tensors.keys() == expected_tensors.keys() >= {"pos_embed", "rope_cos", "rope_sin"}
+    assert got_tensors.keys() == expected_tensors.keys() >= buffers
     assert all(torch.equal(got_tensors[name], expected_tensors[name]) for name in expected_tensors)
 
 

@@ -6,14 +6,15 @@ import pytest
 
 from rcgm.config import build_objective_from, load_config
 from tests.support import published_loops as loops
+from tests.support import published_tim, published_ucgm
 from tests.support.published_cases import CASES, Case, compare
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 # the loss that the authors of each published configuration train
 PUBLISHED = {
-    "imagenet256_tim": ("mixed", loops.tim("linear", guided=True)),
-    "imagenet256_ucgm": ("equal", loops.ucgm(0, cosine=True, zeta=0.47)),
-    "imagenet256_ucgm_tuned": ("zero", loops.ucgm(1, c=5, zeta=2.0)),
+    "imagenet256_tim": ("mixed", published_tim.tim("linear", guided=True)),
+    "imagenet256_ucgm": ("equal", published_ucgm.ucgm(0, cosine=True, zeta=0.47)),
+    "imagenet256_ucgm_tuned": ("zero", published_ucgm.ucgm(1, c=5, zeta=2.0)),
     "imagenet256_mean_flow_b4": ("mixed", loops.mean_flow()),
     "imagenet256_mean_flow_xl2": ("mixed", loops.mean_flow(omega=0.2, kappa=0.92, upper=0.75)),
 }
