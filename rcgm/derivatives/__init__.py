@@ -1,4 +1,4 @@
-"""Estimators of the derivative of a network along a path, one file each.
+"""Estimators of the total derivative of a network along a path, one file each.
 
 A new one is a subclass of ``Estimator`` with a ``plan``, and a line in ``ESTIMATORS``.
 """

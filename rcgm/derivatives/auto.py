@@ -25,39 +25,41 @@ from rcgm.engine.estimator import Estimator, Plan
 from rcgm.engine.queries import Derivative, Query
 
 CANDIDATES = 33
-"""Steps that are compared: the error is so flat about its least value that an eighth of a step costs nothing."""
+"""Number of steps that are compared: the error is so flat near its minimum that a finer choice gains nothing."""
 
 
 @dataclass
 class Auto(Estimator):
-    """The central difference with the step that balances the rounding of the network against its curvature.
+    """The central difference, with the step that balances the rounding of the network against its curvature.
 
-    Now and then a part of the batch is also evaluated at a ladder of steps, in the same wave. From how the differences
-    scatter at small steps and drift at large ones the rounding noise and the curvature are estimated, by range of ``t``
-    (:class:`Measurements`); every sample then takes the step of the least expected error for its range, with what the
-    ends of its path leave of it. In the residuals the derivative is multiplied by the length of the interval, and so it
-    is in the measurements: samples weigh ``(t - r)^2``. Nothing waits for the device.
+    From time to time a part of the batch is also evaluated at a ladder of steps, in the same wave. The differences
+    scatter at small steps and drift at large ones. From that the rounding noise and the curvature are estimated, for
+    each range of ``t`` (:class:`Measurements`). Every sample then takes the step of the least expected error for its
+    range, cut where its path ends. In the residuals the derivative is multiplied by the length of the interval, so the
+    samples of a measurement have the weight ``(t - r)^2``. Nothing waits for the device.
 
-    The first call evaluates the whole batch at the ladder and takes its differences from there, so that it is right
-    already. Further measurements are at calls 2, 4, 8, ..., since the student changes fast at first, and then at every
-    ``every``-th. With the defaults they cost a batch of 64 two batched evaluations in 200 calls, 0.2% of a step that
-    has five times that of one forward.
+    The first call evaluates the whole batch at the ladder and takes its differences from there, so its steps are
+    already chosen. Further measurements are made at calls 2, 4, 8, ..., since the student changes fast at first, and
+    then at every ``every``-th call. With the defaults and a batch of 64 they cost two batched evaluations in 200 calls,
+    0.2% of a step that takes five times as long as one forward.
 
-    What was measured is kept in :meth:`state`: saved and resumed with a run, the same for the same seed. Copies that
-    share an instance share it; separate runs want separate instances. Where several processes train together the
-    measurements are of the samples of all of them, and so the steps are the same. A micro-batch counts as a call.
+    What was measured is kept in :meth:`memory`: saved and resumed with a run, and the same for the same seed. Copies of
+    an objective share the instance; separate runs need separate instances. If several processes train together, the
+    measurements are of the samples of all of them, so their steps are the same. A micro-batch counts as a call.
 
     Args:
-        evaluations: 2, or 4. With four, each sample takes the fourth-order stencil or, where the curvature is of high
-            order and noise large, the line of least squares through the four, whichever is expected to err less.
-        every: calls between measurements.
-        fraction: of the batch, that is measured, at least 4 samples.
-        bins: ranges of ``t`` that have an estimate of their own, of equal length.
-        decay: what earlier measurements count for at each new one.
-        largest, smallest: the ladder, and the range of the step.
+        evaluations: 2 or 4. With 4, each sample takes the fourth-order stencil or the least-squares line through the
+            four, whichever has the smaller expected error; the line is better where noise is large and the curvature
+            of high order.
+        every: calls between measurements, at least 1.
+        fraction: part of the batch that is measured, above 0 and at most 1; at least 4 samples.
+        bins: number of ranges of ``t`` of equal length, each with its own estimate.
+        decay: factor by which earlier measurements are multiplied at each new one, from 0 to below 1.
+        largest, smallest: ends of the ladder and of the range of the step, ``0 < smallest <= largest/4``, ``largest <=
+            0.5``.
 
     Attributes:
-        measurements: what was measured so far.
+        measurements: what was measured so far, a module whose state is saved with a run.
 
     Raises:
         ValueError: for a value out of range.
@@ -91,7 +93,7 @@ class Auto(Estimator):
         return self.measurements
 
     def report(self) -> dict[str, Tensor]:
-        """Steps away from the ends of time, over the ranges, and the noise and curvature that they balance."""
+        """The steps away from the ends of time, over the ranges, and the noise and curvature that they balance."""
         known = self.measurements
         model = known.model()
         endless = torch.full_like(model.noise, torch.inf)
@@ -154,7 +156,7 @@ class Auto(Estimator):
         return nodes.gather(1, best)[:, 0], weights.gather(1, best)[:, 0]
 
     def _ladder(self, derivative: Derivative, start: int) -> tuple[list[Query], Callable[[list[Tensor]], None]]:
-        """Evaluations behind at all steps of the ladder, then those ahead, and what records their answers."""
+        """Evaluations at all steps of the ladder, behind and then ahead, and a function that records their answers."""
         known = self.measurements
         back, ahead = reach(derivative)
         nodes = two_nodes(back, ahead, known.steps.to(back.dtype)[:, None]).flatten(0, 1)
@@ -192,9 +194,9 @@ def _whole(derivative: Derivative) -> Share:
 
 
 def _least(model: ErrorModel, nodes: Tensor, weights: Tensor, unknown: int) -> Tensor:
-    """Index ``[B]`` of the candidate of the least expected error; nodes and weights ``[n, candidates, B]``.
+    """Index ``[B]`` of the candidate with the smallest expected error; nodes and weights ``[n, candidates, B]``.
 
-    It is ``unknown`` before anything was measured, and for a network that is constant, as DiTs are at initialisation.
+    It is ``unknown`` before anything was measured, and for a constant network, as DiTs are at initialisation.
     """
     errors = model.error(nodes, weights)
     return torch.where(model.noise > 0, errors.argmin(0), unknown)

@@ -1,4 +1,4 @@
-"""Central differences (TiM's DDE, UCGM): independent evaluations in one wave."""
+"""Central differences (DDE of TiM, equation 10; UCGM): independent evaluations in one wave."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from rcgm.engine.queries import Derivative
 class Central(Estimator):
     """``(F(s + e) - F(s - e))/(2e)``, or the fourth-order stencil of ``s - 2e, s - e, s + e, s + 2e``.
 
-    Where the path would leave ``r <= t <= 1`` the nodes are cut (order 2) or moved (order 4) to stay inside; at the
-    ends of [0, 1] and at ``t = r`` the difference is one-sided. Errors are ``e^2`` and ``e^4``, or there ``e`` and
-    ``e^3``.
+    Where the path would leave ``r <= t <= 1`` the nodes are cut (order 2) or moved (order 4) to stay inside. At the
+    ends of [0, 1] and at ``t = r`` the difference is one-sided. The error is of order ``e^2`` or ``e^4``; there it is
+    of order ``e`` or ``e^3``.
 
     Args:
-        step: e; the papers' value is 0.005. A bf16 network wants a larger one (math.md section 6), see ``Auto``.
-        order: 2, with two evaluations, or 4, with four. Order 4 allows a step several times as large, and so less of
-            the network's rounding noise; it pays where noise is what limits.
+        step: e; 0.005 in the papers. A bf16 network needs a larger one (math.md section 6), see ``Auto``.
+        order: 2, with two evaluations, or 4, with four. Order 4 allows a step several times as large, which amplifies
+            the network's rounding less; use it where that rounding is the larger error.
 
     Raises:
         ValueError: unless ``0 < step * order / 2 <= 0.5``, or for another order.

@@ -1,4 +1,4 @@
-"""Forward-mode automatic differentiation: the baseline that the differences are measured against."""
+"""Forward-mode automatic differentiation: the baseline of the finite differences."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from rcgm.engine.queries import Derivative, Query
 class ForwardMode(Estimator):
     """``torch.func.jvp``: exact to rounding, at about the cost and memory of two forwards.
 
-    It needs attention with a forward-mode rule (torch's math attention, which the engine selects) and does not go
-    through FlashAttention. Through sharded parameters (FSDP2) it goes from torch 2.13 on. A network that it does not go
-    through is an error that says what to choose instead.
+    It needs attention with a forward-mode rule: torch's math attention, which the engine selects. It does not work with
+    FlashAttention, and works with sharded parameters (FSDP2) only from torch 2.13 on. If it does not work with a
+    network, the error says what to choose instead.
     """
 
     def plan(self, derivative: Derivative) -> Plan:

@@ -1,4 +1,4 @@
-"""What is known of a network's rounding noise and curvature along the path, by range of time."""
+"""Estimates of a network's rounding noise and curvature along the path, by range of time."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ FALL = 2.0
 """Ratio of neighbouring steps of the ladder."""
 
 COMMON = 0.1
-"""Weight of the mean over all ranges of time in the estimate for one: that of a few samples."""
+"""Weight of the mean over all ranges in the estimate for one range: that of a few samples."""
 
 
 @dataclass(frozen=True)
 class ErrorModel:
-    """Mean squares over the elements of a sample, each ``[*]``: what an evaluation's rounding adds, and the curvatures.
+    """Mean squares over the elements of a sample, each ``[*]``: of the rounding of an evaluation, and the curvatures.
 
     Args:
         noise: variance of the rounding of one evaluation.
@@ -36,7 +36,7 @@ class ErrorModel:
     def error(self, nodes: Tensor, weights: Tensor) -> Tensor:
         """Expected squared error ``[*]`` of ``sum_i weights[i] F(nodes[i])`` as derivative at 0; both ``[n, *]``."""
         powers = [(weights * nodes**power).sum(0).square() for power in (2, 3, 4, 5)]
-        # The fourth derivative is seen by no measured difference; between its neighbours is where it should lie.
+        # No measured difference shows the fourth derivative; it is taken between its neighbours.
         fourth = (self.third * self.fifth).sqrt()
         truncation = powers[0] * self.second + powers[1] * self.third + powers[2] * fourth + powers[3] * self.fifth
         return self.noise * weights.square().sum(0) + truncation
@@ -54,7 +54,7 @@ class Measurements(nn.Module):
     - ``D_l - D_{l+1}`` is ``s^2 (1 + 4)/(2 e_l^2) + (3/4 c_3 e_l^2)^2``;
     - ``S_l - S_{l+1}`` is ``s^2 + (3/4 c_2 e_l^2)^2``.
 
-    So nothing exact is needed to tell noise from curvature: one falls with the step and the other grows.
+    So noise and curvature can be told apart without an exact derivative: one falls with the step, the other grows.
 
     Args:
         largest: e_0, the largest step.
@@ -100,9 +100,9 @@ class Measurements(nn.Module):
     ) -> None:
         """Add evaluations at ``-e_l`` and ``e_l``, each ``[levels, B, ...]``.
 
-        Times, the room to both sides and the weight of the samples are ``[B]``. Samples with an evaluation that is not
-        finite are left out, and so are steps that do not fit the room. With a ``share`` of a batch, what the other
-        processes measure of theirs is added.
+        Times, the room on both sides and the weight of the samples are ``[B]``. Samples with an evaluation that is not
+        finite are left out, and so are steps that do not fit into the room. With a ``share`` of a batch, the
+        measurements of the other processes are added.
         """
         dtype = torch.promote_types(before.dtype, torch.float32)
         before, after = before.to(dtype).flatten(2), after.to(dtype).flatten(2)
@@ -115,7 +115,7 @@ class Measurements(nn.Module):
 
         def summed(values: Tensor) -> Tensor:
             squares = (weight * values.square().mean(-1)).to(self.counts.dtype)
-            # what overflows the sum once would stay in it for good
+            # an overflow would stay in the sum for good
             kept = torch.where(valid[: len(values)] & squares.isfinite(), squares, 0).T[None]
             return (member * kept).sum(1)
 
@@ -144,7 +144,7 @@ class Measurements(nn.Module):
             torch.cat([sums, sums.sum(0, keepdim=True)])
             for sums in (self.counts, self.contrasts, self.differences, self.means)
         )
-        # Large steps fit few samples near the ends of time, which are not like the others.
+        # Near the ends of time few samples have room for large steps, and they are not like the others.
         known = (counts > 0) & (counts >= counts[:, -1:] / 2)
         total = torch.where(known, counts, 1)
         contrasts, differences, means = (sums / total[:, : sums.shape[1]] for sums in (contrasts, differences, means))

@@ -1,4 +1,4 @@
-"""The one-sided difference: one evaluation beside the prediction that the step makes anyway."""
+"""The one-sided difference: one evaluation besides the prediction that the step makes anyway."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from rcgm.engine.queries import STUDENT, Derivative
 
 @dataclass(frozen=True)
 class OneSided(Estimator):
-    """``(F(s) - F(s - e))/e``, error ``e``; forwards where there is no room behind.
+    """``(F(s) - F(s - e))/e``, with an error of order ``e``; forwards in time where there is no room behind.
 
-    Where the student is asked at the point of its own prediction, that prediction is ``F(s)``: one evaluation, not two.
-    It is of the training step's number format, whatever that of the target forwards.
+    Where the student is asked at the point of its own prediction, ``F(s)`` is that prediction: one evaluation instead
+    of two. It has the number format of the training step, not that of the target forwards.
 
     Args:
-        step: e.
+        step: e, ``0 < e <= 0.5``.
 
     Raises:
         ValueError: unless ``0 < step <= 0.5``.

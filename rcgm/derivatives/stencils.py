@@ -1,4 +1,4 @@
-"""Finite differences that stay inside ``0 <= r <= t <= 1``."""
+"""Finite differences whose evaluations stay inside ``0 <= r <= t <= 1``: nodes, weights and queries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def check_step(name: str, step: float, largest: float = 0.5) -> None:
 
 
 def reach(derivative: Derivative) -> tuple[Tensor, Tensor]:
-    """How far back (``<= 0``) and ahead (``>= 0``) the path can be followed with ``0 <= r <= t <= 1``; ``[B]`` each."""
+    """How far back (``<= 0``) and ahead (``>= 0``) the path stays in ``0 <= r <= t <= 1``; ``[B]`` each."""
     t, r, tangent = derivative.t, derivative.r, derivative.tangent
     back, ahead = torch.full_like(t, -torch.inf), torch.full_like(t, torch.inf)
     for room, speed in ((1 - t, -tangent.t), (r, tangent.r), (t - r, tangent.t - tangent.r), (t, tangent.t)):
@@ -30,8 +30,8 @@ def reach(derivative: Derivative) -> tuple[Tensor, Tensor]:
 def two_nodes(back: Tensor, ahead: Tensor, step: Tensor | float) -> Tensor:
     """Offsets ``[2, *]`` of a central difference: ``-step`` and ``step``, each cut where the path ends.
 
-    A cut side costs an order of accuracy, never more than the one-sided difference of the same step: the error of
-    ``-a, b`` is ``(b - a)/2`` second derivatives, and its noise that of the width ``a + b``. At the very end of the
+    A cut side costs an order of accuracy: the error of nodes ``-a, b`` is ``(b - a)/2`` times the second derivative, at
+    most that of the one-sided difference of the same step, and the noise is divided by ``a + b``. At the end of the
     path it is the one-sided difference. With no room at all both offsets are 0.
     """
     return torch.stack([back.clamp(min=-step), ahead.clamp(max=step)])
@@ -80,7 +80,7 @@ def interpolating_weights(nodes: Tensor) -> Tensor:
 
 
 def regression_weights(nodes: Tensor) -> Tensor:
-    """Weights ``[n, *]`` of the derivative of the line of least squares: of all, those that carry the least noise."""
+    """Weights ``[n, *]`` of the derivative of the least-squares line, which of all has the least noise."""
     width, usable = _width(nodes)
     centred = nodes / width - (nodes / width).mean(0)
     squares = torch.where(usable, (centred * centred).sum(0), 1)
@@ -89,18 +89,18 @@ def regression_weights(nodes: Tensor) -> Tensor:
 
 def _width(nodes: Tensor) -> tuple[Tensor, Tensor]:
     width = nodes[-1] - nodes[0]
-    # Below this the times themselves, of float32, could not tell the nodes apart.
+    # Below this float32 times cannot tell the nodes apart.
     usable = width > 1e-6
     return torch.where(usable, width, 1), usable
 
 
 def difference(answers: list[Tensor], weights: Tensor) -> Combination:
-    """``sum_i weights[i] answers[i]``, each scaled before the sum."""
+    """``sum_i weights[i] answers[i]``; each answer ``[B, ...]`` is scaled before the sum, weights ``[n, B]``."""
     return Combination(tuple(answers), tuple(weights.unbind(0)))
 
 
 def query_at(derivative: Derivative, offset: Tensor, start: int | None = None) -> Query:
-    """The evaluation at ``offset`` ``[B]`` along the path; from sample ``start`` on, or that of the derivative."""
+    """The evaluation at ``offset`` ``[B]`` along the path, for the samples from ``start`` on (None: all)."""
     tangent = derivative.tangent
     t = (derivative.t + tangent.t * offset).clamp(0, 1)
     r = (derivative.r + tangent.r * offset).clamp(min=0) if tangent.r else derivative.r
@@ -108,7 +108,7 @@ def query_at(derivative: Derivative, offset: Tensor, start: int | None = None) -
         x = derivative.curve(offset)
     else:
         x = derivative.x + offset.reshape(-1, *[1] * (derivative.x.ndim - 1)).to(derivative.x.dtype) * tangent.x
-    if tangent.t >= tangent.r:  # r is fixed, or the slower: what rounding puts below it is moved up to it
+    if tangent.t >= tangent.r:  # r is fixed or slower: a t that rounding puts below r is moved up to it
         t = torch.maximum(t, r)
     else:
         r = torch.minimum(r, t)

@@ -1,7 +1,8 @@
-"""The engine: runs an objective's queries in as few batched forwards as their dependencies allow.
+"""The engine: answers an objective's queries in as few waves as their dependencies allow.
 
-An objective is a generator that yields ``Query`` and ``Derivative``; an ``Engine`` answers them with the networks; an
-``Estimator`` says which forwards make a derivative.
+A *wave* is one batch of forwards without gradient; a later wave depends on the answers of an earlier one. An objective
+is a generator that yields ``Query`` and ``Derivative``. An ``Engine`` answers them with the networks. An ``Estimator``
+says which forwards a derivative is made of.
 """
 
 from rcgm.engine.combination import Combination, term

@@ -13,11 +13,16 @@ Scalar = Tensor | float
 
 @dataclass(frozen=True, eq=False)
 class Combination:
-    """``pred_coeff * prediction + sum_k coeffs[k] * terms[k]``: what the fused loss evaluates in one pass over memory.
+    """``pred_coeff * prediction + sum_k coeffs[k] * terms[k]``, which the fused loss evaluates in one pass over memory.
 
-    Combinations are added, subtracted and multiplied by scalars (numbers, or tensors ``[B]``) without touching the
-    tensors ``[B, ...]`` themselves. ``PREDICTION`` is the student's prediction at the point of the step, and
+    Combinations can be added, subtracted and multiplied by scalars (numbers, or tensors ``[B]``). None of that touches
+    the tensors ``[B, ...]``. ``PREDICTION`` is the student's prediction at the point of the step, and
     ``term(tensor)`` a tensor; ``PREDICTION - term(velocity)`` is flow matching.
+
+    Args:
+        terms: tensors ``[B, ...]``.
+        coeffs: a number or a tensor ``[B]`` for each.
+        pred_coeff: coefficient of the student's prediction, a number or ``[B]``.
     """
 
     terms: tuple[Tensor, ...] = ()
@@ -53,10 +58,10 @@ class Combination:
         return self + (-other) if isinstance(other, Combination) else NotImplemented
 
     def stacked(self, like: Tensor) -> Tensor:
-        """The coefficients, ``[K, B]``; ``like`` ``[B]`` gives the number of samples, dtype and device."""
+        """The coefficients, ``[K, B]``, of the dtype and device of ``like`` ``[B]``."""
         if not self.terms:
             return like.new_empty((0, *like.shape))
-        # a number is filled in on the device: copied there, it would have the host wait
+        # a number is filled in on the device: copying it there would make the host wait
         return torch.stack(
             [
                 coeff.to(like).expand(like.shape) if isinstance(coeff, Tensor) else torch.full_like(like, coeff)
@@ -65,13 +70,13 @@ class Combination:
         )
 
     def value(self) -> Tensor:
-        """The combination itself, ``[B, ...]``; a lone term with coefficient 1 is returned as it is.
+        """The combination as a tensor ``[B, ...]``; a single term with coefficient 1 is returned itself.
 
         Raises:
             ValueError: for a combination with a prediction, which is not known yet, or without terms.
         """
         if isinstance(self.pred_coeff, Tensor) or self.pred_coeff != 0:
-            raise ValueError("a combination with the prediction has no value before the prediction is made")
+            raise ValueError("a combination with the prediction has no value before the student has predicted")
         if not self.terms:
             raise ValueError("a combination without terms has no value")
         result = None

@@ -12,10 +12,15 @@ from torch.utils import _pytree as pytree
 from rcgm.engine.formats import joined
 
 Condition = Any
+"""None, a tensor, or a nest of dicts, tuples and lists of tensors; the first dimension of each is the batch."""
 
 
 def check(name: str, condition: Condition, batch: int, *, may_be_one: bool = False) -> None:
-    """Raise unless every leaf is a tensor with ``batch`` (or, if allowed, 1) rows."""
+    """Check that every leaf is a tensor with ``batch`` rows (or 1, if allowed).
+
+    Raises:
+        TypeError, ValueError: for a leaf that is not; the message names it.
+    """
     if condition is None:
         return
     for path, leaf in pytree.tree_flatten_with_path(condition)[0]:
@@ -29,7 +34,11 @@ def check(name: str, condition: Condition, batch: int, *, may_be_one: bool = Fal
 
 
 def check_null(condition: Condition, null: Condition, batch: int) -> None:
-    """Raise unless ``null`` can stand in for ``condition``."""
+    """Check that ``null`` can replace ``condition``: the same structure and shapes, with ``batch`` rows or 1.
+
+    Raises:
+        TypeError, ValueError: if it cannot.
+    """
     check("null_cond", null, batch, may_be_one=True)
     have, want = pytree.tree_structure(null), pytree.tree_structure(condition)
     if have != want:
@@ -46,7 +55,7 @@ def check_null(condition: Condition, null: Condition, batch: int) -> None:
 
 
 def concatenate(conditions: Sequence[Condition]) -> Condition:
-    """The conditions one behind the other along the batch."""
+    """The conditions one after the other along the batch."""
     if len(conditions) == 1 or conditions[0] is None:
         return conditions[0]
     return pytree.tree_map(lambda *leaves: joined(leaves), *conditions)

@@ -1,4 +1,4 @@
-"""Target forwards as CUDA graphs: one launch by the host where a network makes hundreds."""
+"""Target forwards as CUDA graphs: the host launches once instead of hundreds of times."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from rcgm.engine.networks import module_of
 from rcgm_kernels.library import is_plain
 
 WARMUPS = 3
-"""Forwards before a capture: what libraries set up or tune in their first calls cannot be captured."""
+"""Forwards before recording: what libraries set up or tune in their first calls cannot be part of a graph."""
 
 Forward = Callable[[], Tensor]
 
 
 class Recorder(Protocol):
-    """What turns a forward of fixed tensors into one that is replayed."""
+    """Turns a forward on fixed tensors into one that is replayed."""
 
     def supports(self, device: torch.device) -> bool:
-        """Whether it can record on ``device``."""
+        """True if it can record on ``device``."""
 
     def record(self, forward: Forward, device: torch.device) -> Forward:
         """A function that repeats ``forward`` and returns the tensor it writes, the same one every time."""
 
 
 class CudaGraphs:
-    """Records CUDA graphs. They share a pool of memory: they run one after another, and what they return is copied."""
+    """Records CUDA graphs. They share a memory pool: they run one after the other, and their outputs are copied."""
 
     def __init__(self) -> None:
         self._pool: Any = None
@@ -64,23 +64,22 @@ class CudaGraphs:
 
 
 class GraphedNetwork:
-    """A network ``(x, t, r, cond)`` whose forwards without gradient are recorded once for each form of their arguments.
+    """A network ``(x, t, r, cond)`` whose forwards without gradient are replayed as CUDA graphs.
 
-    The form is the shapes and dtypes of all tensors, the structure of the condition, the autocast in force and the mode
-    of the network. A
-    replay copies the arguments to where the recording read them and returns a copy of what it wrote. It reads the
-    weights where they were: an average that is updated in place goes on to count, but a network whose tensors are
-    replaced, or that decides anything by values on the host, must not be captured. A network that draws random numbers
-    in its forward is refused: its draws have to be those of the student, and a recording has its own.
+    One graph is recorded for each form of the arguments: shapes and dtypes of all tensors, structure of the condition,
+    autocast, and mode of the network. A replay copies the arguments to where the graph reads them, and returns a copy
+    of what it writes. It reads the weights where they were. So an average that is updated in place works. A network
+    whose tensors are replaced, or that decides by values on the host, must not be recorded. A network that draws random
+    numbers in its forward is refused: it would have to draw what the student draws, and a graph draws its own.
 
-    Whatever cannot be replayed runs as it is: forwards with gradient, under ``torch.func``, ``torch.compile`` or a
-    dispatch mode, on devices without graphs, and forms beyond the first ``most``, each kind with one warning where it
-    costs speed. A recording that fails is reported by a warning, and its form runs as it is from then on.
+    What cannot be replayed runs without a graph: forwards with gradient, under ``torch.func``, ``torch.compile`` or a
+    dispatch mode, on devices without graphs, and forms beyond the first ``most``. Where this costs speed there is one
+    warning of each kind. If recording fails, a warning says why, and that form runs without a graph from then on.
 
     Args:
-        network: the network. Its tensors have to stay where they are, and be updated in place.
-        most: how many forms are recorded.
-        recorder: how; None for CUDA graphs.
+        network: the network. Its tensors must stay where they are, and be updated in place.
+        most: largest number of forms that are recorded.
+        recorder: what records; None for CUDA graphs.
 
     Raises:
         ValueError: if ``most`` is below 1; and when it is called, for a network that draws random numbers.
@@ -122,7 +121,7 @@ class GraphedNetwork:
         return self.network(x, t, r, cond) if recording is None else recording(arguments)
 
     def forget(self) -> None:
-        """Drop all recordings: for a network whose tensors have been replaced."""
+        """Drop all recordings. Call it after the tensors of the network were replaced."""
         self._recorded.clear()
 
     def _form(self, arguments: list[Tensor], structure: pytree.TreeSpec) -> tuple[Any, ...]:

@@ -1,10 +1,10 @@
 """What networks draw in their forwards (dropout, stochastic depth, noise): the same in all evaluations of a sample.
 
-An objective subtracts evaluations of a network at neighbouring points, often divided by their short distance. A network
-that draws anew in each of them is another network each time, and the difference is mostly one of two networks. So
-every forward of a step begins at the state of torch's default generators that the first one began at, as published
-training loops see to by saving and restoring it. What a sample draws depends on its place in the batch and on the size
-of the batch as well: see ``Engine`` for how the rows of a forward are kept those of the step.
+An objective subtracts evaluations of a network at neighbouring points and often divides by their short distance. If the
+network drew other numbers in each of them, it would be another network each time, and the difference mostly that of two
+networks. So every forward of a step begins at the state that torch's default generators had at the first one.
+Published training loops do the same by saving and restoring the state. What a sample draws also depends on its place in
+the batch and on the size of the batch: ``Engine`` keeps the rows of a forward those of the step.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Made:
     """What a forward drew.
 
     Args:
-        any: whether it drew at all.
-        end: the state that the generators were in after it: alike after forwards that drew as many numbers.
+        any: True if it drew anything.
+        end: the state of the generators after it. Forwards that drew equally many numbers end in equal states.
     """
 
     any: bool = False
@@ -35,9 +35,9 @@ class Made:
 
 
 class Draws:
-    """Has all forwards of a step begin at one state of torch's default generators, of the CPU and of the device.
+    """Lets all forwards of a step begin at one state of torch's default generators, those of the CPU and the device.
 
-    Their states are kept by the host: nothing here waits for a device. A generator of the network's own is not seen.
+    The host holds their states, so nothing here waits for a device. Generators that a network owns are not seen.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Draws:
 
     @contextlib.contextmanager
     def repeated(self, device: torch.device) -> Iterator[Made]:
-        """For a forward without gradient: afterwards the generators are as if it had drawn nothing."""
+        """Around a forward without gradient: afterwards the generators are as if it had drawn nothing."""
         before = _snapshot(device)
         with self._from_start(before) as made:
             yield made
@@ -55,7 +55,7 @@ class Draws:
 
     @contextlib.contextmanager
     def final(self, device: torch.device) -> Iterator[Made]:
-        """For the forward that is trained: what it draws counts, so that the next step draws other numbers."""
+        """Around the forward that is trained: the generators move on, so that the next step draws other numbers."""
         with self._from_start(_snapshot(device)) as made:
             yield made
 
@@ -75,7 +75,7 @@ class Draws:
 def _generators(device: torch.device) -> list[torch.Generator]:
     generators = [torch.default_generator]
     if device.type != "cpu":
-        # by index; backends without such a list have no generator whose state is at hand without waiting
+        # by index; other backends have no generator whose state can be read without waiting
         own = getattr(torch.get_device_module(device), "default_generators", ())
         generators += own[device.index or 0 : (device.index or 0) + 1]
     return generators

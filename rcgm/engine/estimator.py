@@ -1,4 +1,4 @@
-"""What an estimator of the derivative along a path is."""
+"""Estimators of the derivative along a path."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Plan = tuple[list[Query], Callable[[list[Tensor]], Combination]]
 class Estimator(ABC):
     """Turns a derivative into queries, and their answers into a combination.
 
-    The queries ride in the wave of the derivative. The combination is not evaluated: its terms and coefficients go into
-    the residual, so that the difference is formed in the fused loss.
+    The queries are part of the wave of the derivative. The combination is not evaluated here: its terms and
+    coefficients go into the residual, and the fused loss forms the difference.
     """
 
     @abstractmethod
     def plan(self, derivative: Derivative) -> Plan:
-        """The queries for ``derivative``, and what makes a combination of their answers."""
+        """The queries for ``derivative``, and a function from their answers to the combination."""
 
     def state(self) -> nn.Module | None:
         """Persistent state, saved with the checkpoint; None without any."""
         return None
 
     def report(self) -> dict[str, Tensor]:
-        """Numbers worth logging, tensors of no dimension by name."""
+        """Numbers to log: tensors without dimensions, by name."""
         return {}

@@ -1,8 +1,8 @@
-"""Number formats: what autocast is not to touch.
+"""Number formats: autocast is for networks; formulas and the joining of batches run without it.
 
-Under autocast some operations of torch bring their arguments to one format, and fail where these are of both
+Under autocast some operations of torch convert their arguments to one format, and fail where the arguments have both
 half-precision formats: ``torch.cat`` and ``torch.stack`` of float16 under autocast to bfloat16 (*Unexpected floating
-ScalarType in at::autocast::prioritize*). Autocast is for networks. Formulas and the joining of batches run without.
+ScalarType in at::autocast::prioritize*).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ DEVICES = ("cpu", "cuda", "xpu", "mps")
 
 
 def autocast_to(dtype: torch.dtype, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Autocast to ``dtype``; to float32 is to leave everything as it is."""
+    """Autocast to ``dtype``; for float32 a context that does nothing."""
     return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
 
 
 def without_autocast() -> contextlib.ExitStack:
-    """A context in which no autocast is in force, on any device."""
+    """A context without autocast, on every device."""
     stack = contextlib.ExitStack()
     for device in DEVICES:
         if torch.is_autocast_enabled(device):
@@ -34,7 +34,7 @@ def without_autocast() -> contextlib.ExitStack:
 
 
 def joined(tensors: Sequence[Tensor]) -> Tensor:
-    """``tensors`` one behind the other along the batch, whatever autocast is in force; a lone one as it is."""
+    """``tensors`` one after the other along the batch, without autocast; a single one is returned itself."""
     if len(tensors) == 1:
         return tensors[0]
     with without_autocast():

@@ -1,4 +1,4 @@
-"""Networks as the engine calls them: any callable ``(x, t, r, cond) -> tensor``."""
+"""Networks as the engine calls them: callables ``(x, t, r, cond) -> tensor``."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from torch import Tensor, nn
 from rcgm.engine.conditions import Condition
 
 Network = Callable[[Tensor, Tensor, Tensor, Condition], Tensor]
+"""``(x, t, r, cond)`` to a prediction of the shape of ``x`` ``[B, ...]``; times ``[B]``, ``0 <= r <= t <= 1``."""
 
 
 def module_of(network: Any) -> nn.Module | None:
-    """``network``, or what it holds as ``network``; None where neither is a module."""
+    """The module in ``network``: itself, or what it holds as ``network``, to any depth; None where there is none."""
     while not isinstance(network, nn.Module) and hasattr(network, "network"):
         network = network.network
     return network if isinstance(network, nn.Module) else None
 
 
 def is_frozen(network: Network) -> bool:
-    """Whether ``network`` is a module, or holds one as ``network``, with ordinary parameters that are not trained."""
+    """True for a module, or a wrapper of one, with ordinary parameters that are not trained."""
     module = module_of(network)
-    # a sharded module, which is what can unshard, keeps what a forward gathers
+    # a sharded module (it has unshard) keeps what a forward gathers
     if module is None or hasattr(module, "unshard"):
         return False
     parameter = next(module.parameters(), None)
@@ -31,7 +32,7 @@ def is_frozen(network: Network) -> bool:
 
 
 def predict(name: str, network: Network, x: Tensor, t: Tensor, r: Tensor, cond: Condition) -> Tensor:
-    """The output of the network called ``name``.
+    """The output ``[B, ...]`` of the network called ``name``.
 
     Raises:
         TypeError, ValueError: if it is not a tensor of the shape of ``x``.
@@ -48,7 +49,7 @@ def predict(name: str, network: Network, x: Tensor, t: Tensor, r: Tensor, cond: 
 
 @contextlib.contextmanager
 def explained_forward_mode(name: str) -> Iterator[None]:
-    """Raises ``ValueError`` with advice where forward-mode AD does not go through the network called ``name``."""
+    """Raises ``ValueError`` with advice where forward-mode AD does not work with the network called ``name``."""
     try:
         yield
     except RuntimeError as error:  # NotImplementedError is one
@@ -56,6 +57,6 @@ def explained_forward_mode(name: str) -> Iterator[None]:
             raise
         reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"derivative jvp does not go through the {name} network: {reason} Use derivative central or auto, which "
-            "need forwards alone"
+            f"derivative jvp does not work with the {name} network: {reason} Use derivative central or auto, which "
+            "need only forward passes"
         ) from error

@@ -12,7 +12,7 @@ from rcgm.distributed.shares import Share
 
 Answer = TypeVar("Answer")
 Queries = Generator[list[Any], list[Any], Answer]
-"""A generator that yields waves of queries, is sent their answers and returns an ``Answer``."""
+"""A generator that yields waves (lists of queries), is sent their answers and returns an ``Answer``."""
 
 STUDENT, TARGET, TEACHER = "student", "target", "teacher"
 NETWORKS = (STUDENT, TARGET, TEACHER)
@@ -22,7 +22,12 @@ SOURCES = (STUDENT, TARGET)
 
 @dataclass(frozen=True, eq=False)
 class Tangent:
-    """A direction in ``(x, t, r)``: ``x`` ``[B, ...]``, and the speeds of ``t`` and ``r``."""
+    """A direction in ``(x, t, r)``.
+
+    Args:
+        x: direction of the states, ``[B, ...]``.
+        t, r: speeds of the two times.
+    """
 
     x: Tensor
     t: float = 1.0
@@ -38,9 +43,9 @@ class Query:
         t, r: times, ``[B]``.
         network: ``"target"``, ``"student"`` (without gradient) or ``"teacher"``.
         null: evaluate with the null condition.
-        undropped: evaluate with the condition as it was before it was dropped in some samples.
-        start: leading samples that are not evaluated; the answer is 0 there.
+        start: number of leading samples that are left out; the answer is 0 there.
         tangent: ask for the derivative in this direction, by forward-mode AD, instead of the value.
+        undropped: evaluate with the condition as it was before it was dropped in some samples.
     """
 
     x: Tensor
@@ -57,17 +62,17 @@ class Query:
 class Derivative:
     """The derivative of the prediction at ``(x, t, r)`` along a path. Its answer is a ``Combination``.
 
-    With ``tangent`` ``(v, a, b)`` it is ``d/ds F(x + s v, t + a s, r + b s)`` at ``s = 0``. How it is estimated is the
-    choice of the estimator (``rcgm.derivatives``), not of the objective.
+    With the tangent ``(v, a, b)`` it is ``d/ds F(x + s v, t + a s, r + b s)`` at ``s = 0``. With ``(v, 1, 0)``, where
+    ``v`` is the velocity, it is the total derivative ``dF/dt``. An estimator (``rcgm.derivatives``) computes it.
 
     Args:
         x, t, r, network, null, start: as in ``Query``.
         tangent: direction of the path.
-        curve: the states of the path at ``s`` ``[B]``, where it is not the straight line ``x + s v``: finite
-            differences then evaluate on it.
-        at_prediction: whether the student predicts at ``(x, t, r)`` in this step, so that an estimator may use its
-            prediction rather than evaluate again.
-        share: which rows of the batch of a step the samples are; None where they are all of it.
+        curve: a function from ``s`` ``[B]`` to the states of the path, ``[B, ...]``, where the path is not the straight
+            line ``x + s v``: finite differences then evaluate on it.
+        at_prediction: True if the student predicts at ``(x, t, r)`` in this step; an estimator may then use that
+            prediction instead of evaluating again.
+        share: which rows of a step's batch the samples are; None for all.
     """
 
     x: Tensor
@@ -83,7 +88,7 @@ class Derivative:
 
 
 def together(*generators: Queries[Any]) -> Queries[list[Any]]:
-    """Run generators side by side: what each yields next goes into one wave. Returns what they return, in order."""
+    """Run generators side by side: what they yield at a time becomes one wave. Returns their results, in order."""
     results: list[Any] = [None] * len(generators)
     answers: dict[int, Any] = dict.fromkeys(range(len(generators)))
     while answers:

@@ -1,20 +1,20 @@
-"""The engine: answers an objective's queries in as few batched forwards as their dependencies allow.
+"""The engine: answers an objective's queries in waves, each of them one batched forward of each network it asks.
 
-Queries that an objective yields together do not depend on one another. They are a wave: one forward for each network
-they ask, without autograd state.
+The queries that an objective yields together do not depend on one another. They are a wave: one forward for each
+network, without autograd state. Waves depend on one another, so their number is what a step waits for.
 
-A network that draws random numbers in its forward (dropout) has to draw the same ones in all evaluations of a sample,
-or their difference would be one of two networks: see ``rcgm.engine.draws``. Which numbers a sample gets depends on the
-rows of the forward. So such a network is given each query of a wave by itself, with all rows of the step, also those
-that the query leaves out. The generators show that a network draws; to look costs microseconds. The first time, the
-forward that showed it is made again.
+A network that draws random numbers in its forward (dropout) has to draw the same ones in all evaluations of a sample.
+Otherwise their difference would be that of two networks: see ``rcgm.engine.draws``. Which numbers a sample gets depends
+on the rows of the forward. So such a network is given each query of a wave by itself, with all rows of the step, also
+those that the query leaves out. The state of the generators shows whether a network draws; looking at it takes
+microseconds. The first time, the forward that showed it is made again.
 
-Networks that nobody trains run under inference mode, which spares the host the version counters of every tensor. What
-they answer is an inference tensor: autograd will not save it, and does not have to, since the fused loss saves nothing
-but its own gradient; an objective must not write into an answer. The student's own forwards without gradient stay under
-``no_grad``: what a network keeps from one forward to the next (gathered shards, weights cast by autocast, tables made
-when first needed) would be inference tensors too, and fail in the forward that is trained. So does forward-mode AD,
-which inference mode does not have.
+Frozen networks run under inference mode, which saves the host the version counters of every tensor. Their answers are
+inference tensors. Autograd cannot save those, and does not have to: the fused loss saves its own gradient alone. An
+objective must not write into an answer. The student's forwards without gradient run under ``no_grad``. What a network
+keeps from one forward to the next (gathered shards, weights cast by autocast, tables made on first use) would otherwise
+be inference tensors too, and fail in the forward that is trained. Forward-mode AD does not work in inference mode
+either.
 """
 
 from __future__ import annotations
@@ -39,23 +39,25 @@ from rcgm.engine.queries import STUDENT, Answer, Derivative, Queries, Query
 
 
 class Engine:
-    """Evaluates waves of queries on named networks, and counts them: ``waves`` that depended on one another,
-    ``evaluations`` of whole batches, and ``rows`` that went through a network, twice where with a tangent.
+    """Evaluates waves of queries on named networks. One engine serves one training step.
 
-    A network that draws random numbers is counted as it is evaluated: ``rows`` are all rows of each of its queries.
-
-    Of forwards in float16, by its own autocast or the network's, it also keeps, on the device, which samples have had
-    finite answers only: ``finite`` ``[B]``, or None before any.
+    Attributes:
+        waves: how many were evaluated.
+        evaluations: queries answered, those of a wave that ask the same counted once.
+        rows: samples that went through a network; twice where forward-mode AD carried a tangent along. Of a network
+            that draws random numbers, all rows of each query.
+        finite: bool ``[B]``, on the device: samples whose forwards in float16 were all finite. None before any forward
+            in float16.
 
     Args:
         networks: callables ``(x, t, r, cond) -> tensor`` by name.
         cond: the condition of the batch.
-        null_cond: what stands in for it in queries that ask for the null condition.
-        undropped: the condition before it was dropped in some samples, for queries that ask for it.
+        null_cond: the condition of queries with ``null``, with leading dimension B.
+        undropped: the condition before it was dropped in some samples, for queries with ``undropped``.
         estimator: how derivatives are estimated; None where an objective asks for none.
-        dtype: number format of the forwards, by autocast (float32: without); None leaves the caller's as it is.
-        drawing: names of the networks that drew random numbers when they were last asked, kept up to date here: with
-            the same set in the next step, no forward is made again. None for a set of its own.
+        dtype: number format of the forwards, by autocast; float32 is without autocast. None keeps the caller's.
+        drawing: names of the networks that drew random numbers when they were last asked. The engine keeps it up to
+            date. With the same set in the next step, no forward is made again. None for a new set.
     """
 
     def __init__(
@@ -79,12 +81,15 @@ class Engine:
         self.finite: Tensor | None = None
         self._drawing = set() if drawing is None else drawing
         self._draws = Draws()
-        self._made: dict[int, list[Made]] = {}  # of the forwards of each network whose answers are used
+        self._made: dict[int, list[Made]] = {}  # by network: what the forwards drew whose answers are used
 
     def run(self, queries: Queries[Answer]) -> Answer:
-        """Drive an objective's generator to its end and return what it returns.
+        """Run an objective's generator to its end and return what it returns.
 
-        Autocast is for the networks: the formulas between the waves run without.
+        Autocast is for the networks alone: the formulas between the waves run without it.
+
+        Raises:
+            ValueError: for a query of a network that is not there, or a derivative without an estimator.
         """
         answers: Any = None
         while True:
@@ -97,7 +102,7 @@ class Engine:
 
     @torch.no_grad()
     def evaluate(self, wave: Sequence[Query | Derivative]) -> list[Tensor | Combination]:
-        """The answers to ``wave``, in its order."""
+        """The answers to ``wave``, in its order: a tensor ``[B, ...]`` for a query, a combination for a derivative."""
         with without_autocast():
             plans = [self._plan(item) for item in wave]
         values = iter(self._values([query for queries, _ in plans for query in queries]))
@@ -135,16 +140,17 @@ class Engine:
     def prediction(
         self, x: Tensor, t: Tensor, r: Tensor, *, batches: int = 1, alike: Collection[str] = (STUDENT,)
     ) -> Tensor:
-        """The student's prediction with gradient, to be asked for once all waves are evaluated.
+        """The student's prediction with gradient, ``[batches * B, ...]``; call it after all waves.
 
         Args:
-            x, t, r: of so many ``batches``, one behind the other, each with the condition of the batch.
-            batches: how many.
-            alike: names of the networks that have to draw what the student draws here, because their predictions are
-                subtracted from one another.
+            x: states of ``batches`` batches, one after the other, each with the condition of the batch.
+            t, r: times, ``[batches * B]``.
+            batches: their number.
+            alike: names of the networks that must draw the same random numbers as the student draws here, because
+                their predictions are subtracted from one another.
 
         Raises:
-            ValueError: for a network that drew random numbers, but not alike; the message says how to go on.
+            ValueError: if one of them drew other numbers; the message says what to do.
         """
         student, cond = self._network(STUDENT), self.cond
         # Batches that draw are predicted one by one, as the queries of each were.
@@ -241,7 +247,7 @@ class Engine:
         return [_after_zeros(part, query.start) for part, query in zip(parts, queries, strict=True)], made
 
     def _format_of(self, network: Network) -> torch.dtype | None:
-        """What the forwards of ``network`` are autocast to: by itself, or by this; None for the caller's."""
+        """The format that the forwards of ``network`` are autocast to, by itself or by this; None: the caller's."""
         own = None if isinstance(network, nn.Module) else getattr(network, "dtype", None)
         return own or self.dtype
 
@@ -252,7 +258,7 @@ class Engine:
     def _format(self, x: Tensor) -> contextlib.AbstractContextManager[Any]:
         if self.dtype is None:
             return contextlib.nullcontext()
-        # Without autocast's cache, which knows one format only and would hand out weights in the caller's.
+        # Without autocast's cache: it holds weights in one format, the caller's.
         return torch.autocast(x.device.type, self.dtype, enabled=self.dtype != torch.float32, cache_enabled=False)
 
 

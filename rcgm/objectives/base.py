@@ -1,9 +1,9 @@
-"""What all objectives share: the draw of a batch, the student's forward, and the fused loss of what the formulas say.
+"""The base of all objectives: it draws a batch, evaluates the formulas, and makes the loss of them.
 
 An objective is one file with one class. Its method ``residual`` is a generator: it yields waves of queries, is sent
 their answers, and returns the residual, a linear combination (math.md section 3). The target forwards run before the
-student's, so that they never share memory with its activations; the residual names the student's prediction by its
-coefficient alone.
+student's, so that they never use memory at the same time as its activations. So the prediction is not known yet when
+the residual is made: the residual holds its coefficient.
 """
 
 from __future__ import annotations
@@ -51,14 +51,15 @@ class Objective(Settings, ABC):
 
     @abstractmethod
     def residual(self, point: Point) -> Queries[AnyResidual]:
-        """The objective's formulas: yields waves of queries, returns the residual."""
+        """The objective's formulas: yields waves of queries and returns the residual at ``point``."""
 
     def parts(self, times: Times, step: int, draw: Callable[[TimeSampler], Times]) -> Sequence[Part]:
-        """What the loss of step number ``step`` is the sum of: objectives with their times. Most are one part.
+        """The parts that the loss of a step is the sum of: objectives with their times. Most objectives are one part.
 
         Args:
             times: drawn by ``self.times``, or given by the caller.
-            draw: times for the same samples by another sampler.
+            step: number of the training step.
+            draw: draws times for the same samples by another sampler.
         """
         return [(self, times)]
 
@@ -73,16 +74,16 @@ class Objective(Settings, ABC):
         return state
 
     def report(self) -> dict[str, Tensor]:
-        """Numbers worth logging, tensors of no dimension by name; read only when a run reports, so they may wait."""
+        """Numbers to log: tensors without dimensions, by name. Read only when a run reports, so they may wait."""
         watched = self.target_dtype == "float16" or self.overflow.watched
         overflow = {"target_overflows": self.overflow.samples} if watched else {}
         return {**self.derivative.report(), **overflow}
 
     def subtracted(self) -> set[str]:
-        """Networks whose predictions and the student's are subtracted from one another over a short step.
+        """Names of the networks whose predictions are subtracted from the student's over a short step.
 
-        What they draw in their forwards (dropout) has to be what the student draws. That is so of the student itself in
-        any case; a target whose predictions are only regressed on may draw other numbers, or none.
+        They must draw the same random numbers in their forwards (dropout) as the student. The student itself always
+        does. A target network whose predictions are only regressed on may draw other numbers, or none.
         """
         return set()
 
@@ -121,16 +122,25 @@ class Objective(Settings, ABC):
         return answer
 
     def losses(self, prediction: Tensor, residual: AnyResidual, point: Point) -> Tensor:
-        """What each sample adds to the mean loss of ``residual`` at the student's prediction, ``[B]`` with gradient."""
+        """What each sample adds to the mean loss, ``[B]`` with gradient.
+
+        Args:
+            prediction: the student's, ``[B, ...]`` with gradient.
+            residual: what :meth:`residual` returned.
+            point: where.
+        """
         batch, weight = prediction.shape[0], self.weights(residual, point)
-        # float64: processes of unequal numbers of rows divide by different B, whose rounding would show in their sum
+        # float64: processes with unequal numbers of rows divide by different B; that rounding would show in their sum
         weight = torch.ones_like(point.t, dtype=torch.float64) if weight is None else weight.double()
-        # The mean's 1/B is part of the weight, so that the gradient that the kernel writes needs no factor any more: a
-        # sum's is 1.
+        # The 1/B of the mean is part of the weight: the gradient that the kernel writes then needs no other factor.
         return residual.losses(prediction, point.t, weight / batch, **self.loss_options())
 
     def weights(self, residual: AnyResidual, point: Point) -> Tensor | None:
-        """The weights of the samples, ``[B]``: those of the formulas times ``sample_weight``; None where all are 1."""
+        """The weights of the samples, ``[B]``: those of the formulas times ``sample_weight``; None if all are 1.
+
+        Raises:
+            ValueError: if ``sample_weight`` gives something else than a tensor ``[B]``.
+        """
         if self.sample_weight is None:
             return residual.weight
         weight = self.sample_weight(point.t, point.r)
@@ -155,24 +165,27 @@ class Objective(Settings, ABC):
         step: int = 0,
         share: Share | None = None,
     ) -> ObjectiveOutput:
-        """One training step's loss, ready for ``backward``.
+        """The loss of one training step.
 
         Args:
-            student: the network that is trained, any callable ``(x, t, r, cond) -> tensor``.
-            x: data, ``[B, ...]``, float32 (float64 for tests).
-            cond: condition: None, a tensor, or a nest of dicts, tuples and lists of tensors with leading dimension B.
-            target: network for the target forwards (the EMA); None takes the student without gradient.
+            student: the network that is trained, a callable ``(x, t, r, cond) -> tensor``.
+            x: data, ``[B, ...]``, float32 (or float64).
+            cond: condition: None, a tensor, or a nest of dicts, tuples and lists of tensors, with leading dimension B.
+            target: network for the target forwards (the EMA); None for the student without gradient.
             teacher: frozen network for ``supervision="teacher"`` and for guidance by a teacher.
             null_cond: what a dropped condition becomes, in the structure of ``cond``, with leading dimension 1 or B.
-            generator: source of all randomness, of the device of ``x``.
-            noise: ``z``, the shape of ``x``; None draws it.
-            times: a ``Times``, or ``(t, r)``, with ``0 <= r <= t <= 1``; None draws them.
-            dropped: in which samples the condition is replaced by the null one, bool ``[B]``; None draws it by
+            generator: source of all randomness, on the device of ``x``.
+            noise: ``z``, of the shape of ``x``; None draws it.
+            times: a ``Times``, or ``(t, r)``, each ``[B]``, with ``0 <= r <= t <= 1``; None draws them.
+            dropped: bool ``[B]``, true where the condition is replaced by the null one; None draws it by
                 ``label_dropout``.
             step: number of the training step, for warm-ups and update frequencies.
-            share: which rows ``x`` holds of the batch of a step that is split over processes or micro-batches. What is
-                random is then drawn for the whole batch, so that all of them need a ``generator`` in the same state.
-                None: ``x`` is the whole batch.
+            share: which rows ``x`` holds of the batch of a step that is split over processes or micro-batches. Random
+                numbers are then drawn for the whole batch, so all of them need a ``generator`` in the same state. None:
+                ``x`` is the whole batch.
+
+        Returns:
+            The loss, ready for ``backward``, and what belongs to it.
 
         Raises:
             TypeError, ValueError: before any work, for an argument that does not fit; the message names it.
@@ -202,7 +215,7 @@ class Objective(Settings, ABC):
         alike = {STUDENT, *self.subtracted()}
         prediction = engine.prediction(x_t, t, r, batches=len(parts), alike=alike)
         if engine.finite is not None:
-            # a student that is no longer finite itself is not hidden
+            # samples whose own prediction is not finite are kept: a student that diverged must not go unnoticed
             kept = engine.finite | ~finite_samples(prediction.detach()).reshape(len(parts), batch).all(0)
             self.overflow.record(kept, whole)
             residuals = [without(residual, kept) for residual in residuals]
@@ -247,11 +260,11 @@ class Objective(Settings, ABC):
 
 
 Part = tuple[Objective, Times]
-"""A part of a loss: an objective, and the times that it is evaluated at."""
+"""A part of a loss: an objective and the times at which it is evaluated."""
 
 
 def _own(times: Times, share: Share) -> Times:
-    """``times`` of the rows that are here."""
+    """The ``times`` of the rows that are here."""
     if times.r is times.t:
         t = share.of(times.t)
         return Times(t, t, share.left_out(times.equal))
@@ -261,7 +274,7 @@ def _own(times: Times, share: Share) -> Times:
 def _points(
     parts: Sequence[Part], x: Tensor, z: Tensor, dropped: Tensor | None, step: int, share: Share | None
 ) -> list[Point]:
-    # Parts at the same times share the tensors of the path, so that what they both ask is evaluated once.
+    # Parts at the same times use the same tensors of the path, so that a query of both is evaluated once.
     paths: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
     for part, times in parts:
         key = (id(part.transport), id(times.t))

@@ -17,22 +17,23 @@ MOST_SEGMENTS = round(1 / SMALLEST_DT)
 
 @dataclass(frozen=True, kw_only=True)
 class Consistency(RCGM):
-    """``R = (1/dt) [t F(x_t, t, 0) - (t - dt) F-(x_{t-dt}, t - dt, 0)] - v``: order 1 of RCGM, to ``r = 0``.
+    """``R = (1/dt) [t F(x_t, t, 0) - (t - dt) F-(x_{t-dt}, t - dt, 0)] - v``.
 
-    ``x_{t-dt}`` lies on the path of data and noise (training), or a step of the teacher away (distillation, with
-    ``supervision="teacher"``). The consistency function is the step to ``r = 0``. The network without gradient is the
-    student itself, as improved training has it; ``network="target"`` is the EMA of the first paper.
+    This is the residual of RCGM at order 1 and ``r = 0``, with a ``dt`` that may shrink in training. ``x_{t-dt}`` is on
+    the path of data and noise (training), or one step of the teacher away (distillation, ``supervision="teacher"``).
+    The consistency function is the step to ``r = 0``. The network without gradient is the student itself, as in
+    improved training; ``network="target"`` is the EMA of the first paper.
 
-    The papers choose among discretised times and compare the two ends of a gap in units of the data, weighted by
-    ``1/dt``. Here ``t`` is drawn from the whole of [0, 1], a gap that would pass 0 is cut there, and the residual is in
-    units of the prediction: ``1/dt`` is in it, and what is left of the papers' gradient to ``F`` is without its factor
-    ``t`` (math.md section 3). Their pseudo-Huber constant ``c sqrt(D)`` becomes ``c/dt``.
+    The papers choose among discretised times and compare the two ends of a gap in units of the data, with weight
+    ``1/dt``. Here ``t`` is drawn from the whole of [0, 1], and a gap that would pass 0 is cut there. The residual is in
+    units of the prediction, so that it contains ``1/dt``, and the gradient to ``F`` lacks the factor ``t`` of the
+    papers (math.md section 3). Their pseudo-Huber constant ``c sqrt(D)`` becomes ``c/dt``.
 
     Args:
-        dt: the gap, where ``segments`` is not given.
-        segments: number of gaps of [0, 1] at the beginning and at the end of training, such as (10, 1280); it doubles
-            at equal numbers of steps (the improved paper's curriculum).
-        curriculum_steps: training steps over which it grows.
+        dt: the gap, if ``segments`` is None.
+        segments: number of gaps of [0, 1] at the beginning and at the end of training, such as (10, 1280), up to 1e6.
+            It doubles at equal numbers of steps (the curriculum of the improved paper).
+        curriculum_steps: training steps over which it grows, at least 1.
         clip: bound of the residual, as in RCGM; the papers have none (None).
 
     Raises:
@@ -75,7 +76,7 @@ class Consistency(RCGM):
 
 
 def _doublings(first: int, last: int) -> int:
-    """How often ``first`` doubles until it reaches ``last``."""
+    """Number of doublings from ``first`` until ``last`` is reached."""
     count = 0
     while first * 2**count < last:
         count += 1

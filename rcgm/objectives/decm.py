@@ -38,7 +38,7 @@ class ConsistencyPart(Objective):
 
 @dataclass(frozen=True, kw_only=True)
 class FlowPart(FlowMatching):
-    """Equation 17: flow matching, ``weight`` times."""
+    """Equation 17: flow matching, times ``weight``."""
 
     weight: float = 1.0
 
@@ -51,19 +51,23 @@ class FlowPart(FlowMatching):
 class NoiseToNoisyPart(Objective):
     """Equation 15: ``R = [(a + b) F - a v_t - b v_r + (t - r) D F] / (a + b)``, from near noise to any ``r``.
 
-    ``v_t`` is the velocity at ``x_t`` and ``v_r`` that at ``x_t - (t - r) F``, where the step lands; ``D`` is the
-    derivative along ``(a v_t, a, -b)`` in ``(x, t, r)``. It is the sum of two exact statements: with weight ``a`` that
-    the landing point does not depend on where along the trajectory the step starts, and with weight ``b`` that it moves
-    with the flow as ``r`` moves.
+    ``v_t`` is the velocity at ``x_t``, and ``v_r`` the one at ``x_t - (t - r) F``, where the step lands. ``D`` is the
+    derivative along ``(a v_t, a, -b)`` in ``(x, t, r)``. This is the sum of two exact statements. With weight ``a``:
+    the landing point does not depend on where along the trajectory the step starts. With weight ``b``: the landing
+    point moves with the flow as ``r`` moves.
 
-    The paper contradicts itself here. Its tangent gives lambda to the start and gamma to the end, which are ``a`` and
-    ``b``; equations 14 and 15 weigh the velocities the other way round. Algorithm 1 weighs them so, but multiplies ``D
+    The paper contradicts itself here. Its tangent gives lambda (``a``) to the start and gamma (``b``) to the end, but
+    equations 14 and 15 weight the velocities the other way round. Algorithm 1 weights them as here, but multiplies ``D
     F`` by lambda once more, takes ``F`` from the consistency part, and takes ``v_r`` on the straight line between data
-    and noise instead of where the step lands (equation 13). This is the one combination that vanishes at the exact
-    network. Its weight ``w_2`` is not given; here it makes ``F`` count once.
+    and noise instead of where the step lands (equation 13). The combination above is the only one that vanishes at the
+    exact network. The paper does not give its weight ``w_2``; here ``F`` has the coefficient 1.
 
-    Both velocities are the teacher's, guided; from data, ``v_t`` is that of the pair and ``v_r`` the target network's,
-    which learns the guided one in the flow-matching part.
+    With a teacher, both velocities are the teacher's, guided. From data, ``v_t`` is that of the pair, and ``v_r`` that
+    of the target network, which learns the guided velocity in the flow-matching part.
+
+    Args:
+        start_weight: a, the lambda of the paper's tangent.
+        end_weight: b, its gamma.
     """
 
     start_weight: float = 1.0
@@ -94,17 +98,17 @@ class NoiseToNoisyPart(Objective):
 class DECM(Objective):
     """Consistency to data (``r = 0``), flow matching (``r = t``), and now and then noise to noisy (from ``t`` near 1).
 
-    Algorithm 1 of the paper. Each step's loss is the sum of the first two at the same ``x_t``; every ``every``-th step
-    adds the third, and counts flow matching twice, as its boundary. The paper makes two updates of such a step, here it
-    is one. Published for distillation: ``supervision="teacher"``, a student that begins with the teacher's weights, and
-    guidance ``decm`` (``NormalizedTarget``) by the teacher. Linear transport.
+    Algorithm 1 of the paper. The loss of a step is the sum of the first two at the same ``x_t``. Every ``every``-th
+    step adds the third, and counts flow matching twice, as its boundary. The paper makes two updates in such a step;
+    here it is one. The method is published for distillation: ``supervision="teacher"``, a student that begins with the
+    weights of the teacher, and guidance ``decm`` (``NormalizedTarget``) by the teacher. Linear transport only.
 
     Args:
-        times: of the first two parts, as are times that are given; ``r`` is not used. The paper draws among the ends of
-            N segments.
+        times: times of the first two parts; so are times given in a call. ``r`` is not used. The paper draws among the
+            ends of N segments.
         near: times of the third part.
-        every: update frequency of the third part; 3 in the paper.
-        start_weight, end_weight: of the third part, the lambda and the gamma of the paper's tangent.
+        every: the third part comes in every so many steps, at least 1; 3 in the paper.
+        start_weight, end_weight: of the third part, ``>= 0`` and not both 0: lambda and gamma of the paper's tangent.
         metric: of the flow-matching part; the paper adds a cosine term.
         adaptive, normalize: of the first and third part; an adaptive power of 1/2 is the pseudo-Huber loss.
 
@@ -136,7 +140,7 @@ class DECM(Objective):
             raise ValueError("start_weight and end_weight must not both be 0")
 
     def _check_normalize(self) -> None:
-        """The metric is of one part, and the normalisation of the others: it is checked where those are made."""
+        """The metric belongs to one part and the normalisation to the others, so these check it when they are built."""
         self._consistency()
 
     def parts(self, times: Times, step: int, draw: Callable[[TimeSampler], Times]) -> Sequence[Part]:
@@ -150,14 +154,14 @@ class DECM(Objective):
         return parts
 
     def residual(self, point: Point) -> Queries[Residual]:
-        # a step asks the objectives that `parts` gives, of which this one is none
+        # a step evaluates the objectives of `parts`; this is none of them
         raise NotImplementedError("the residuals of decm are those of its parts")
 
     def _consistency(self) -> ConsistencyPart:
         return ConsistencyPart(**self._by_derivative())
 
     def _by_derivative(self) -> dict[str, Any]:
-        """Of the parts that learn from a derivative."""
+        """Settings of the parts that learn from a derivative."""
         own = {name: getattr(self, name) for name in ("adaptive", "normalize", "normalize_scale")}
         return {**own, **self._shared()}
 

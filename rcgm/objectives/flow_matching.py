@@ -1,4 +1,4 @@
-"""Flow matching (Lipman et al. 2022; SiT): the instantaneous prediction, order 0 of the family."""
+"""Flow matching (Lipman et al. 2022; SiT): the instantaneous prediction, order 0."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from rcgm.objectives.times import Times, TimeSampler
 
 @dataclass(frozen=True, kw_only=True)
 class FlowMatching(Objective):
-    """``R = F(x_t, t, t) - (alpha_hat z + gamma_hat x)``; needs no target network. Samples take many steps.
+    """``R = F(x_t, t, t) - (alpha_hat z + gamma_hat x)``; needs no target network. Sampling takes many steps.
 
-    Of the times only ``t`` counts: ``r`` is ``t``, whatever is drawn or given for it.
+    ``r`` is ``t``, whatever is drawn or given for it.
     """
 
     sampler: ClassVar[str] = "euler"

@@ -1,6 +1,6 @@
-"""Guidance at training time: a changed regression target, so that sampling needs one forward a step (math.md 3).
+"""Guidance at training time: it changes the regression target, so that sampling needs one forward per step (math.md 3).
 
-Each paper's form is a subclass of ``Guidance`` and a line in ``GUIDANCES``.
+The form of each paper is a subclass of ``Guidance`` and a line in ``GUIDANCES``.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ class Guidance(ABC):
     """Changes the regression target where ``t_min <= t <= t_max``. Samples whose condition was dropped keep theirs.
 
     Args:
-        scale: strength of the guidance.
-        t_min, t_max: the range of ``t``.
-        network: whose estimates guide: ``"target"``, ``"student"`` or ``"teacher"``.
+        scale: strength of the guidance, ``>= 0``.
+        t_min, t_max: the range of ``t``, in [0, 1].
+        network: whose estimates guide: ``"target"``, ``"student"`` (without gradient) or ``"teacher"``.
 
     Raises:
         ValueError: unless ``0 <= t_min <= t_max <= 1``, ``scale`` is finite and >= 0, and the network is known.
     """
 
     asks_null: ClassVar[bool] = True
-    """Whether :meth:`queries` ask for the null condition."""
+    """True if :meth:`queries` ask for the null condition."""
 
     scale: float
     t_min: float = 0.0
@@ -48,7 +48,7 @@ class Guidance(ABC):
         one_of("guidance network", self.network, NETWORKS)
 
     def queries(self, point: Point) -> list[Query]:
-        """What guidance needs to know: the instantaneous predictions with the condition and without."""
+        """The evaluations that guidance needs: the instantaneous predictions with the condition and without."""
         return [
             Query(point.x_t, point.t, point.t, self.network),
             Query(point.x_t, point.t, point.t, self.network, null=True),
@@ -56,10 +56,10 @@ class Guidance(ABC):
 
     @abstractmethod
     def regression_target(self, point: Point, plain: Combination, answers: list[Tensor]) -> Combination:
-        """The guided regression target from the ``plain`` one and the answers to :meth:`queries`."""
+        """The guided regression target, from the ``plain`` one and the answers ``[B, ...]`` to :meth:`queries`."""
 
     def inside(self, point: Point) -> Tensor:
-        """1 in the samples that are guided, 0 in the others, ``[B]``."""
+        """1 for the samples that are guided, 0 for the others, ``[B]``."""
         inside = (point.t >= self.t_min) & (point.t <= self.t_max)
         if point.dropped is not None:
             inside &= ~point.dropped
@@ -77,19 +77,19 @@ class EnhancedTarget(Guidance):
 
 @dataclass(frozen=True)
 class SelfEnhancedTarget(Guidance):
-    """UCGM's enhanced target without a teacher, made for its ``consistency_ratio=0`` (section 3.1; math.md section 4).
+    """UCGM's enhanced target without a teacher, for its ``consistency_ratio=0`` (section 3.1; math.md section 4).
 
     ``target + scale (F_cond - F_null)`` inside the range, ``(target + F_cond)/2`` outside it, and ``(target +
-    F_null)/2`` on samples whose condition was dropped. With the decomposition of predictions into data and noise, this
-    is the paper's ``x* = x + zeta (x_cond - x_null)`` and the same of the noise. The conditional estimate is the
-    student's, without gradient, the null one that of ``network`` (the EMA).
+    F_null)/2`` on samples whose condition was dropped. Decomposed into data and noise, this is the paper's ``x* = x +
+    zeta (x_cond - x_null)``, and the same for the noise. The conditional estimate is the student's, without gradient;
+    the null one is that of ``network`` (the EMA).
 
     Args:
-        scale: zeta. A student that has learned the target estimates ``x_null + (x - x_null)/(1 - zeta)``, the
-            guidance of strength ``1/(1 - zeta)``.
+        scale: zeta, from 0 to below 1. A student that has learned the target estimates ``x_null + (x - x_null)/(1 -
+            zeta)``, which is guidance of strength ``1/(1 - zeta)``.
 
     Raises:
-        ValueError: unless ``scale < 1``, beyond which there is no such student; and as for all guidance.
+        ValueError: unless ``scale < 1`` (there is no such student beyond); and as for all guidance.
     """
 
     t_max: float = 0.75
@@ -118,11 +118,11 @@ class SelfEnhancedTarget(Guidance):
 
 @dataclass(frozen=True)
 class TeacherEnhancedTarget(Guidance):
-    """UCGM's enhanced target by a frozen multi-step teacher, for its ``consistency_ratio > 0`` (appendix C.1.3).
+    """UCGM's enhanced target with a frozen multi-step teacher, for its ``consistency_ratio > 0`` (appendix C.1.3).
 
     ``target + scale (F_teacher - target)`` inside the range and ``(target + F_teacher)/2`` outside it: the paper's
-    ``x* = x + zeta (x_teacher - x)`` and the same of the noise, one evaluation. Samples whose condition was dropped
-    keep their target, as in the authors' implementation.
+    ``x* = x + zeta (x_teacher - x)``, and the same for the noise; one evaluation. Samples whose condition was dropped
+    keep their target, as in the authors' program.
     """
 
     asks_null: ClassVar[bool] = False
@@ -142,16 +142,16 @@ class TeacherEnhancedTarget(Guidance):
 class MixedTarget(Guidance):
     """``data target + scale F_cond + (1 - data - scale) F_null`` inside the range: TiM's guidance.
 
-    The text of the TiM paper has no formula for it; this is what its authors' implementation does, with ``data`` 1,
-    ``scale`` 0.75 and the range [0.3, 0.8] on ImageNet, where it is the enhanced target of guidance-free diffusion
-    (its reference 75).
+    The text of the TiM paper has no formula for it. This is what the program of its authors does, with ``data`` 1,
+    ``scale`` 0.75 and the range [0.3, 0.8] on ImageNet; with these it is the enhanced target of guidance-free diffusion
+    (reference 75 of the paper).
 
     Args:
         scale: weight of the conditional estimate.
         data: weight of the target itself.
-        both_times: whether ``r`` must lie in the range too, as in the authors' later settings.
-        guide_dropped: whether samples whose condition was dropped are guided too, towards the condition that they had:
-            so TiM's authors; MeanFlow's do not.
+        both_times: true if ``r`` must be in the range too, as in later settings of the authors.
+        guide_dropped: true if samples whose condition was dropped are guided too, towards the condition that they had.
+            TiM's authors do that, MeanFlow's do not.
 
     Raises:
         ValueError: for ``data`` that is not finite; and as for all guidance.
@@ -184,8 +184,8 @@ class MixedTarget(Guidance):
 class NormalizedTarget(Guidance):
     """``target + scale size (F_cond - F_null)/rms(F_cond - F_null)``: DE-CM's velocity normalisation (Algorithm 1).
 
-    ``scale`` is the paper's ``w_cfg - 1``. The norm is the root mean square over the sample, so that ``size``, its
-    eta, does not depend on the resolution.
+    ``scale`` is the paper's ``w_cfg - 1``, and ``size`` its eta. The norm is the root mean square over the sample, so
+    that ``size`` does not depend on the resolution.
 
     Args:
         size: root mean square of the guiding difference at ``scale`` 1.
@@ -210,7 +210,7 @@ class NormalizedTarget(Guidance):
 
 
 def _regions(guidance: Guidance, point: Point) -> tuple[Tensor, Tensor, Tensor]:
-    """1 in samples inside the range, outside it, and with a dropped condition, 0 in the others; ``[B]`` each."""
+    """Three masks ``[B]`` of 1 and 0: samples inside the range, outside it, and with a dropped condition."""
     inside = guidance.inside(point)
     dropped = torch.zeros_like(inside) if point.dropped is None else point.dropped.to(inside.dtype)
     return inside, 1 - inside - dropped, dropped

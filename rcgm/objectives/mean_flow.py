@@ -27,7 +27,8 @@ class MeanFlow(AlongPath):
     omega - kappa) F_null``. Under another transport the residual is that of ``TiM``.
 
     Args:
-        inputs: ``"guided"``, along the guided velocity as published, or ``"data"``.
+        network: whose derivative, ``"student"`` as in the paper, or ``"target"`` (see ``AlongPath``).
+        inputs: ``"guided"``, along the guided velocity as published, or ``"data"`` (see ``AlongPath``).
         adaptive: by default ``1/(|R|^2 + 1e-3)``.
 
     Raises:

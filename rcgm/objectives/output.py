@@ -1,4 +1,4 @@
-"""What a call of an objective gives."""
+"""What a call of an objective returns."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ObjectiveOutput:
-    """What a call of an objective gives.
+    """What a call of an objective returns.
 
     Args:
         loss: scalar with gradient.
-        prediction: the student's, without gradient, ``[B, ...]``.
-        t, r: the times that were drawn, ``[B]``.
-        waves: batched forwards without gradient that depended on one another.
-        evaluations: queries answered.
-        losses: of each sample, with gradient, in the order of ``t``; ``loss`` is the sum of them over ``len(x)``.
-        rows: that were evaluated without gradient, twice where with a tangent.
+        prediction: the student's, without gradient, ``[B, ...]``; of several parts one after the other.
+        t, r: the times that were drawn, in the order of ``prediction``.
+        waves: number of batched forwards without gradient that depended on one another.
+        evaluations: number of queries that were answered.
+        losses: of each sample, with gradient, in the order of ``t``; ``loss`` is their sum divided by ``len(x)``.
+        rows: number of samples that went through a network without gradient; twice where forward-mode AD carried a
+            tangent along.
     """
 
     loss: Tensor

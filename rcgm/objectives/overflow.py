@@ -1,4 +1,4 @@
-"""What is done about target forwards that leave the range of float16."""
+"""Target forwards that leave the range of float16: the sample gets weight 0 in that step, and is counted."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from rcgm.objectives.residual import AnyResidual
 
 
 class Overflow(nn.Module):
-    """Counts the samples that were left out of a step because a target forward of theirs was not finite.
+    """Counts the samples that were left out of a step because one of their target forwards was not finite.
 
-    They count as if their residual were 0 in that step, and the others are as they were: nothing waits for the device
-    to find out, no forward is repeated, and no gradient is made of what is not a number. Evaluating them again in
-    another format would need the host to know which they are.
+    Such a sample has a residual of 0 in that step; the others do not change. Nothing waits for the device, no forward
+    is repeated, and no gradient is made of a NaN. To evaluate the sample again in another format, the host would have
+    to know which one it is.
+
+    Attributes:
+        samples: how many, int64 without dimensions.
+        watched: True once float16 forwards were seen.
     """
 
     samples: Tensor
@@ -35,11 +39,11 @@ class Overflow(nn.Module):
 
 
 def finite_samples(values: Tensor) -> Tensor:
-    """Which samples of ``[B, ...]`` hold finite values only, ``[B]``."""
+    """True for the samples of ``[B, ...]`` whose values are all finite, ``[B]``."""
     return values.isfinite().flatten(1).all(1)
 
 
 def without(residual: AnyResidual, kept: Tensor) -> AnyResidual:
-    """``residual`` with weight 0, by which the losses leave a sample out whatever it holds, where ``kept`` is false."""
+    """``residual`` with weight 0 where ``kept`` ``[B]`` is false: the losses leave these samples out, even NaNs."""
     weight = torch.ones_like(kept, dtype=torch.float32) if residual.weight is None else residual.weight
     return replace(residual, weight=torch.where(kept, weight, 0))

@@ -1,4 +1,4 @@
-"""Where a training step evaluates."""
+"""The point of a training step: state, times and path of each sample."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Point:
         regression_target: what the network is to predict at ``(x_t, t, t)``: ``alpha_hat z + gamma_hat x``, the
             velocity itself under the linear transport.
         t, r: times, ``[B]``.
-        equal: in the first ``equal`` samples ``r = t``.
+        equal: number of leading samples in which ``r = t``.
         dropped: ``[B]``, true where the condition was replaced by the null one; None where none was.
         step: number of the training step.
-        on_path: whether the path is that of ``x`` and ``z``; false once a teacher or guidance has changed it.
-        share: which rows of the batch of a step these samples are; None where they are all of it.
+        on_path: True if the path is that of ``x`` and ``z``; false if a teacher or guidance has changed it.
+        share: which rows of the batch of a step these samples are; None for all.
     """
 
     x: Tensor

@@ -27,21 +27,23 @@ SMALLEST_DT = 1e-6  # below it t - dt may round to t, and the first gap to 0
 class RCGM(Objective):
     """``R = clamp((1/dt) [(t - r) F(x_t, t, r) - sum_i (t_i - t_{i+1}) F-(x_{t_i}, t_i, t_{i+1})] - v)``.
 
-    These are equations 7 to 9 of the paper. The sign of ``zeta`` follows the gradient of equation 8, not the print of
-    equation 9 (math.md section 2). Under other transports the same statement is made of their steps:
-    the first step to ``t_1`` along the target and the N segments after it lead to the state that one step by
-    ``F(x_t, t, r)`` leads to, measured in units of the prediction.
+    These are equations 7 to 9 of the paper. The times ``t = t_0 > t_1 >= ... >= t_{N+1} = r`` are the knots of the time
+    grid, and two neighbouring knots bound a segment. The sign of ``zeta`` follows the gradient of equation 8; equation
+    9 prints the other one (math.md section 2). Under other transports the same holds for their steps: the first step,
+    to ``t_1`` along the regression target, and the N segments after it lead to the state that one step by ``F(x_t, t,
+    r)`` leads to. The residual is their difference in units of the prediction.
 
     Args:
-        order: N, the number of segments; 0 is flow matching on the drawn intervals, 2 the paper's default.
+        order: N, the number of segments, from 0 to 30. 0 is flow matching on the drawn intervals; 2 is the default of
+            the paper.
         dt: the first gap, from 1e-6 (float32 times resolve 6e-8) to 1; near ``r`` it is cut at ``t - r``.
-        points: where the later knots lie. ``"rollout"``: each by a step of the target network, N forwards that depend
-            on one another. ``"jump"``: all by jumps from the first, 2 waves at any order. ``"interpolant"``: on the
-            straight line between data and noise, 1 wave, biased at orders above 1 (math.md section 5).
+        points: where the later knots lie. ``"rollout"``: each is one step of the target network further; N waves.
+            ``"jump"``: each is one jump from the first knot; 2 waves at any order above 1. ``"interpolant"``: on the
+            straight line between data and noise; 1 wave, biased at orders above 1 (math.md section 5).
         network: whose segments, ``"target"`` or ``"student"`` (without gradient).
-        base: whose prediction at ``(x_t, t, r)`` stands in the estimate: ``"student"``, at no cost, or ``"target"``,
-            the paper's, one more query in the first wave; ``"again"``: the student's, evaluated once more, in
-            ``target_dtype`` (math.md section 6: its rounding is amplified as much as that of the segments).
+        base: whose prediction at ``(x_t, t, r)`` is in the estimate. ``"student"``: that of the step, at no cost.
+            ``"target"``: as in the paper, one more query in the first wave. ``"again"``: the student's, evaluated once
+            more in ``target_dtype`` (math.md section 6: its rounding is amplified as much as that of the segments).
 
     Raises:
         TypeError: for an order that is not a whole number.
@@ -88,7 +90,7 @@ class RCGM(Objective):
     def _estimate(
         self, point: Point, times: Tensor, base: Combination, segments: list[Tensor], states: list[Tensor]
     ) -> Combination:
-        """What the segments say that the order-zero prediction at ``(x_t, t, t)`` is, under any transport."""
+        """The prediction at ``(x_t, t, t)`` that follows from the base and the segments, under any transport."""
         first_carried, first_moved = self.transport.step(times[0], times[1])
         carried, moved = self.transport.step(times[0], times[-1])
         whole = times[1] == times[-1]  # one gap, of any length: the estimate is the base
@@ -100,7 +102,7 @@ class RCGM(Objective):
         return estimate
 
     def _segments(self, point: Point, times: Tensor, base: list[Query]) -> Queries[tuple[list[Tensor], list[Tensor]]]:
-        """Answers to ``base`` (which rides in the first wave) and to the N segments, and the states they begin at."""
+        """Answers to ``base`` (part of the first wave) and to the N segments, and the states where these begin."""
         if self.order == 0:
             return ((yield base) if base else []), []
         start, move = point.equal, self.transport.move

@@ -1,4 +1,4 @@
-"""What an objective's formulas come to: a residual, and the fused loss that is made of it in one pass over memory."""
+"""Residuals: what an objective's formulas return, and the fused loss that is made of them in one pass over memory."""
 
 from __future__ import annotations
 
@@ -14,20 +14,26 @@ from rcgm_kernels import fused_loss, fused_residual_loss
 
 @dataclass(frozen=True)
 class Residual:
-    """``R = scale * clamp(value)``, with a weight for each sample; see ``fused_residual_loss``."""
+    """``R = scale * clamp(value)``, with a weight for each sample; see ``fused_residual_loss``.
+
+    Args:
+        value: linear combination of the prediction and of tensors ``[B, ...]``.
+        scale: ``[B]``; None for 1.
+        weight: of each sample, ``[B]``; None for 1. A sample with weight 0 is left out, whatever it holds.
+    """
 
     value: Combination
     scale: Tensor | None = None
     weight: Tensor | None = None
 
     def losses(self, prediction: Tensor, t: Tensor, weight: Tensor | None, **options: Any) -> Tensor:
-        """The loss of each sample at the student's ``prediction``, ``weight`` times; ``[B]`` with gradient.
+        """The loss of each sample at the student's ``prediction``, times ``weight``: ``[B]`` with gradient.
 
         Args:
             prediction: ``[B, ...]``.
-            t: times of the samples, ``[B]``, whose number format the coefficients take.
+            t: times of the samples, ``[B]``; the coefficients take their dtype.
             weight: ``[B]``, or None for 1.
-            options: clip, metric and the like, as in ``fused_residual_loss``.
+            options: clip, metric and others, as in ``fused_residual_loss``.
         """
         return fused_residual_loss(
             prediction,
@@ -46,7 +52,7 @@ class RecursiveResidual:
     """``R = clamp((1/dt) [(t - r) base - sum_i (t_i - t_{i+1}) segments[i]] - velocity)``; see ``fused_loss``.
 
     Args:
-        times: knots, ``[N+2, B]``.
+        times: the knots of the time grid, ``[N+2, B]``, from ``t`` down to ``r``.
         segments: N predictions, ``[B, ...]`` each.
         velocity: ``[B, ...]``.
         base: ``[B, ...]``; None for the student's own prediction.

@@ -36,7 +36,7 @@ class LearnedWeight(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, t: Tensor) -> Tensor:
-        """``[B]`` to ``[B]``."""
+        """Times ``[B]`` to logarithms ``[B]``."""
         with torch.autocast(t.device.type, enabled=False):  # an exponent: half precision would show in the weight
             features = torch.cos(t.to(self.frequency.dtype)[:, None] * self.frequency + self.phase)
             return self.linear(features * math.sqrt(2))[:, 0]
@@ -56,22 +56,22 @@ class SCM(Objective):
     ``T``, whose derivative ``T'`` is ``-pi/2 x_t`` under TrigFlow. At ``w = 0`` it is flow matching with weight
     ``k^2``. sCT trains from data, sCD is distilled: ``supervision="teacher"``.
 
-    The factor ``cos(a)`` of ``g`` is ``sin(a)``, that of ``F`` in ``f``, times ``1/tan(a)``, the paper's prior weight,
-    which is thus in every loss; ``InverseTangentWeight`` as the ``sample_weight`` has it once more, for more weight
-    near the data.
+    The factor ``cos(a)`` of ``g`` is ``sin(a)``, the factor of ``F`` in ``f``, times ``1/tan(a)``, the prior weight of
+    the paper. So that weight is in every loss. ``InverseTangentWeight`` as the ``sample_weight`` adds it once more, for
+    more weight near the data.
 
     The published programs sum over the elements of a sample: ``reduce="sum"``.
 
     Args:
-        warmup_steps: of the tangent; 10,000 in the paper, 0 for none. Much shorter runs need a shorter one, or they
-            train flow matching alone.
+        warmup_steps: of the tangent; 10,000 in the paper, 0 for none. Much shorter runs need a shorter warm-up:
+            otherwise they only train flow matching.
         normalize: c of the tangent normalisation; None for none.
-        weighting: ``"uniform"``, or ``"learned"``: the loss is ``exp(u) m - u`` with ``u`` a small network of the time,
-            so that every time comes to contribute alike (the paper's adaptive weighting, EDM2).
+        weighting: ``"uniform"``, or ``"learned"``: the loss is ``exp(u) m - u``, where ``u`` is a small network of the
+            time, so that in the end all times contribute equally (the adaptive weighting of the paper; EDM2).
         network: whose derivative, ``"student"`` (without gradient) or ``"target"``.
 
     Attributes:
-        learned: the small network, which has a part only with ``weighting="learned"``.
+        learned: the small network; used with ``weighting="learned"`` only.
 
     Raises:
         TypeError: for a number of steps that is not whole.

@@ -34,18 +34,18 @@ class Settings:
         target_dtype: number format of the forwards without gradient, ``"float32"``, ``"float16"`` or ``"bfloat16"``;
             None takes that of the training step (math.md section 6). A sample whose forwards leave the range of float16
             gets weight 0 in that step, and is counted; so it is where the target network itself is cast to float16.
-        clip: bound of the residual's clamp; None for none. Transports whose states are large (``ve``, as large as
-            sigma, for networks that scale their input) or hold next to no data at ``t = 1`` (``vp``, ``edm``) multiply
-            what a network, a teacher or guidance errs, so that without a clip losses of 1e6 and more are no slip.
+        clip: bound of the residual's clamp, ``> 0``; None for none. Some transports multiply the errors of a network, a
+            teacher or guidance: ``ve``, whose states are as large as sigma, and ``vp`` and ``edm``, whose states hold
+            almost no data at ``t = 1``. Without a clip, losses of 1e6 and more are then normal.
         metric: how the residual becomes a loss.
-        normalize: constant of the tangent normalisation (sCM); None for none.
+        normalize: constant of the tangent normalisation (sCM), ``>= 0``; None for none.
         normalize_scale: number by which the normalised residual is multiplied; None for 1.
-        reduce: over the D elements of a sample, ``"mean"`` or ``"sum"``. A sum makes loss and gradient D times larger:
-            what the optimizer's eps, a clipped norm and the constants of metric and adaptive weight are compared with.
+        reduce: over the D elements of a sample, ``"mean"`` or ``"sum"``. A sum makes loss and gradient D times larger,
+            relative to the eps of the optimizer, a clipped norm, and the constants of metric and adaptive weight.
         adaptive: adaptive weight of the samples; None for none.
         sample_weight: weight of a sample as a function of its times, one of ``SAMPLE_WEIGHTS`` or any function of ``t``
             and ``r`` ``[B]`` that gives ``[B]``; None for none.
-        label_dropout: probability with which a sample's condition is replaced by the null one.
+        label_dropout: probability, from 0 to 1, that the condition of a sample is replaced by the null one.
 
     Raises:
         TypeError, ValueError: for a value out of range, or values that contradict one another.
@@ -89,19 +89,19 @@ class Settings:
                 raise ValueError(f"normalize_scale must be a finite number or None, got {self.normalize_scale!r}")
         if self.normalize is not None and self.metric.cosine:
             raise ValueError(
-                "normalize must be None with a cosine term, since a normalised residual has no target to compare the "
-                f"prediction with, got {self.normalize!r} and metric cosine {self.metric.cosine!r}"
+                "normalize must be None with a cosine term, which needs the regression target that a normalised "
+                f"residual does not have, got {self.normalize!r} and metric cosine {self.metric.cosine!r}"
             )
 
     def needs_teacher(self) -> bool:
-        """Whether a call needs ``teacher``."""
+        """True if a call needs ``teacher``."""
         return self.supervision == "teacher" or (self.guidance is not None and self.guidance.network == TEACHER)
 
     def needs_null_condition(self) -> bool:
-        """Whether a call with a condition needs ``null_cond`` too."""
+        """True if a call with a condition needs ``null_cond`` too."""
         return self.label_dropout > 0 or (self.guidance is not None and self.guidance.asks_null)
 
     def loss_options(self) -> dict[str, Any]:
-        """What the fused loss is told besides tensors."""
+        """The options of the fused loss."""
         names = ("clip", "metric", "normalize", "normalize_scale", "reduce", "adaptive")
         return {name: getattr(self, name) for name in names}

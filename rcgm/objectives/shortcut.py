@@ -22,9 +22,9 @@ class Shortcut(Objective):
     """``R = F(x_t, t, r) - (F-(x_t, t, s) + F-(x_s, s, r))/2``, ``s = (t + r)/2``, ``x_s`` by the first half step.
 
     Under other transports the prediction is regressed on the one whose step leads where the two half steps lead. Where
-    ``r = t`` it is flow matching; the published share is three quarters. Published intervals are powers of two
-    (``interval="dyadic"``, the default; at the shortest, half steps are of lengths never trained on their own and rest
-    on ``r = t``). The half steps are the target network's.
+    ``r = t`` it is flow matching, in three quarters of the samples as published. The lengths of published intervals are
+    powers of two (``interval="dyadic"``, the default). Half of the shortest length is not drawn itself; these half
+    steps are learned from ``r = t`` alone. The half steps are those of the target network.
 
     Args:
         network: whose half steps, ``"target"`` (the EMA) or ``"student"``.

@@ -26,22 +26,23 @@ class TiM(AlongPath):
     """``R = F - T - (B/B') (T' - dF/dt)``, ``T = alpha_hat z + gamma_hat x``, ``B`` of the step from ``t`` to ``r``.
 
     Equations 8, 9 and 13: the product ``B (T - F)`` does not change along the path. ``B' = dB/dt`` and ``T'`` (of the
-    same data and noise) are the transport's, so that the objective is the same under all of table 1; linear gives
-    MeanFlow's residual. At ``t = r`` it is flow matching: those samples are not evaluated without gradient.
+    same data and noise) belong to the transport, so one formula serves all rows of table 1. Under the linear transport
+    it is MeanFlow's. At ``t = r`` it is flow matching: those samples are not evaluated without gradient.
 
-    Equation 9 divides by ``B'``, which the paper assumes is not 0 inside (0, T). TrigFlow's is at ``t = 1, r = 0``.
-    Where ``B/B'`` would exceed 1000 the whole residual is scaled down to that, which keeps where it vanishes; without a
-    clip losses near there may still be of the order of 1e6.
+    Equation 9 divides by ``B'``, which the paper assumes is not 0 inside (0, T). Under TrigFlow it is 0 at ``t = 1, r =
+    0``. Where ``B/B'`` would exceed 1000, the whole residual is scaled down so that it does not: it vanishes where it
+    did. Without a clip, losses near there may still be as large as 1e6.
 
-    The derivative along the path is the estimator's; ``central`` is the paper's DDE (equation 10, e = 0.005), its nodes
-    cut where ``[t - e, t + e]`` leaves ``[r, 1]``, which the paper does not treat. Its text does not say how times are
-    drawn; the defaults are the authors' class-conditional settings: two logit-normal draws, ``r = t`` in half of the
-    samples (the diffusion ratio) and ``r = 0`` in a tenth (the consistency ratio). Their loss has a direction term
-    and is weighted by its own size, ``Metric(cosine=1)`` and ``AdaptiveWeight(1, 1e-5, of="loss")``; their guidance is
-    ``MixedTarget(0.75, 0.3, 0.8, guide_dropped=True)``.
+    The total derivative comes from the estimator. ``central`` is the paper's DDE (equation 10, e = 0.005). Its nodes
+    are cut where ``[t - e, t + e]`` leaves ``[r, 1]``, a case that the paper does not treat. The text does not say how
+    times are drawn. The defaults are the class-conditional settings of the authors: two logit-normal draws, ``r = t``
+    in half of the samples (the diffusion ratio) and ``r = 0`` in a tenth (the consistency ratio). Their loss has a
+    direction term and is weighted by its own size, ``Metric(cosine=1)`` and ``AdaptiveWeight(1, 1e-5, of="loss")``;
+    their guidance is ``MixedTarget(0.75, 0.3, 0.8, guide_dropped=True)``.
 
     Args:
-        inputs: ``"data"``, as in the authors' program, or ``"guided"``.
+        network: whose derivative, ``"student"`` as in the paper, or ``"target"`` (see ``AlongPath``).
+        inputs: ``"data"``, as in the authors' program, or ``"guided"`` (see ``AlongPath``).
         sample_weight: by default equation 12.
         adaptive: by default ``1/(|R|^2 + 1e-3)``.
 

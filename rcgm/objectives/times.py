@@ -1,4 +1,4 @@
-"""How the times ``0 <= r <= t <= 1`` of a training step are drawn, and the knots between them."""
+"""The times ``0 <= r <= t <= 1`` of a training step: how they are drawn, and the time grid between them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,14 @@ SECOND_DRAWS = ("sorted", "independent")
 
 @dataclass(frozen=True)
 class Times:
-    """Times of a batch: ``t`` and ``r`` float32 ``[B]``; in the first ``equal`` samples ``r = t``.
+    """Times of a batch, ``0 <= r <= t <= 1``; in the first ``equal`` samples ``r = t``.
 
-    That their number and place are known on the host lets the target forwards leave them out without a synchronisation.
-    The samples of a batch come in random order, so that which of them are first has no meaning.
+    The host knows how many these are and where, so the target forwards leave them out without a synchronisation. The
+    samples of a batch come in random order, so it has no meaning which of them are first.
+
+    Args:
+        t, r: float32 (or float64) ``[B]``.
+        equal: number of leading samples with ``r = t``.
     """
 
     t: Tensor
@@ -35,9 +39,9 @@ class Times:
 
 
 def given_times(value: Any, x: Tensor) -> Times:
-    """The times that a caller has given for the samples ``x`` ``[B, ...]``: a ``Times``, or ``(t, r)``.
+    """The times that a caller gives for the samples ``x`` ``[B, ...]``: a ``Times``, or ``(t, r)``.
 
-    Values are checked on a CPU only: elsewhere that would wait for the device.
+    Values are checked on a CPU only: on other devices the host would have to wait.
 
     Raises:
         TypeError, ValueError: for anything but two tensors ``[B]`` on the device of ``x`` with ``0 <= r <= t <= 1``, of
@@ -85,13 +89,13 @@ def _check_values(t: Tensor, r: Tensor, equal: int) -> None:
 
 @dataclass(frozen=True)
 class TimeSampler:
-    """Draws ``t`` from a distribution on [0, 1] and ``r`` below it.
+    """Draws ``t`` from a distribution on [0, 1], and ``r <= t``.
 
     Args:
         distribution: of ``t``. ``"uniform"``; ``"logit_normal"``: ``sigmoid(N(a, b^2))`` (MeanFlow: -0.4, 1.0);
             ``"beta"``: ``Beta(a, b)`` (UCGM); ``"arctan"``: ``(2/pi) arctan(exp(N(a, b^2)))``, the angle of TrigFlow
-            for noise of log-normal size (sCM: a = -1, b = 1.4; data of another standard deviation than 1 take its
-            logarithm from a); ``"segments"``: one of the upper ends of ``segments`` equal parts of [0, 1] (DE-CM;
+            for noise of log-normal size (sCM: a = -1, b = 1.4; for data of a standard deviation other than 1, subtract
+            its logarithm from a); ``"segments"``: one of the upper ends of ``segments`` equal parts of [0, 1] (DE-CM;
             the remaining end, 0, is the data, where there is nothing to learn).
         a, b: parameters of the distribution; uniform and segments ignore them.
         interval: ``"hierarchical"``: ``r ~ U[0, t]`` (RCGM, equation 8); ``"sorted"``: two draws, the larger is ``t``
@@ -99,16 +103,16 @@ class TimeSampler:
             smaller, else ``t``; ``"zero"``: ``r = 0`` (consistency models); ``"equal"``: ``r = t`` (flow matching);
             ``"dyadic"``: an interval of length ``2^-k``, ``k`` uniform from 0 to ``levels - 1``, that ends at a
             multiple of its length (Shortcut; the distribution of ``t`` is that of the samples with ``r = t``).
-        equal: fraction of the samples in which ``r = t``, of those of a whole step, over all processes and
-            micro-batches. Where it is not a whole number of samples, that is rounded up or down at random, so that the
-            mean over the steps is the fraction: with a batch of 1, ``equal`` is the probability.
-        zero: fraction of the samples, after those, in which ``r = 0``; rounded alike.
+        equal: fraction of the samples of a whole step (over all processes and micro-batches) in which ``r = t``. If
+            that is not a whole number of samples, it is rounded up or down at random, so that the mean over the steps
+            is the fraction. With a batch of 1, ``equal`` is the probability.
+        zero: fraction of the samples, after those, in which ``r = 0``; rounded in the same way.
         segments: number of parts of ``"segments"``.
         levels: number of lengths of ``"dyadic"``; 8 goes down to 1/128, the paper's.
         shift: ``t`` becomes ``shift t/(1 + (shift - 1) t)``: more noise for large images.
-        r_distribution, r_a, r_b: of the second draw of ``"sorted"`` and ``"independent"``, where it has one of its own;
-            None for that of the first.
-        near: draws ``t`` within ``[1 - near, 1]`` (DE-CM's noise-to-noisy part); the distribution is squeezed there.
+        r_distribution, r_a, r_b: distribution of the second draw of ``"sorted"`` and ``"independent"``; None for that
+            of the first.
+        near: draws ``t`` from ``[1 - near, 1]`` (DE-CM's noise-to-noisy part), into which the distribution is scaled.
 
     Raises:
         ValueError: for an unknown name, a value out of range, or values that contradict one another.
@@ -157,7 +161,7 @@ class TimeSampler:
             raise ValueError(f"near must be 1 with interval {self.interval}, which draws r too, got {self.near!r}")
 
     def sample(self, batch: int, *, generator: torch.Generator | None, device: torch.device | str) -> Times:
-        """Times for ``batch`` samples, drawn with ``generator`` (which must be of ``device``)."""
+        """Times for ``batch`` samples, drawn with ``generator`` (on ``device``; None for torch's default one)."""
         equal, bound = self._numbers(batch, generator, device)
         t, r = self._interval(batch, generator, device)
         if self.interval == "dyadic" and equal:
@@ -167,15 +171,15 @@ class TimeSampler:
         return Times(t, r, equal)
 
     def _numbers(self, batch: int, generator: torch.Generator | None, device: torch.device | str) -> tuple[int, int]:
-        """How many samples have ``r = t``, and how many have that or ``r = 0``; the same for the same generator."""
+        """How many samples have ``r = t``, and how many have ``r = t`` or ``r = 0``; equal for equal generators."""
         if self.interval == "equal":
             return batch, batch
         # to 1e-9, as 0.29 * 100 is less than 29
         exact = [round(float(fraction * batch), 9) for fraction in (self.equal, self.equal + self.zero)]
         if all(number.is_integer() for number in exact):
             return int(exact[0]), int(exact[1])
-        # One random number for both bounds, which keeps both means. It comes from the state of the generator, which is
-        # on the host for every device: a number drawn on a GPU would have to be waited for.
+        # One random number for both bounds keeps both means. It is made of the state of the generator, which is on the
+        # host for every device: for a number drawn on a GPU the host would have to wait.
         state = _generator_of(generator, device).get_state().numpy().tobytes()
         chance = int.from_bytes(hashlib.blake2b(state, digest_size=6).digest(), "little") / 2**48
         return math.floor(exact[0] + chance), math.floor(exact[1] + chance)
@@ -209,7 +213,7 @@ class TimeSampler:
 
     def _unit(self, batch: int, generator: torch.Generator | None, device: torch.device | str) -> Tensor:
         if self.distribution == "uniform":
-            # rand gives 0 once in 2^24 draws, and there transports whose derivative is infinite would spoil the step
+            # rand gives 0 once in 2^24 draws; with an infinite derivative there (VP) the step would be lost
             return torch.rand(batch, generator=generator, device=device).clamp(min=2**-25)
         if self.distribution == "segments":
             end = 1 + torch.randint(self.segments, (batch,), generator=generator, device=device)
@@ -248,13 +252,14 @@ def _check_distribution(prefix: str, name: str, a: float, b: float) -> None:
 
 
 def knots(t: Tensor, r: Tensor, dt: float, order: int) -> Tensor:
-    """Knots ``[N+2, B]``: ``t``, ``t_1 = max(t - dt, r)``, then evenly spaced down to ``r`` (math.md section 2).
+    """The time grid ``[N+2, B]`` from ``t`` down to ``r``, whose times are called knots (math.md section 2).
 
-    With ``order = 0`` they are ``t`` and ``r`` alone.
+    They are ``t``, ``t_1 = max(t - dt, r)``, then evenly spaced down to ``r``. With ``order = 0`` they are ``t`` and
+    ``r`` alone.
     """
     if order == 0:
         return torch.stack([t, r])
     first = torch.maximum(t - dt, r)
-    share = torch.arange(1, order + 1, dtype=t.dtype, device=t.device)[:, None] / order
-    # r + (1 - share) (first - r) rather than first - share (first - r): it ends at r exactly, and never rises
-    return torch.cat([t[None], first[None], r + (1 - share) * (first - r)])
+    fraction = torch.arange(1, order + 1, dtype=t.dtype, device=t.device)[:, None] / order
+    # r + (1 - fraction) (first - r), not first - fraction (first - r): it ends at r exactly, and never rises
+    return torch.cat([t[None], first[None], r + (1 - fraction) * (first - r)])

@@ -38,19 +38,19 @@ class UCGM(AlongPath):
         0 < ratio < 1: df = (f(x_t, t) - f(x_s, s)) / (t - s),   s = r + ratio (t - r)
         ratio 1:      df = df/dt, by the estimator of derivatives
 
-    With ``r = 0``, which the paper has and the default times draw, ``s = ratio t``, ``f`` is its ``f_x`` and ``B`` its
-    ``alpha / (alpha gamma_hat - alpha_hat gamma)`` (equations 4 to 6; section 3.1). Any other ``r`` makes the same
-    statement of the step to ``r``; at ``t = r`` the change ``df`` is its limit, ``dB/dt`` times the residual of ratio
-    0. Both ``f`` and ``B`` are measured in units of the state at ``r``, ``sqrt(alpha(r)^2 + gamma(r)^2)``, which is 1
-    at ``r = 0`` but for transports that do not start with ``gamma = 1`` (EDM). Where ``alpha(0)`` is not 0 (0.2% there,
-    2% in VE) the step to 0 differs by that much noise from ``f_x``; it is the step that is made constant.
+    At ``r = 0``, as in the paper and the default times, ``s = ratio t``, ``f`` is the paper's ``f_x`` and ``B`` its
+    ``alpha / (alpha gamma_hat - alpha_hat gamma)`` (equations 4 to 6; section 3.1). For any other ``r`` the same holds
+    of the step to ``r``. At ``t = r`` the change ``df`` is its limit, ``dB/dt`` times the residual of ratio 0. Both
+    ``f`` and ``B`` are in units of the state at ``r``, ``sqrt(alpha(r)^2 + gamma(r)^2)``, which is 1 at ``r = 0``
+    except for transports that do not start with ``gamma = 1`` (EDM). Where ``alpha(0)`` is not 0 (0.2% in EDM, 2% in
+    VE), the step to 0 differs from ``f_x`` by that much noise; the step is what is made constant.
 
-    The estimator of derivatives chooses where to evaluate, and the difference is taken of ``f``, not of ``F``: with
-    ``central`` it is the paper's ``[f(t + e) - f(t - e)]/(2e)``, to rounding. Along the path the state at ``r`` of the
-    pair is always the same, so each ``f`` is that constant plus ``B(t_k, r) (F_k - target(t_k))`` and only the second
-    part is ever formed. An estimator whose answer is no combination of evaluations (forward-mode AD, the first call of
-    ``auto``) gives ``dF/dt`` itself, and ``df`` follows by the product rule. Within ``e`` of an end of ``[r, 1]`` the
-    estimator's nodes are cut, where the paper would evaluate outside the range of times.
+    The estimator of derivatives chooses where to evaluate. The difference is taken of ``f``, not of ``F``: with
+    ``central`` it is the paper's ``[f(t + e) - f(t - e)]/(2e)``, to rounding. Along the path the pair has one state at
+    ``r``, so each ``f`` is that constant plus ``B(t_k, r) (F_k - T(t_k))``, and only the second part is formed. Some
+    estimators do not answer with a combination of evaluations (forward-mode AD, the first call of ``auto``): they give
+    ``dF/dt`` itself, and ``df`` follows by the product rule. Within ``e`` of an end of ``[r, 1]`` the nodes of the
+    estimator are cut, where the paper would evaluate outside the range of times.
 
     The published settings for few steps, from a trained multi-step model, are the defaults together with
     ``guidance=TeacherEnhancedTarget(2.0)``, RAdam at 1e-4 and gradients clipped to norm 0.1; for many steps
@@ -58,12 +58,14 @@ class UCGM(AlongPath):
     cosine=1)`` and ``guidance=SelfEnhancedTarget(0.44 to 0.67)``.
 
     Args:
-        consistency_ratio: lambda, from 0 (multi-step: flow matching or diffusion) to 1 (consistency). At 0 ``r = t``,
-            whatever is drawn or given for it, and nothing is clamped.
-        inputs: ``"guided"``, as in the authors' program, or ``"data"``. The state inside ``f`` is that of the changed
-            pair either way. The paper's text changes the regression target alone, and the program reads so at first
-            sight; but it enhances the data and the noise in place, so that the points that are built of them afterwards
-            are the enhanced pair's.
+        consistency_ratio: lambda, from 0 (multi-step: flow matching or diffusion) to 1 (consistency). At 0 ``r`` is
+            ``t``, whatever is drawn or given for it, and nothing is clamped.
+        network: whose change, ``"student"`` as in the paper, or ``"target"`` (see ``AlongPath``). The prediction of the
+            step itself is always the student's.
+        inputs: ``"guided"``, as in the authors' program, or ``"data"`` (see ``AlongPath``). The state inside ``f`` is
+        that of the changed
+            pair either way. The text of the paper changes the regression target alone. The program enhances the data
+            and the noise in place, so that the points built of them afterwards are those of the enhanced pair.
         sample_weight: by default ``cos(pi t/2)``.
         clip: bound of ``df``.
         metric: pseudo-Huber with c = 5 for few steps; a cosine term can be added.
@@ -117,7 +119,7 @@ class UCGM(AlongPath):
         return Objective.losses(replace(self, clip=None) if unclamped else self, prediction, residual, point)
 
     def _instantaneous(self, point: Point) -> Queries[Combination]:
-        """The target of ratio 0. The student's estimate in it is its prediction in this step, not asked for again."""
+        """The regression target of ratio 0. The student's estimate in it is its prediction in this step."""
         guidance = self.guidance
         if not isinstance(guidance, SelfEnhancedTarget):
             return (yield from self.regression_target(point))

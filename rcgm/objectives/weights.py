@@ -1,4 +1,4 @@
-"""Weights of the samples as functions of their times: each paper's is a subclass and a line in ``SAMPLE_WEIGHTS``."""
+"""Weights of the samples as functions of their times, each a subclass and a line in ``SAMPLE_WEIGHTS``."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ LARGEST = 100.0
 
 
 class SampleWeight(ABC):
-    """``w(t, r)``, by which the loss of a sample is multiplied; finite on all of ``0 <= r <= t <= 1``."""
+    """``w(t, r)``, the factor of a sample's loss; finite for all ``0 <= r <= t <= 1``."""
 
     @abstractmethod
     def __call__(self, t: Tensor, r: Tensor) -> Tensor:
-        """The weights ``[B]`` of intervals ``[r, t]``."""
+        """The weights ``[B]`` of the intervals ``[r, t]``; times ``[B]``."""
 
 
 Weighting = SampleWeight | Callable[[Tensor, Tensor], Tensor]
@@ -41,13 +41,13 @@ class CosineWeight(SampleWeight):
 class IntervalWeight(SampleWeight):
     """``(sigma_data + tau(t) - tau(r))^(-power)``, which favours short intervals (TiM, equations 11 and 12).
 
-    Times are those of [0, 1] under every transport. The weight is finite everywhere: ``sigma_data^(-power)`` at ``t =
-    r``, and 0 where ``tau(t)`` is infinite.
+    Times are in [0, 1] under every transport. The weight is ``sigma_data^(-power)`` at ``t = r``, and 0 where
+    ``tau(t)`` is infinite.
 
     Args:
         sigma_data: standard deviation of the data, ``> 0``.
         warp: tau: ``"tangent"``, ``tan(t)``, the paper's; ``"odds"``, ``t/(1 - t)``; ``"identity"``.
-        power: 1/2 in the paper; 0 gives every interval the same weight.
+        power: ``>= 0``; 1/2 in the paper. 0 gives every interval the same weight.
 
     Raises:
         ValueError: for a value out of range.
@@ -66,7 +66,7 @@ class IntervalWeight(SampleWeight):
 
     def __call__(self, t: Tensor, r: Tensor) -> Tensor:
         if self.warp == "odds":
-            # over a common denominator, which is 0 at t = 1 alone
+            # over a common denominator, which is 0 only at t = 1
             room = (1 - t) * (1 - r)
             return torch.where(t > r, room / (self.sigma_data * room + t - r), 1 / self.sigma_data) ** self.power
         length = t - r if self.warp == "identity" else torch.tan(t) - torch.tan(r)
@@ -91,11 +91,11 @@ class InverseTangentWeight(SampleWeight):
 
 @dataclass(frozen=True)
 class _OfTrainingTimes(SampleWeight):
-    """A function of ``t`` whose mean over the discrete times of a schedule is 1, as FastGen's program has it.
+    """A function of ``t`` whose mean over the discrete times of a schedule is 1, as in FastGen's program.
 
     Args:
-        steps: number of times ``1/steps, 2/steps, ..., 1``.
-        shift: they become ``shift t/(1 + (shift - 1) t)``.
+        steps: number of times ``1/steps, 2/steps, ..., 1``, at least 2.
+        shift: the times become ``shift t/(1 + (shift - 1) t)``.
 
     Raises:
         TypeError: for a number of steps that is not whole.
@@ -113,7 +113,7 @@ class _OfTrainingTimes(SampleWeight):
 
     @cached_property
     def scale(self) -> float:
-        """What makes the mean over the times 1."""
+        """The factor that makes the mean over the times 1."""
         times = torch.arange(1, self.steps + 1, dtype=torch.float64) / self.steps
         times = self.shift * times / (1 + (self.shift - 1) * times)
         return 1 / float(self._shape(times).mean())
@@ -149,4 +149,4 @@ SAMPLE_WEIGHTS: dict[str, type[SampleWeight]] = {
     "beta08": RootWeight,
     "gaussian": BellWeight,
 }
-"""Weights of a sample by its times, by their name in a configuration."""
+"""Weights of a sample, by their name in a configuration."""

@@ -1,4 +1,4 @@
-"""What a transport is: four functions of time (math.md sections 1 and 4; the names are UCGM's)."""
+"""Transports: four functions of time (math.md sections 1 and 4; the names are UCGM's)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from rcgm_kernels import interpolate
 class Transport(ABC):
     """The path ``x_t = alpha(t) z + gamma(t) x`` from data (``t = 0``) to noise (``t = 1``), and what networks predict.
 
-    At order zero a network regresses ``alpha_hat(t) z + gamma_hat(t) x``. Its prediction ``F`` at ``(x_t, t, r)``
-    stands for the pair
+    The regression target at ``(x_t, t, t)`` is ``alpha_hat(t) z + gamma_hat(t) x``. A prediction ``F`` at ``(x_t, t,
+    r)`` stands for the pair
 
         x_hat = (alpha F - alpha_hat x_t) / D,   z_hat = (gamma_hat x_t - gamma F) / D,
         D = alpha gamma_hat - alpha_hat gamma
@@ -38,11 +38,11 @@ class Transport(ABC):
 
     @abstractmethod
     def alpha_hat(self, t: Tensor) -> Tensor:
-        """Coefficient of the noise in what the network regresses at order zero."""
+        """Coefficient of the noise in the regression target."""
 
     @abstractmethod
     def gamma_hat(self, t: Tensor) -> Tensor:
-        """Coefficient of the data in what the network regresses at order zero."""
+        """Coefficient of the data in the regression target."""
 
     def alpha_derivative(self, t: Tensor) -> Tensor:
         """Derivative of ``alpha``."""
@@ -61,7 +61,7 @@ class Transport(ABC):
         return derivative_of(self.gamma_hat, t)
 
     def determinant(self, t: Tensor) -> Tensor:
-        """``alpha gamma_hat - alpha_hat gamma``: never 0 on [0, 1], or the prediction could not be read."""
+        """``alpha gamma_hat - alpha_hat gamma``: not 0 on [0, 1], since the step divides by it."""
         return self.alpha(t) * self.gamma_hat(t) - self.alpha_hat(t) * self.gamma(t)
 
     def step(self, t: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,9 +86,9 @@ class Transport(ABC):
         return carried, (gamma_derivative * self.alpha(t) - alpha_derivative * self.gamma(t)) * inverse
 
     def path(self, x: Tensor, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``x_t``, its velocity along the path, and what the network regresses, in one pass over ``x`` and ``z``.
+        """``x_t``, its velocity along the path, and the regression target, in one pass over ``x`` and ``z``.
 
-        Each ``[B, ...]``, of the dtype of ``x``; times ``[B]``.
+        Each is ``[B, ...]``, of the dtype of ``x``; times ``[B]``.
         """
         alpha = torch.stack([self.alpha(t), self.alpha_derivative(t), self.alpha_hat(t)])
         gamma = torch.stack([self.gamma(t), self.gamma_derivative(t), self.gamma_hat(t)])

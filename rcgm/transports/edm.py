@@ -1,4 +1,4 @@
-"""EDM: noise of growing size, scaled to unit variance."""
+"""EDM: data under growing noise, scaled to unit variance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The straight path with the prediction turned round."""
+"""The straight path, with the sign of the prediction reversed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rcgm.transports.linear import Linear
 class ReversedLinear(Linear):
     """The linear path for networks that predict ``x - z``, from noise to data (UCGM's reversed linear transport).
 
-    There the time runs from noise to data. Here ``t = 0`` is data under every transport, so that what is left of the
-    reversal is the sign of the prediction. ``rcgm.models.ReversedTime`` turns that sign round as well as the time: a
-    network that wants its time reversed too, wrapped in it, predicts ``z - x`` and takes :class:`Linear`.
+    There time runs from noise to data. Here ``t = 0`` is data under every transport, so only the sign of the prediction
+    is reversed. ``rcgm.models.ReversedTime`` reverses both the time and the sign: a network wrapped in it predicts
+    ``z - x`` and takes :class:`Linear`.
     """
 
     def alpha_hat(self, t: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""VE: data unscaled under noise of growing size."""
+"""VE: unscaled data under growing noise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rcgm.transports.base import Transport
 class VE(Transport):
     """``x_t = sigma z + x``; the network predicts ``-z`` (score matching; TiM table 1, whose time is sigma itself).
 
-    ``sigma(t) = sigma_min (sigma_max/sigma_min)^t``. States are as large as sigma: a network for them scales its input.
+    ``sigma(t) = sigma_min (sigma_max/sigma_min)^t``. States are as large as sigma, so the network must scale its input.
 
     Args:
         sigma_min, sigma_max: sigma at ``t = 0`` and ``t = 1``.
