@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
 from rcgm_kernels import checks
-from rcgm_kernels.backends import AUTOMATIC, choose
+from rcgm_kernels.backends import AUTOMATIC, choose, requested
+from rcgm_kernels.known import KnownCalls
 from rcgm_kernels.layout import dense_order, is_same_memory, meetings, share_memory
-from rcgm_kernels.library import define, is_plain
+from rcgm_kernels.library import define, is_observed, is_plain
 
 MASTER_DTYPES = (torch.float32, torch.float64)
 
@@ -46,11 +48,22 @@ def ema_update_(
     """
     averages, sources = _local("ema_params", ema_params), _local("params", params)
     copies = [] if cast_to is None else _local("cast_to", cast_to)
+    _check_decay(decay)
+    key = None
+    if not is_observed():
+        counts = (len(averages), len(sources), len(copies), cast_to is None)
+        key = _KNOWN.key((*averages, *sources, *copies), (*counts, requested(backend)))
+        known = _KNOWN.find(key)
+        if known is not None:
+            return _update_(averages, sources, float(decay), copies, known)
     if cast_to is not None and len(copies) != len(averages):
         raise ValueError(f"cast_to must have as many tensors as ema_params, {len(averages)}, got {len(copies)}")
-    _check(averages, sources, decay, copies)
+    _check(averages, sources, copies)
     call = _ema_update_
-    if not is_plain(*averages, *sources, *copies):
+    if is_plain(*averages, *sources, *copies):
+        if averages and len({average.device for average in averages}) == 1:
+            _KNOWN.remember(key, choose(backend, averages[0].device))
+    else:
         _check_written(averages, copies)
         call = torch.ops.rcgm_kernels.ema_update_
         averages, sources, copies = ([tensor.detach() for tensor in each] for each in (averages, sources, copies))
@@ -75,10 +88,17 @@ def _local(name: str, tensors: Iterable[Tensor]) -> list[Tensor]:
     ]
 
 
-def _check(ema_params: Sequence[Tensor], params: Sequence[Tensor], decay: float, cast_to: Sequence[Tensor]) -> None:
+# The backends of the calls that passed all checks but that of the decay, which may be another in every step.
+_KNOWN: KnownCalls[ModuleType] = KnownCalls()
+
+
+def _check_decay(decay: float) -> None:
     checks.number("decay", decay)
     if math.isnan(decay) or not 0 <= decay <= 1:
         raise ValueError(f"decay must be from 0 to 1, got {decay!r}")
+
+
+def _check(ema_params: Sequence[Tensor], params: Sequence[Tensor], cast_to: Sequence[Tensor]) -> None:
     for index, average in enumerate(ema_params):
         checks.dense(f"ema_params[{index}]", average)
         if average.dtype not in MASTER_DTYPES:
@@ -110,7 +130,8 @@ def _check_written(averages: Sequence[Tensor], copies: Sequence[Tensor]) -> None
 def _check_call(
     ema_params: Sequence[Tensor], params: Sequence[Tensor], decay: float, cast_to: Sequence[Tensor], backend: str
 ) -> None:
-    _check(ema_params, params, decay, cast_to)
+    _check_decay(decay)
+    _check(ema_params, params, cast_to)
     _check_written(ema_params, cast_to)
     for index, average in enumerate(ema_params):
         checks.same_device(f"ema_params[{index}]", average, ema_params[0])
@@ -148,8 +169,18 @@ def _name(position: int, averages: Sequence[Tensor], copies: Sequence[Tensor]) -
 def _ema_update_(
     ema_params: Sequence[Tensor], params: Sequence[Tensor], decay: float, cast_to: Sequence[Tensor], backend: str
 ) -> None:
-    if not ema_params:
-        return
+    if ema_params:
+        _update_(ema_params, params, decay, cast_to, choose(backend, ema_params[0].device))
+
+
+def _update_(
+    ema_params: Sequence[Tensor],
+    params: Sequence[Tensor],
+    decay: float,
+    cast_to: Sequence[Tensor],
+    backend: ModuleType,
+) -> None:
+    """Update averages and copies on one device."""
     if ema_params[0].device.type != "meta":
         _check_apart(ema_params, params, cast_to)
     averages, sources, copies = list(ema_params), list(params), list(cast_to)
@@ -164,7 +195,7 @@ def _ema_update_(
             if not target.is_contiguous():
                 copies[index] = target.contiguous()
                 rearranged.append((target, copies[index]))
-    choose(backend, averages[0].device).ema_update_(averages, sources, decay, copies)
+    backend.ema_update_(averages, sources, decay, copies)
     for target, values in rearranged:
         target.copy_(values)
     torch.autograd.graph.increment_version([*ema_params, *cast_to])  # a graph that saved them must not be used

@@ -15,8 +15,10 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from rcgm_kernels.library import is_special
+
 T = TypeVar("T")
-_ABOUT = operator.attrgetter("__class__", "shape", "dtype", "device", "layout", "requires_grad")
+_ABOUT = operator.attrgetter("shape", "dtype", "device", "layout", "requires_grad")
 
 
 class KnownCalls(Generic[T]):
@@ -35,9 +37,10 @@ class KnownCalls(Generic[T]):
         ask where the call is observed (:func:`rcgm_kernels.library.is_observed`).
         """
         try:
-            if any(map(Tensor.is_neg, tensors)) or any(map(Tensor._is_zerotensor, tensors)):
+            if is_special(tensors):
                 return None
             return (
+                tuple(map(type, tensors)),
                 tuple(map(_ABOUT, tensors)),
                 tuple(map(Tensor.stride, tensors)),
                 torch.is_grad_enabled(),

@@ -12,7 +12,7 @@ then calls the implementation behind the operation's own checks, so that ``torch
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -126,17 +126,29 @@ def is_observed() -> bool:
     )
 
 
-def is_plain(*tensors: Tensor | None) -> bool:
-    """True if the dispatcher can be bypassed: nothing observes the call, and the tensors are of no special kind.
+def is_special(tensors: Sequence[Tensor]) -> bool:
+    """True if the memory of one of them is not what it stands for: negative bit, no memory, a wrapper of a transform.
 
-    The dispatcher would only cost time, of which there is none to spare on small latents on a CPU. Lazy tensors, whose
-    memory is not what they stand for, are special. (A conjugate one would be complex.)
+    Conjugate tensors would be complex, which no operation takes.
+    """
+    return (
+        any(map(Tensor.is_neg, tensors))
+        or any(map(Tensor._is_zerotensor, tensors))
+        or any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors))  # also one that outlived its transform
+    )
+
+
+def is_plain(*tensors: Tensor | None) -> bool:
+    """True if the dispatcher can be bypassed: nothing observes the call, and no tensor is special or of a subclass.
+
+    It would only cost time, of which there is none to spare on small latents on a CPU.
     """
     if is_observed():
         return False
     given = [tensor for tensor in tensors if tensor is not None]
-    return (
-        PLAIN.issuperset(map(type, given))
-        and not any(map(Tensor.is_neg, given))
-        and not any(map(Tensor._is_zerotensor, given))
-    )
+    return PLAIN.issuperset(map(type, given)) and not is_special(given)
+
+
+def apply_plain(function: type[torch.autograd.Function]) -> Callable[..., object]:
+    """``function.apply`` for calls that are plain, without its preparations for transforms."""
+    return super(torch.autograd.Function, function).apply

@@ -13,7 +13,7 @@ from rcgm_kernels import checks
 from rcgm_kernels.backends import choose
 from rcgm_kernels.inputs import LossInputs
 from rcgm_kernels.layout import batched, compute_dtype, has_dense_samples, share_memory
-from rcgm_kernels.library import Differentiable, define
+from rcgm_kernels.library import Differentiable, apply_plain, define
 from rcgm_kernels.options import LossOptions
 from rcgm_kernels.plan import LossPlan, empty_results
 
@@ -29,7 +29,7 @@ def dispatched_residual_loss(inputs: LossInputs, options: LossOptions, backend: 
 def plain_residual_loss(inputs: LossInputs, plan: LossPlan, backend: ModuleType) -> Tensor:
     """The same without the dispatcher, where it can be bypassed (:func:`rcgm_kernels.library.is_plain`)."""
     if plan.options.with_gradient:
-        return _PlainResidualLoss.apply(inputs.pred, inputs, plan, backend)[0]
+        return _plain_residual_loss(inputs.pred, inputs, plan, backend)[0]
     with torch.no_grad():
         return backend.residual_loss(inputs, plan)[0]
 
@@ -147,6 +147,9 @@ class _PlainResidualLoss(torch.autograd.Function):
         return loss, handle
 
     backward = _ResidualLoss.backward
+
+
+_plain_residual_loss = apply_plain(_PlainResidualLoss)
 
 
 class _OnlyOnce(Differentiable):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from rcgm_kernels import checks
-from rcgm_kernels.backends import AUTOMATIC, choose
-from rcgm_kernels.layout import STORAGE_DTYPES, batched, is_same_memory, share_memory
-from rcgm_kernels.library import Differentiable, define, is_plain
+from rcgm_kernels.backends import AUTOMATIC, choose, requested
+from rcgm_kernels.known import KnownCalls
+from rcgm_kernels.layout import STORAGE_DTYPES, batched, is_same_memory, meetings, share_memory
+from rcgm_kernels.library import Differentiable, define, is_observed, is_plain
 
 
 def interpolate(
@@ -42,6 +44,13 @@ def interpolate(
     Raises:
         TypeError, ValueError: before any work, for an argument that does not fit; the message names it.
     """
+    key = None
+    if not is_observed():
+        key = _KNOWN_POINTS.key((x, z, alpha, gamma), (dtype, requested(backend)))
+        known = _KNOWN_POINTS.find(key)
+        if known is not None:
+            return known.interpolate(x, z, alpha, gamma, x.dtype if dtype is None else dtype)
+    given = alpha, gamma
     checks.state("x", x)
     alpha = checks.rows("alpha", alpha, x)
     gamma = checks.rows("gamma", gamma, x, alpha.shape[0])
@@ -49,8 +58,11 @@ def interpolate(
     _check_points(x, z, dtype)
     with_gradient = torch.is_grad_enabled() and (x.requires_grad or z.requires_grad)
     if is_plain(x, z, alpha, gamma) and not with_gradient:
-        call = _interpolate
-    elif torch._C._are_functorch_transforms_active():
+        chosen = choose(backend, x.device)
+        if given[0] is alpha and given[1] is gamma:  # nothing was converted
+            _KNOWN_POINTS.remember(key, chosen)
+        return chosen.interpolate(x, z, alpha, gamma, dtype)
+    if torch._C._are_functorch_transforms_active():
         call = _Interpolate.call
     else:
         call = torch.ops.rcgm_kernels.interpolate
@@ -85,20 +97,25 @@ def advance(
         TypeError, ValueError: before any work, for an argument that does not fit; the message names it.
         RuntimeError: for dual numbers (forward-mode derivatives), and for ``out`` inside of ``torch.func`` transforms.
     """
+    key = None
+    if not is_observed():
+        tensors = (x, velocity, t, r) if out is None else (x, velocity, t, r, out)
+        key = _KNOWN_STEPS.key(tensors, (requested(backend),))
+        known = _KNOWN_STEPS.find(key)
+        if known is not None:
+            return _stepped(out, x, velocity, t, r, known)
+    given = t, r
     checks.state("x", x)
     checks.state("velocity", velocity, x)
     t, r = checks.scalars("t", t, x), checks.scalars("r", r, x)
-    backend = backend or AUTOMATIC
     if out is not None:
         _check_out(out, x)
     if is_plain(out, x, velocity, t, r):
-        if out is None:
-            out = torch.empty_like(x, memory_format=torch.contiguous_format, requires_grad=False)
-        else:
-            _check_apart(out, x, velocity, t, r)
-        with torch.no_grad():
-            _step(out, x.detach(), velocity.detach(), t, r, backend)
-        return out
+        chosen = choose(backend, x.device)
+        if given[0] is t and given[1] is r:  # nothing was converted
+            _KNOWN_STEPS.remember(key, chosen)
+        return _stepped(out, x, velocity, t, r, chosen)
+    backend = backend or AUTOMATIC
     _refuse_tangents(x, velocity)
     x, velocity = x.detach(), velocity.detach()
     if not torch._C._are_functorch_transforms_active():
@@ -109,6 +126,11 @@ def advance(
         raise RuntimeError("advance cannot write into out inside of torch.func transforms: leave out away")
     backwards, whole = (r.double() - t.double())[None], torch.ones_like(r)[None]
     return interpolate(x, velocity, backwards, whole, backend=backend)[0]
+
+
+# The backends of the calls that passed their checks.
+_KNOWN_POINTS: KnownCalls[ModuleType] = KnownCalls()
+_KNOWN_STEPS: KnownCalls[ModuleType] = KnownCalls()
 
 
 def _check_points(x: Tensor, z: Tensor, dtype: torch.dtype) -> None:
@@ -133,9 +155,12 @@ def _check_out(out: Tensor, x: Tensor) -> None:
 
 def _check_apart(out: Tensor, *inputs: Tensor) -> None:
     """Check that writing ``out`` changes nothing that is still to be read."""
-    for name, tensor in zip(("x", "velocity", "t", "r"), inputs, strict=True):
-        if not is_same_memory(out, tensor) and share_memory(out, tensor):
-            raise ValueError(f"out must be {name} itself or share no memory with it, got an overlap in part")
+    for first, second in meetings([out, *inputs]):
+        index = max(first, second) - 1
+        if min(first, second) > 0 or is_same_memory(out, inputs[index]) or not share_memory(out, inputs[index]):
+            continue
+        name = ("x", "velocity", "t", "r")[index]
+        raise ValueError(f"out must be {name} itself or share no memory with it, got an overlap in part")
 
 
 def _check_advance(out: Tensor, x: Tensor, velocity: Tensor, t: Tensor, r: Tensor, backend: str) -> None:
@@ -197,12 +222,23 @@ def _pulled_back(coeffs: Tensor, gradient: Tensor, dtype: torch.dtype) -> Tensor
 def _advance_(out: Tensor, x: Tensor, velocity: Tensor, t: Tensor, r: Tensor, backend: str) -> None:
     if out.device.type != "meta":
         _check_apart(out, x, velocity, t, r)
-    _step(out, x, velocity, t, r, backend)
+    _step(out, x, velocity, t, r, choose(backend, x.device))
 
 
-def _step(out: Tensor, x: Tensor, velocity: Tensor, t: Tensor, r: Tensor, backend: str) -> None:
-    choose(backend, x.device).advance_(out, x, velocity, t, r)
+def _step(out: Tensor, x: Tensor, velocity: Tensor, t: Tensor, r: Tensor, backend: ModuleType) -> None:
+    backend.advance_(out, x, velocity, t, r)
     torch.autograd.graph.increment_version(out)  # a graph that saved it must not be used
+
+
+def _stepped(out: Tensor | None, x: Tensor, velocity: Tensor, t: Tensor, r: Tensor, backend: ModuleType) -> Tensor:
+    """``out``, or a new tensor, after a step without the dispatcher."""
+    if out is None:
+        out = torch.empty_like(x, memory_format=torch.contiguous_format, requires_grad=False)
+        backend.advance_(out, x.detach(), velocity.detach(), t, r)
+        return out
+    _check_apart(out, x, velocity, t, r)
+    _step(out, x.detach(), velocity.detach(), t, r, backend)
+    return out
 
 
 def _advance_without_derivative(out: Tensor, x: Tensor, velocity: Tensor, t: Tensor, r: Tensor, backend: str) -> None:

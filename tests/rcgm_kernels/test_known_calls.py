@@ -10,7 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rcgm_kernels import AdaptiveWeight, Metric, checks, fused_loss, fused_residual_loss
+from rcgm_kernels import (
+    AdaptiveWeight,
+    Metric,
+    advance,
+    checks,
+    ema_update_,
+    fused_loss,
+    fused_residual_loss,
+    interpolate,
+)
 from rcgm_kernels.backends import ENVIRONMENT, cpu, reference
 from tests.support.cases import environment
 
@@ -28,6 +37,23 @@ def residual_loss(**changes: object) -> Tensor:
     arguments = {"pred": X, "terms": [X], "coeffs": COEFFS, "scale": T, "weight": T, "clip": 1.0} | changes
     arguments |= {"normalize": 1.0, "normalize_scale": T, "adaptive": 1.0} if "metric" not in changes else {}
     return fused_residual_loss(**(arguments | changes))
+
+
+def points(**changes: object) -> Tensor:
+    return interpolate(**({"x": X, "z": VELOCITY, "alpha": KNOTS, "gamma": KNOTS} | changes))
+
+
+def step(**changes: object) -> Tensor:
+    return advance(**({"x": X, "velocity": VELOCITY, "t": T, "r": T} | changes))
+
+
+def step_into(**changes: object) -> Tensor:
+    return step(**({"out": torch.empty(2, 3)} | changes))
+
+
+def average(**changes: object) -> None:
+    given = {"ema_params": [torch.ones(2, 3)], "params": [X], "decay": 0.5, "cast_to": [torch.ones(2, 3)]} | changes
+    return ema_update_(**given)
 
 
 def learned(tensor: Tensor) -> Tensor:
@@ -74,6 +100,26 @@ WRONG: list[tuple[Callable[..., Tensor], dict[str, object], str]] = [
     (residual_loss, {"normalize": None}, "normalize_scale must be None without normalize"),
     (residual_loss, {"normalize_scale": T.int()}, "normalize_scale must be of dtype"),
     (residual_loss, {"adaptive": True}, "adaptive must be an AdaptiveWeight, a power or None, got bool"),
+    (points, {"z": X.T}, "z must have the shape [2, 3], got [3, 2]"),
+    (points, {"alpha": KNOTS[:2]}, "gamma must have the shape [2, 2], got [3, 2]"),
+    (points, {"gamma": learned(KNOTS)}, "gamma must not require a gradient"),
+    (points, {"dtype": torch.int32}, "dtype must be one of"),
+    (points, {"backend": "cube"}, "backend must be one of"),
+    (step, {"velocity": X.to("meta")}, "velocity must be on cpu, got meta"),
+    (step, {"t": T[:1]}, "t must have the shape [2], got [1]"),
+    (step, {"r": None}, "r must be a tensor or a number, got NoneType"),
+    (step_into, {"out": torch.empty(2, 4)}, "out must have the shape [2, 3], got [2, 4]"),
+    (step_into, {"out": torch.empty(2, 3, requires_grad=True)}, "out must not require a gradient"),
+    (step_into, {"out": torch.empty(1, 3).expand(2, 3)}, "out must have memory for each element"),
+    (step_into, {"out": (memory := torch.empty(9))[:6].view(2, 3), "x": memory[3:].view(2, 3)}, "out must be x itself"),
+    (average, {"decay": 1.5}, "decay must be from 0 to 1, got 1.5"),
+    (average, {"decay": True}, "decay must be a number, got bool"),
+    (average, {"params": [X, X]}, "params must have as many tensors as ema_params, 1, got 2"),
+    (average, {"params": [X[:1]]}, "params[0] must have the shape [2, 3], got [1, 3]"),
+    (average, {"cast_to": []}, "cast_to must have as many tensors as ema_params, 1, got 0"),
+    (average, {"cast_to": [torch.ones(1, 3).expand(2, 3)]}, "cast_to[0] must have no gaps in memory"),
+    (average, {"ema_params": [X], "cast_to": [X]}, "cast_to[0] must share no memory with ema_params[0]"),
+    (average, {"ema_params": [X.half()]}, "ema_params[0] must be of dtype float32, float64, got float16"),
 ]
 
 
@@ -161,6 +207,30 @@ def test_the_backend_of_a_known_call_is_the_one_that_is_named_now(monkeypatch):
         with environment(ENVIRONMENT, "reference"):
             knots_loss()
     assert ran == ["cpu", "reference"] * 2
+
+
+def test_a_tensor_that_outlived_its_transform_is_taken_for_what_it_holds():
+    leaked = []
+    torch.func.grad(lambda x: (leaked.append(x), x.sum())[1])(VELOCITY)
+    for _ in range(2):
+        assert torch.equal(knots_loss(velocity=leaked[0]), knots_loss())
+        assert torch.equal(knots_loss(pred=leaked[0]), knots_loss(pred=VELOCITY))
+
+
+def test_points_that_carry_a_gradient_are_told_apart():
+    for _ in range(2):
+        assert not points().requires_grad
+        leaf = learned(X)
+        points(x=leaf).sum().backward()
+        torch.testing.assert_close(leaf.grad, KNOTS.sum(0)[:, None].expand(2, 3))
+
+
+def test_a_decay_is_that_of_each_call():
+    for decay in (0.0, 0.25, 1.0):
+        mean, copy = torch.ones(2, 3), torch.ones(2, 3)
+        average(ema_params=[mean], cast_to=[copy], params=[VELOCITY], decay=decay)
+        assert torch.equal(mean, copy)
+        assert torch.equal(mean, torch.full((2, 3), decay + (1 - decay) * 0.5))
 
 
 def test_lazy_tensors_are_resolved_after_a_call_that_had_none():
