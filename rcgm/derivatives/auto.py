@@ -43,7 +43,7 @@ class Auto(Estimator):
     then at every ``every``-th call. With the defaults and a batch of 64 they cost two batched evaluations in 200 calls,
     0.2% of a step that takes five times as long as one forward.
 
-    What was measured is kept in :meth:`memory`: saved and resumed with a run, and the same for the same seed. Copies of
+    What was measured is kept in :meth:`state`: saved and resumed with a run, and the same for the same seed. Copies of
     an objective share the instance; separate runs need separate instances. If several processes train together, the
     measurements are of the samples of all of them, so their steps are the same. A micro-batch counts as a call.
 
