@@ -143,17 +143,17 @@ class Form:
         terms: how many there are beside the prediction.
         options: that are not tensors.
         scaled: whether there is a scale for each sample.
-        pred_coeff: number format of the prediction's coefficients.
+        pred_coeff: number format of the prediction's coefficients; None where they are 1.
     """
 
     terms: int
     options: Mapping[str, Any]
     scaled: bool = False
-    pred_coeff: torch.dtype = torch.float64
+    pred_coeff: torch.dtype | None = torch.float64
 
 
 FORMS = {
-    "MeanFlow": Form(3, {"reduce": "sum", "adaptive": AdaptiveWeight(1.0, 0.01)}),
+    "MeanFlow": Form(2, {"reduce": "sum", "adaptive": AdaptiveWeight(1.0, 0.01)}, pred_coeff=None),
     "TiM": Form(6, {"metric": Metric(cosine=1.0), "adaptive": AdaptiveWeight(1.0, 1e-5, of="loss")}),
     "UCGM, ratio 1": Form(4, {"clip": 1.0, "metric": Metric("pseudo_huber", c=5.0)}, scaled=True),
     "UCGM, ratio 0": Form(2, {"metric": Metric("pseudo_huber", c=0.0, cosine=1.0)}, pred_coeff=torch.float32),
@@ -168,7 +168,7 @@ class Combined:
     pred: Tensor
     terms: list[Tensor]
     coeffs: Tensor
-    pred_coeff: Tensor
+    pred_coeff: Tensor | float
     scale: Tensor | None
     weight: Tensor
 
@@ -180,7 +180,7 @@ class Combined:
             pred.requires_grad_(),
             terms,
             torch.randn(form.terms, batch, device=device),
-            torch.rand(batch, device=device, dtype=form.pred_coeff) + 0.5,
+            1.0 if form.pred_coeff is None else torch.rand(batch, device=device, dtype=form.pred_coeff) + 0.5,
             torch.rand(batch, device=device) + 0.5 if form.scaled else None,
             torch.full((batch,), 1 / batch, dtype=torch.float64, device=device),
         )
@@ -222,7 +222,8 @@ def eager_residual_loss(call: Combined, form: Form) -> Tensor:
     def per_sample(values: Tensor) -> Tensor:
         return values.float().reshape(-1, *[1] * (pred.ndim - 1))
 
-    residual = per_sample(call.pred_coeff) * pred.detach()
+    coeff = call.pred_coeff if isinstance(call.pred_coeff, float) else per_sample(call.pred_coeff)
+    residual = coeff * pred.detach()
     for coeff, term in zip(call.coeffs, call.terms, strict=True):
         residual = residual + per_sample(coeff) * term.float()
     if "clip" in options:
