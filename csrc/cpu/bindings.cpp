@@ -52,15 +52,13 @@ LossArguments loss_arguments(const py::tuple& t) {
   return a;
 }
 
-// Returns the first sample with unordered knots, before any work, or -1.
+// Returns the first sample whose knots are out of order, or -1.
 int64_t residual_loss(const py::tuple& where, const py::tuple& loss) {
   const Place here = place(where);
   LossArguments a = loss_arguments(loss);
   a.threads = here.threads;
   const py::gil_scoped_release release;
-  const int64_t unordered = here.kernels.first_unordered(a);
-  if (unordered < 0) here.kernels.residual_loss(a);
-  return unordered;
+  return here.kernels.residual_loss(a);
 }
 
 // batch, size, x, z, points, alpha, gamma, out

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define RCGM_FN static inline
+#define RCGM_FN static inline __attribute__((always_inline))
 #define RCGM_NAME_OF(isa) #isa
 #define RCGM_STRING(isa) RCGM_NAME_OF(isa)
 #define RCGM_JOIN_(a, b) a##b
@@ -35,8 +35,7 @@ namespace RCGM_ISA {
 
 extern const Kernels RCGM_JOIN(kernels_, RCGM_ISA);
 const Kernels RCGM_JOIN(kernels_, RCGM_ISA) = {
-    RCGM_STRING(RCGM_ISA),  RCGM_ISA::first_unordered, RCGM_ISA::residual_loss, RCGM_ISA::interpolate,
-    RCGM_ISA::advance,      RCGM_ISA::scale,           RCGM_ISA::ema,
+    RCGM_STRING(RCGM_ISA), RCGM_ISA::residual_loss, RCGM_ISA::interpolate, RCGM_ISA::advance, RCGM_ISA::scale, RCGM_ISA::ema,
 };
 
 }  // namespace rcgm

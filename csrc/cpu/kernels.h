@@ -53,9 +53,9 @@ struct EmaArguments {
 
 struct Kernels {
   const char* isa;
-  // The first sample that has a weight and whose knots are out of order, or -1; -1 too where the options have no knots.
-  int64_t (*first_unordered)(const LossArguments&);
-  void (*residual_loss)(const LossArguments&);
+  // Returns the first sample that has a weight and whose knots are out of order, in which case the results are of no use;
+  // else -1.
+  int64_t (*residual_loss)(const LossArguments&);
   void (*interpolate)(const InterpolateArguments&);
   void (*advance)(const AdvanceArguments&);
   void (*scale)(const ScaleArguments&);

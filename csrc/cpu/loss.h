@@ -197,24 +197,20 @@ static void losses_of(const Plan& plan) {
 }
 
 template <typename T>
-static void residual_loss_as(const LossArguments& a) {
+static int64_t residual_loss_as(const LossArguments& a) {
   const Plan plan(a);
-  if (is_packed(a)) {
-    losses_of_packs<T>(a, plan.losses);
-  } else {
-    losses_of<T>(plan);
-  }
-  if (!plan.losses) return;
+  const bool packed = is_packed(a);
+  const int64_t unordered = packed ? losses_of_packs<T>(a, plan.formats, plan.losses) : first_unordered(a);
+  if (unordered >= 0) return unordered;
+  if (!packed) losses_of<T>(plan);
+  if (!plan.losses) return -1;
   double total = 0;
 #pragma omp simd reduction(+ : total)
   for (int64_t b = 0; b < a.batch; ++b) total += plan.losses[b];
   *static_cast<T*>(a.loss) = T(a.options.reduction == Reduction::kMean ? total / double(a.batch) : total);
+  return -1;
 }
 
-static void residual_loss(const LossArguments& a) {
-  if (a.float64) {
-    residual_loss_as<double>(a);
-  } else {
-    residual_loss_as<float>(a);
-  }
+static int64_t residual_loss(const LossArguments& a) {
+  return a.float64 ? residual_loss_as<double>(a) : residual_loss_as<float>(a);
 }

@@ -4,8 +4,7 @@
 template <typename Body>
 static void for_each_chunk(int64_t batch, int64_t size, int threads, const Body& body) {
   const int64_t per_sample = (size + kBlock - 1) / kBlock, tasks = batch * per_sample;
-  const bool worthwhile = batch * size > kFewElements;
-#pragma omp parallel for num_threads(worthwhile ? threads : 1) schedule(static)
+#pragma omp parallel for num_threads(batch * size > kFewElements ? threads : 1) schedule(static)
   for (int64_t task = 0; task < tasks; ++task) {
     const int64_t b = task / per_sample, start = task % per_sample * kBlock;
     const int64_t end = size < start + kBlock ? size : start + kBlock;
@@ -15,19 +14,57 @@ static void for_each_chunk(int64_t batch, int64_t size, int threads, const Body&
   }
 }
 
+// out[i] = combine(x[i], y[i]), from memory to memory, where all are of one dtype.
+template <typename T, typename Storage, typename Combine>
+RCGM_FN void combine_values(const Storage* x, const Storage* y, int64_t length, Storage* out, const Combine& combine) {
+#pragma omp simd
+  for (int64_t i = 0; i < length; ++i) store<T>(out, i, combine(load<T>(x, i), load<T>(y, i)));
+}
+template <typename T, typename Combine>
+RCGM_FN void combine_values(const BFloat16* x, const BFloat16* y, int64_t length, BFloat16* out, const Combine& combine) {
+  const Word *x_words = reinterpret_cast<const Word*>(x), *y_words = reinterpret_cast<const Word*>(y);
+  Word* words = reinterpret_cast<Word*>(out);
+  const int64_t pairs = length / 2;
+#pragma omp simd
+  for (int64_t i = 0; i < pairs; ++i) {
+    const uint32_t x_bits = x_words[i].bits, y_bits = y_words[i].bits;
+    const float low = combine(bits_of<float>(x_bits << 16), bits_of<float>(y_bits << 16));
+    const float high = combine(bits_of<float>(x_bits & 0xffff0000u), bits_of<float>(y_bits & 0xffff0000u));
+    words[i].bits = (rounded_bfloat16(high) & 0xffff0000u) | (rounded_bfloat16(low) >> 16);
+  }
+  if (length % 2) store<float>(out, length - 1, float(combine(widen(x[length - 1]), widen(y[length - 1]))));
+}
+
+template <typename Storage>
+RCGM_FN Storage* as_typed(const Storage*, void* data) {
+  return static_cast<Storage*>(data);
+}
+
+// The same for a chunk of any dtypes, into sample `row` of `out`.
+template <typename T, typename Combine>
+static void combine_chunk(const Array& x, const Array& y, int64_t b, int64_t offset, int64_t length, const MutableArray& out,
+                          int64_t row, const Combine& combine) {
+  if (x.dtype == y.dtype && x.dtype == out.dtype) {
+    with_type(x.dtype, element(x, b, offset), [&](auto* data) {
+      auto* other = static_cast<decltype(data)>(element(y, b, offset));
+      combine_values<T>(data, other, length, as_typed(data, element(out, row, offset)), combine);
+    });
+    return;
+  }
+  alignas(64) T x_values[kChunk], y_values[kChunk];
+  const T *own = x_values, *other = y_values;
+  load_chunk(x, b, offset, length, false, x_values);
+  load_chunk(y, b, offset, length, false, y_values);
+  store_chunk<T>(out, row, offset, length, false, [=](int64_t i) { return combine(own[i], other[i]); });
+}
+
 template <typename T>
 static void interpolate_as(const InterpolateArguments& a) {
-  const bool bfloat16 = a.x.dtype == DType::kBFloat16 && a.z.dtype == a.x.dtype && a.out.dtype == a.x.dtype;
   for_each_chunk(a.batch, a.size, a.threads, [&](int64_t b, int64_t offset, int64_t length) {
-    alignas(64) T x_values[kChunk], z_values[kChunk];
-    const T *x = x_values, *z = z_values;
-    const bool split = bfloat16 && length % 2 == 0;
-    load_chunk(a.x, b, offset, length, split, x_values);
-    load_chunk(a.z, b, offset, length, split, z_values);
-    for (int point = 0; point < a.points; ++point) {
+    for (int point = 0; point < a.points; ++point) {  // the chunk is in the first-level cache still
       const T alpha = T(number(a.alpha, point, b)), gamma = T(number(a.gamma, point, b));
-      store_chunk<T>(a.out, point * a.batch + b, offset, length, split,
-                     [=](int64_t i) { return alpha * z[i] + gamma * x[i]; });
+      combine_chunk<T>(a.x, a.z, b, offset, length, a.out, point * a.batch + b,
+                       [=](T x, T z) { return alpha * z + gamma * x; });
     }
   });
 }
@@ -42,15 +79,9 @@ static void interpolate(const InterpolateArguments& a) {
 
 template <typename T>
 static void advance_as(const AdvanceArguments& a) {
-  const bool bfloat16 = a.x.dtype == DType::kBFloat16 && a.velocity.dtype == a.x.dtype && a.out.dtype == a.x.dtype;
   for_each_chunk(a.batch, a.size, a.threads, [&](int64_t b, int64_t offset, int64_t length) {
-    alignas(64) T x_values[kChunk], velocity_values[kChunk];
-    const T *x = x_values, *velocity = velocity_values;
-    const bool split = bfloat16 && length % 2 == 0;
-    load_chunk(a.x, b, offset, length, split, x_values);
-    load_chunk(a.velocity, b, offset, length, split, velocity_values);
     const T step = T(number(a.t, 0, b) - number(a.r, 0, b));
-    store_chunk<T>(a.out, b, offset, length, split, [=](int64_t i) { return x[i] - step * velocity[i]; });
+    combine_chunk<T>(a.x, a.velocity, b, offset, length, a.out, b, [=](T x, T velocity) { return x - step * velocity; });
   });
 }
 
