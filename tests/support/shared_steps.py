@@ -74,7 +74,7 @@ def run(
     compile: str | bool = False,
     rows: int = 10,
     steps: int = 2,
-    taught: bool = False,
+    distilled: bool = False,
     careful: bool = False,
     dtype: torch.dtype = torch.float64,
     counted: bool = False,
@@ -86,7 +86,7 @@ def run(
     parallelize(student, config, mesh, compile=compile, keep_gathered=config.keep_student_gathered)
     for copy in ema.copies:
         parallelize(copy, config, mesh, compile=compile, keep_gathered=config.keep_target_gathered)
-    teacher = build_student(dtype).requires_grad_(False) if taught else None
+    teacher = build_student(dtype).requires_grad_(False) if distilled else None
     if teacher is not None:
         parallelize(teacher, config, mesh, compile=compile, keep_gathered=config.keep_target_gathered)
     memory = objective.state()
@@ -200,7 +200,7 @@ OTHERS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "replicate": (OBJECTIVES["rcgm"], {"shard": "replicate"}, {}),
     "hybrid": (OBJECTIVES["rcgm"], {"shard": "hybrid", "shard_size": 2}, {}),
     "inductor": (OBJECTIVES["rcgm"], {}, {"compile": True, "steps": 1}),
-    "teacher": (lambda: RCGM(dt=0.1, supervision="teacher"), {"keep_student_gathered": True}, {"taught": True}),
+    "teacher": (lambda: RCGM(dt=0.1, supervision="teacher"), {"keep_student_gathered": True}, {"distilled": True}),
     "learned weight": (lambda: SCM(weighting="learned", warmup_steps=0), {}, {}),
     "automatic step": (lambda: MeanFlow(derivative=Auto(every=1)), {}, {"steps": 3}),
     # 3 of 4 rows have r = t, and with them all rows of one process

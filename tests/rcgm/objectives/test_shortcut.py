@@ -89,8 +89,8 @@ def test_short_steps_keep_their_digits_under_a_curved_transport():
 def test_the_teachers_target_rides_in_a_wave_of_the_half_steps():
     (x, z), student, teacher = batch(), Smooth(1), Smooth(2)
     times = Times(T, T - D, EQUAL)
-    taught = Shortcut(supervision="teacher")(student, x, target=student, teacher=teacher, noise=z, times=times)
-    assert taught.waves == Shortcut()(student, x, target=student, noise=z, times=times).waves == 2
+    distilled = Shortcut(supervision="teacher")(student, x, target=student, teacher=teacher, noise=z, times=times)
+    assert distilled.waves == Shortcut()(student, x, target=student, noise=z, times=times).waves == 2
 
 
 def test_a_network_that_is_not_there():

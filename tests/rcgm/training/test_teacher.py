@@ -16,7 +16,7 @@ from rcgm.training.optimizers import build_optimizer
 from rcgm.training.step import TrainStep
 
 FLOW = "objective={name: flow_matching}"
-TAUGHT = ("objective={name: rcgm, order: 1, supervision: teacher}",)
+DISTILLED = ("objective={name: rcgm, order: 1, supervision: teacher}",)
 DEVICE = torch.device("cpu")
 
 
@@ -40,7 +40,7 @@ def test_the_objective_is_given_the_frozen_network(flow, tmp_path, tiny_config, 
         original(self, *arguments, teacher=teacher, **options)
 
     monkeypatch.setattr(TrainStep, "__init__", look)
-    train(tiny_config(*TAUGHT, f"teacher.run={flow}"), tmp_path / "run", show_progress=False)
+    train(tiny_config(*DISTILLED, f"teacher.run={flow}"), tmp_path / "run", show_progress=False)
     (teacher,) = seen
     assert not teacher.network.training
     assert not any(parameter.requires_grad for parameter in teacher.network.parameters())
@@ -53,7 +53,7 @@ def test_the_objective_is_given_the_frozen_network(flow, tmp_path, tiny_config, 
 def test_weights_and_checkpoint_are_a_choice(flow, tmp_path, tiny_config, weights):
     options = (f"teacher.run={flow}", f"teacher.weights={weights}", "teacher.initialise_student=true", "ema.decay=0")
     train(
-        tiny_config(*TAUGHT, *options, "teacher.checkpoint=10", "steps=1", "optimizer.lr=1e-30"),
+        tiny_config(*DISTILLED, *options, "teacher.checkpoint=10", "steps=1", "optimizer.lr=1e-30"),
         tmp_path / "run",
         show_progress=False,
     )
@@ -119,14 +119,14 @@ def test_weights_are_copied_where_they_agree():
 
 def test_the_average_begins_at_the_weights_of_the_teacher(flow, tmp_path, tiny_config):
     options = (f"teacher.run={flow}", "teacher.initialise_student=true", "ema.decay=0.999", "ema.warmup=false")
-    train(tiny_config(*TAUGHT, *options, "steps=1", "optimizer.lr=1e-30"), tmp_path / "run", show_progress=False)
+    train(tiny_config(*DISTILLED, *options, "steps=1", "optimizer.lr=1e-30"), tmp_path / "run", show_progress=False)
     average, expected = last(tmp_path / "run").tensors["ema"], last(flow).tensors["ema"]
     for name, tensor in average.items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-6, atol=1e-7)
 
 
 def test_a_resumed_run_keeps_the_checkpoint_that_it_began_with(flow, tmp_path, tiny_config):
-    options = (*TAUGHT, f"teacher.run={flow}")
+    options = (*DISTILLED, f"teacher.run={flow}")
     train(tiny_config(*options, "teacher.checkpoint=12"), tmp_path / "straight", show_progress=False)
     train(tiny_config(*options, "steps=5"), tmp_path / "stopped", show_progress=False)
     train(tiny_config(FLOW, "steps=14"), flow, resume=True, show_progress=False)  # the teacher trains on
@@ -138,32 +138,32 @@ def test_a_resumed_run_keeps_the_checkpoint_that_it_began_with(flow, tmp_path, t
 
 
 def test_resume_refuses_another_teacher(flow, tmp_path, tiny_config):
-    train(tiny_config(*TAUGHT, f"teacher.run={flow}"), tmp_path / "run", show_progress=False)
+    train(tiny_config(*DISTILLED, f"teacher.run={flow}"), tmp_path / "run", show_progress=False)
     shutil.copytree(flow, tmp_path / "other")
     with pytest.raises(ConfigError, match=r"teacher\.run was .*flow.* and is .*other"):
-        train(tiny_config(*TAUGHT, f"teacher.run={tmp_path / 'other'}"), tmp_path / "run", resume=True)
+        train(tiny_config(*DISTILLED, f"teacher.run={tmp_path / 'other'}"), tmp_path / "run", resume=True)
     with pytest.raises(ConfigError, match=r"teacher was .* and is None"):
-        train(tiny_config(TAUGHT[0].replace("teacher", "data")), tmp_path / "run", resume=True)
+        train(tiny_config(DISTILLED[0].replace("teacher", "data")), tmp_path / "run", resume=True)
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ((*TAUGHT, "teacher.run=RUN/nowhere"), r"teacher\.run: no run folder .*nowhere'; train the teacher first"),
+        ((*DISTILLED, "teacher.run=RUN/nowhere"), r"teacher\.run: no run folder .*nowhere'; train the teacher first"),
         (
-            (*TAUGHT, "teacher.run=RUN", "teacher.checkpoint=3"),
+            (*DISTILLED, "teacher.run=RUN", "teacher.checkpoint=3"),
             r"no checkpoint of step 3 .* there are \[10, 12\]; set teacher\.run and teacher\.checkpoint",
         ),
         (
-            (*TAUGHT, "teacher.run=RUN", "data.labels=true"),
+            (*DISTILLED, "teacher.run=RUN", "data.labels=true"),
             r"'.*flow' takes no classes and the student 2 classes: both must take the same \(data\.labels",
         ),
         (
-            (*TAUGHT, "teacher.run=RUN", "objective.transport=trigflow"),
+            (*DISTILLED, "teacher.run=RUN", "objective.transport=trigflow"),
             r"with the transport Linear\(\), and the student is to learn TrigFlow.*: set objective\.transport",
         ),
         (
-            (*TAUGHT, "teacher.run=RUN", "data={name: digits}", "model={name: mlp, width: 8, depth: 1, dim: 2}"),
+            (*DISTILLED, "teacher.run=RUN", "data={name: digits}", "model={name: mlp, width: 8, depth: 1, dim: 2}"),
             r"samples of shape \[2\], the data here have \[1, 8, 8\]: choose a teacher of the same data",
         ),
     ],
@@ -177,7 +177,7 @@ def test_what_does_not_fit_is_refused_before_any_file(flow, tmp_path, tiny_confi
 
 @pytest.mark.parametrize(
     "objective",
-    [TAUGHT[0], "objective={name: ucgm, guidance: {name: ucgm_teacher, scale: 2}}",
+    [DISTILLED[0], "objective={name: ucgm, guidance: {name: ucgm_teacher, scale: 2}}",
      "objective={name: rcgm, guidance: {scale: 1, network: teacher}}"],
 )  # fmt: skip
 def test_a_missing_teacher_is_noticed_when_the_configuration_is_read(objective, tiny_config):
