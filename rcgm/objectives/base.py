@@ -44,7 +44,7 @@ class Objective(Settings, ABC):
     """
 
     sampler: ClassVar[str] = "any_step"
-    """The sampler that a network trained with this objective is made for (where settings decide, a property)."""
+    """The sampler for networks that this objective trains; a property where it depends on the settings."""
 
     overflow: Overflow = field(init=False, repr=False, compare=False, default_factory=Overflow)
     drawing: set[str] = field(init=False, repr=False, compare=False, default_factory=set)
@@ -88,7 +88,10 @@ class Objective(Settings, ABC):
         return set()
 
     def regression_target(self, point: Point) -> Queries[Combination]:
-        """What the network is to predict at ``(x_t, t, t)``: from data or teacher, guided. At most one wave."""
+        """What the network is to predict at ``(x_t, t, t)``: from data or teacher, guided. At most one wave.
+
+        ``alpha_hat z + gamma_hat x``, the velocity ``v`` under the linear transport.
+        """
         distilled = [Query(point.x_t, point.t, point.t, TEACHER)] if self.supervision == "teacher" else []
         guiding = [] if self.guidance is None else self.guidance.queries(point)
         answers = (yield distilled + guiding) if distilled or guiding else []
@@ -106,7 +109,12 @@ class Objective(Settings, ABC):
         return replace(point, regression_target=target, velocity=velocity, on_path=False)
 
     def total_derivative(self, point: Point, network: str = STUDENT) -> Queries[Combination]:
-        """``dF/dt`` along the path through ``point``, ``r`` fixed. One wave; samples with ``r = t`` are left out."""
+        """The total derivative ``dF/dt`` along the path through ``point``, ``r`` fixed; 0 where ``r = t``. One wave.
+
+        Args:
+            point: where.
+            network: whose derivative, ``"student"`` (without gradient) or ``"target"``.
+        """
         curve = None
         if point.on_path and not isinstance(self.transport, Linear):
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from rcgm.checks import whole_number
-from rcgm.engine.queries import STUDENT, Queries
-from rcgm.objectives.point import Point
+from rcgm.engine.queries import STUDENT
 from rcgm.objectives.rcgm import RCGM, SMALLEST_DT
-from rcgm.objectives.residual import AnyResidual
 from rcgm.objectives.times import TimeSampler
 
 MOST_SEGMENTS = round(1 / SMALLEST_DT)
@@ -19,7 +17,7 @@ MOST_SEGMENTS = round(1 / SMALLEST_DT)
 class Consistency(RCGM):
     """``R = (1/dt) [t F(x_t, t, 0) - (t - dt) F-(x_{t-dt}, t - dt, 0)] - v``.
 
-    This is the residual of RCGM at order 1 and ``r = 0``, with a ``dt`` that may shrink in training. ``x_{t-dt}`` is on
+    This is ``RCGM.residual`` at order 1 and ``r = 0``, with a ``dt`` that may shrink in training. ``x_{t-dt}`` is on
     the path of data and noise (training), or one step of the teacher away (distillation, ``supervision="teacher"``).
     The consistency function is the step to ``r = 0``. The network without gradient is the student itself, as in
     improved training; ``network="target"`` is the EMA of the first paper.
@@ -63,16 +61,12 @@ class Consistency(RCGM):
         whole_number("curriculum_steps", self.curriculum_steps)
 
     def gap(self, step: int) -> float:
-        """``dt`` at training step number ``step``."""
         if self.segments is None:
             return self.dt
         first, last = self.segments
         doublings = _doublings(first, last)
         done = min(step * (doublings + 1) // self.curriculum_steps, doublings)
         return 1 / min(first * 2**done, last)
-
-    def residual(self, point: Point) -> Queries[AnyResidual]:
-        return (yield from RCGM.residual(replace(self, dt=self.gap(point.step), segments=None), point))
 
 
 def _doublings(first: int, last: int) -> int:

@@ -33,7 +33,7 @@ class ConsistencyPart(Objective):
         point = yield from self.with_regression_target(point)
         dF_dt = yield from self.total_derivative(point)
         F, v = PREDICTION, term(point.regression_target)
-        return Residual(F - v + point.t * dF_dt, scale=point.t / 2)
+        return Residual(F - v + (point.t - point.r) * dF_dt, scale=point.t / 2)
 
 
 @dataclass(frozen=True, kw_only=True)

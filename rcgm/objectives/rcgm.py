@@ -67,9 +67,13 @@ class RCGM(Objective):
         one_of("network", self.network, SOURCES)
         one_of("base", self.base, BASES)
 
+    def gap(self, step: int) -> float:
+        """The first gap, ``dt``, at training step number ``step``."""
+        return self.dt
+
     def residual(self, point: Point) -> Queries[AnyResidual]:
         point = yield from self.with_regression_target(point)
-        times = knots(point.t, point.r, self.dt, self.order)
+        times = knots(point.t, point.r, self.gap(point.step), self.order)
         asked = [] if self.base == STUDENT else [Query(point.x_t, point.t, point.r, self._base_network)]
         answers, states = yield from self._segments(point, times, asked)
         base, segments = (answers[0] if asked else None), answers[len(asked) :]
