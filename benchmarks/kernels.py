@@ -18,12 +18,15 @@ from typing import Any
 import torch
 
 from benchmarks import environment
-from benchmarks.kernel_cases import FORMS, Case, advance_case, ema_case, interpolate_case, loss_case, residual_case
+from benchmarks.kernel_cases import Case, advance_case, ema_case, interpolate_case
 from benchmarks.limits import first_line
+from benchmarks.loss_cases import FORMS, METRICS, loss_case, residual_case
 from benchmarks.timing import graphed, in_turn, keep_memory, large_allocations, medians
 
 POINTS, LATENTS, MIDDLE, LARGE = (256, 2), (256, 4, 32, 32), (64, 16, 64, 64), (64, 16, 128, 128)
 VIDEO, LARGEST = (4, 16, 21, 60, 104), (256, 16, 128, 128)
+MANY_POINTS, ROWS = ((512, 2), (65_536, 2), (1_000_000, 2)), (64, 4096)
+"""Small samples, and a matrix: timed on a CPU."""
 ALL_ORDERS = tuple(range(9))
 FORMATS = (torch.bfloat16, torch.float16, torch.float32)
 GRAPH_BYTES = 32 * 2**20
@@ -36,14 +39,20 @@ def cases(device: torch.device, full: bool) -> Iterator[Callable[[], Case]]:
     shapes = [POINTS, LATENTS, MIDDLE, LARGE, VIDEO, LARGEST] if gpu else [POINTS, LATENTS, MIDDLE]
     if full and not gpu:
         shapes += [LARGE, VIDEO]
-    orders = ALL_ORDERS if full else (0, 1, 2, 4, 8) if gpu else (0, 1, 2, 8)
+    orders = ALL_ORDERS if full else (0, 1, 2, 4, 8) if gpu else (0, 1, 2, 4, 5, 6, 8)
     losses = [(shape, torch.bfloat16, order) for shape in shapes for order in (orders if shape == LATENTS else (2,))]
     if full:
         losses = [(shape, dtype, order) for shape in shapes for dtype in FORMATS for order in orders]
     else:
         losses += [(LATENTS, dtype, 2) for dtype in FORMATS[1:]]
+        if not gpu:
+            losses += [(shape, dtype, 2) for shape in MANY_POINTS for dtype in (torch.float32, torch.bfloat16)]
+            losses += [(ROWS, torch.float32, order) for order in (5, 6)]
     for shape, dtype, order in losses:
         yield lambda shape=shape, dtype=dtype, order=order: loss_case(shape, dtype, device, order)
+    for shape in (LATENTS, MIDDLE):
+        for name in METRICS:
+            yield lambda shape=shape, name=name: loss_case(shape, torch.bfloat16, device, 2, name)
     for shape in shapes if full else (LATENTS, LARGE if gpu else MIDDLE):
         for dtype in FORMATS if full else FORMATS[:1]:
             for name in FORMS:
@@ -98,6 +107,7 @@ def measure(case: Case, rounds: int, device: torch.device) -> list[dict[str, Any
             "bytes": case.bytes_moved,
             "times_floor": seconds[backend] / seconds["floor"],
             "share_of_copy": seconds["floor"] / seconds[backend],
+            "times_l2": seconds[backend] / seconds[f"l2 {backend}"] if f"l2 {backend}" in seconds else None,
             "large_allocations": large_allocations(case.sides[backend][0], case.term_bytes, device),
         }
         for other in ("eager", "compile", "published", "mul and add"):
@@ -134,10 +144,11 @@ def print_row(row: dict[str, Any]) -> None:
         value = row[f"{name}_over_fused"]
         return "" if value is None else f"   {name} / fused {value:6.2f}"
 
+    l2 = "" if row["times_l2"] is None else f"   {row['times_l2']:6.2f} x L2"
     print(
         f"{row['operation']:<24} {row['shape']!s:<22} {row['dtype']:<9} {row['backend']:<7} "
         f"{row['times_floor']:6.2f} x floor{ratio('eager')}{ratio('compile')}{ratio('published')}"
-        f"{ratio('mul_and_add')}   large allocations {row['large_allocations']}",
+        f"{ratio('mul_and_add')}{l2}   large allocations {row['large_allocations']}",
         flush=True,
     )
 

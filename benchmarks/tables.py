@@ -221,13 +221,14 @@ def kernels_table() -> str:
                 row.get("backend", "cpu"),
                 f"{row['times_floor']:.2f}",
                 f"{row['eager_over_fused']:.1f}",
-                *("" if row.get(key) is None else f"{row[key]:.2f}" for key in OTHER_SIDES),
+                *("" if row.get(key) is None else f"{row[key]:.2f}" for key in (*OTHER_SIDES, "times_l2")),
                 str(row["large_allocations"]),
             ]
             for row in found["rows"]
         ]
         header = ["operation", "shape", "dtype", "backend", "time relative to memcpy", "speed-up over eager"]
-        header += ["speed-up over torch.compile", "speed-up over the published loop", "large allocations"]
+        header += ["speed-up over torch.compile", "speed-up over the published loop", "time relative to L2"]
+        header += ["large allocations"]
         parts.append(f"{table(header, rows)}\n\n{provenance(found)}.")
     return "\n\n".join(parts) if parts else NOT_MEASURED
 

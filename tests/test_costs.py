@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import costs, environment, kernel_cases
+from benchmarks import costs, environment, kernel_cases, loss_cases
 from benchmarks.costs import KERNELS, floor
 
 CPU = torch.device("cpu")
@@ -20,7 +20,7 @@ def test_bytes_are_those_that_the_benchmark_counts(order, dtype, monkeypatch: py
     monkeypatch.setattr(kernel_cases, "CACHE_BYTES", 0)
     monkeypatch.setattr(torch, "compile", lambda work, **_: work)
     shape, b = (3, 5), dtype.itemsize
-    assert kernel_cases.loss_case(shape, dtype, CPU, order).bytes_moved == 15 * STREAMED.bytes_moved(b, order, 2)
+    assert loss_cases.loss_case(shape, dtype, CPU, order).bytes_moved == 15 * STREAMED.bytes_moved(b, order, 2)
     assert kernel_cases.interpolate_case(shape, dtype, CPU).bytes_moved == 15 * INTERPOLATE.bytes_moved(b, order, 2)
     assert kernel_cases.advance_case(shape, dtype, CPU).bytes_moved == 15 * ADVANCE.bytes_moved(b, order, 2)
 

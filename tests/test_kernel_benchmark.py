@@ -16,6 +16,7 @@ from benchmarks import (
     every_kernel,
     kernel_cases,
     kernels,
+    loss_cases,
 )
 from rcgm.config import build_objective_from, load_config
 
@@ -30,7 +31,7 @@ def test_every_kernel_runs(capsys: pytest.CaptureFixture):
 
 @pytest.mark.parametrize(
     "make",
-    [kernel_cases.loss_case, kernel_cases.residual_case, kernel_cases.interpolate_case, kernel_cases.advance_case],
+    [loss_cases.loss_case, loss_cases.residual_case, kernel_cases.interpolate_case, kernel_cases.advance_case],
 )
 def test_sides_of_a_case_are_timed(make, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(kernel_cases, "CACHE_BYTES", 0)
@@ -39,7 +40,7 @@ def test_sides_of_a_case_are_timed(make, monkeypatch: pytest.MonkeyPatch):
     assert row["backend"] == "cpu"
     assert row["times_floor"] * row["share_of_copy"] == pytest.approx(1)
     assert row["large_allocations"] == (0 if make is kernel_cases.advance_case else 1)
-    assert (row["published_over_fused"] is not None) == (make is kernel_cases.loss_case)
+    assert (row["published_over_fused"] is not None) == (make is loss_cases.loss_case)
 
 
 @pytest.mark.parametrize("order", [0, 1, 2, 8])
@@ -52,8 +53,8 @@ def test_sides_of_the_loss_agree(order, dtype):
     times = torch.cat([t[None], start * torch.linspace(1, 0, order + 1)[:, None]])
     outcomes = []
     weight = torch.full((3,), 1 / 3, dtype=torch.float64)
-    ours = functools.partial(kernel_cases.trained_loss, weight=weight)
-    for loss in (ours, kernel_cases.eager_loss, kernel_cases.published_loss):
+    ours = functools.partial(loss_cases.trained_loss, weight=weight)
+    for loss in (ours, loss_cases.eager_loss, loss_cases.published_loss):
         pred.requires_grad_().grad = None
         value = loss(pred, segments, velocity, times)
         value.backward()
@@ -62,17 +63,33 @@ def test_sides_of_the_loss_agree(order, dtype):
         torch.testing.assert_close(outcomes[0], other, rtol=2e-2 if dtype != torch.float32 else 1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", kernel_cases.FORMS)
+@pytest.mark.parametrize("name", loss_cases.FORMS)
 def test_sides_of_the_residual_form_agree(name):
-    form = kernel_cases.FORMS[name]
+    form = loss_cases.FORMS[name]
     torch.manual_seed(0)
-    call = kernel_cases.Combined.drawn(form, (5, 4, 3, 3), torch.float32, CPU)
+    call = loss_cases.Combined.drawn(form, (5, 4, 3, 3), torch.float32, CPU)
     outcomes = []
-    for loss in (kernel_cases.trained_residual_loss, kernel_cases.eager_residual_loss):
+    for loss in (loss_cases.trained_residual_loss, loss_cases.eager_residual_loss):
         call.pred.grad = None
         value = loss(call, form)
         value.backward()
         outcomes.append((value.detach(), call.pred.grad))
+    torch.testing.assert_close(*outcomes, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", loss_cases.METRICS)
+def test_sides_of_the_metrics_agree(name):
+    metric = loss_cases.METRICS[name]
+    generator = torch.Generator().manual_seed(0)
+    pred, velocity, *segments = (torch.randn(3, 4, 5, generator=generator) for _ in range(4))
+    times = torch.tensor([[0.9, 0.5, 0.2]]) * torch.tensor([1.0, 0.9, 0.4, 0.0])[:, None]
+    ours = functools.partial(loss_cases.trained_loss, weight=torch.full((3,), 1 / 3, dtype=torch.float64))
+    outcomes = []
+    for loss in (ours, loss_cases.eager_loss):
+        pred.requires_grad_().grad = None
+        value = loss(pred, segments, velocity, times, metric=metric)
+        value.backward()
+        outcomes.append((value.detach(), pred.grad))
     torch.testing.assert_close(*outcomes, rtol=1e-4, atol=1e-6)
 
 
@@ -116,11 +133,11 @@ def measured() -> set[tuple]:
     """The calls of the losses that the benchmark of this machine's kind measures, at a small size in float32."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernel_cases, "CACHE_BYTES", 0)
-        patch.setattr(kernel_cases, "backends", lambda device: ("cpu",))
+        patch.setattr(loss_cases, "backends", lambda device: ("cpu",))
         small = (6, 4, 4, 4)
-        patch.setattr(kernels, "loss_case", lambda _, dtype, *rest: kernel_cases.loss_case(small, torch.float32, *rest))
+        patch.setattr(kernels, "loss_case", lambda _, dtype, *rest: loss_cases.loss_case(small, torch.float32, *rest))
         patch.setattr(
-            kernels, "residual_case", lambda _, dtype, *rest: kernel_cases.residual_case(small, torch.float32, *rest)
+            kernels, "residual_case", lambda _, dtype, *rest: loss_cases.residual_case(small, torch.float32, *rest)
         )
         for name in ("interpolate_case", "advance_case", "ema_case"):
             patch.setattr(kernels, name, lambda *_, **__: None)
@@ -162,23 +179,24 @@ def test_the_published_loop_leaves_the_generator_as_it_was():
     state = torch.get_rng_state()
     pred = torch.randn(2, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
     times = torch.tensor([[0.9, 0.5], [0.8, 0.4], [0.0, 0.0]])
-    kernel_cases.published_loss(pred, [pred.detach()], pred.detach(), times).backward()
+    loss_cases.published_loss(pred, [pred.detach()], pred.detach(), times).backward()
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_the_full_benchmark_has_every_size_order_and_format(monkeypatch: pytest.MonkeyPatch):
     made = []
-    monkeypatch.setattr(kernels, "loss_case", lambda shape, dtype, device, order: made.append((shape, dtype, order)))
+    monkeypatch.setattr(kernels, "loss_case", lambda shape, dtype, device, *rest: made.append((shape, dtype, *rest)))
     forms = set()
     monkeypatch.setattr(kernels, "residual_case", lambda shape, dtype, device, name: forms.add((shape, dtype, name)))
     for name in ("interpolate_case", "advance_case", "ema_case"):
         monkeypatch.setattr(kernels, name, lambda *_, **__: None)
     for make in kernels.cases(torch.device("cuda"), full=True):
         make()
-    assert {name for _, _, name in forms} == set(kernel_cases.FORMS)
-    assert {order for _, _, order in made} == set(range(9))
-    assert {dtype for _, dtype, _ in made} == {torch.bfloat16, torch.float16, torch.float32}
-    assert {(256, 2), (256, 4, 32, 32), (64, 16, 128, 128), (4, 16, 21, 60, 104)} <= {shape for shape, _, _ in made}
+    assert {name for _, _, name in forms} == set(loss_cases.FORMS)
+    assert {order for _, _, order, *_ in made} == set(range(9))
+    assert {name for *_, name in made if isinstance(name, str)} == set(loss_cases.METRICS)
+    assert {dtype for _, dtype, *_ in made} == {torch.bfloat16, torch.float16, torch.float32}
+    assert {(256, 2), (256, 4, 32, 32), (64, 16, 128, 128), (4, 16, 21, 60, 104)} <= {shape for shape, *_ in made}
     assert len(made) == len(set(made))
 
 
