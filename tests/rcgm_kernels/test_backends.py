@@ -15,7 +15,7 @@ import rcgm_kernels
 from rcgm_kernels import advance, ema_update_, fused_loss, fused_residual_loss, interpolate
 from rcgm_kernels.__main__ import describe
 from rcgm_kernels.backends import BACKENDS, ENVIRONMENT, choose, cpu, cuda, reference, triton
-from tests.support.cases import cpu_implementations, environment
+from tests.support.implementations import cpu_implementations, environment
 
 CPU = torch.device("cpu")
 X, T = torch.ones(2, 3), torch.tensor([0.5, 0.5])

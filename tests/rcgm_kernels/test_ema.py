@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from rcgm_kernels import ema_update_
 from rcgm_kernels.layout import STORAGE_DTYPES
-from tests.support.cases import HALVES, cpu_implementations, every, running, threads
+from tests.support.cases import HALVES, every
+from tests.support.implementations import cpu_implementations, running, threads
 
 SHAPES = ((), (1,), (0,), (3,), (511,), (512,), (513,), (4, 1025), (2, 0, 3), (40_000,))
 MASTERS = (torch.float32, torch.float64)

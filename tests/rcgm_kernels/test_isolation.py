@@ -11,7 +11,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from rcgm_kernels import Metric, fused_loss, fused_residual_loss
-from tests.support.cases import HALVES, LossCall, LossCase, cpu_implementations, every, loss_cases, running
+from tests.support.cases import HALVES, LossCase, every, loss_cases
+from tests.support.implementations import cpu_implementations, running
+from tests.support.loss_calls import LossCall
 
 BAD = (math.nan, math.inf, -math.inf)
 

@@ -21,7 +21,7 @@ from rcgm_kernels import (
     interpolate,
 )
 from rcgm_kernels.backends import ENVIRONMENT, cpu, reference
-from tests.support.cases import environment
+from tests.support.implementations import environment
 
 X, VELOCITY = torch.ones(2, 3), torch.full((2, 3), 0.5)
 KNOTS = torch.tensor([[0.9, 0.9], [0.8, 0.8], [0.1, 0.1]])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rcgm_kernels import Metric, advance, ema_update_, fused_loss, fused_regression, fused_residual_loss, interpolate
 from rcgm_kernels.options import LossOptions
-from tests.support.cases import all_implementations, running
+from tests.support.implementations import all_implementations, running
 
 OPS = torch.ops.rcgm_kernels
 

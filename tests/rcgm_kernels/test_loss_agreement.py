@@ -8,19 +8,10 @@ from hypothesis import given
 
 from rcgm_kernels import Metric, fused_loss, fused_residual_loss
 from rcgm_kernels.layout import STORAGE_DTYPES
-from tests.support.cases import (
-    HALVES,
-    LossCall,
-    LossCase,
-    assert_gradient_close,
-    assert_loss_close,
-    cpu_implementations,
-    every,
-    loss_cases,
-    poisoned_memory,
-    running,
-    threads,
-)
+from tests.support.cases import HALVES, LossCase, every, loss_cases
+from tests.support.closeness import assert_gradient_close, assert_loss_close
+from tests.support.implementations import cpu_implementations, poisoned_memory, running, threads
+from tests.support.loss_calls import LossCall
 
 FLOATS_32 = (torch.float32, *HALVES)
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from rcgm_kernels import advance, ema_update_, interpolate
-from tests.support.cases import HALVES, cpu_implementations, running
+from tests.support.cases import HALVES
+from tests.support.implementations import cpu_implementations, running
 
 ZERO = torch.zeros(1)
 

@@ -1,11 +1,9 @@
-"""Random calls of the kernels, the ways to run them, and how closely the results have to agree."""
+"""Random calls of the losses."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import hypothesis.strategies as st
@@ -14,8 +12,8 @@ from hypothesis import settings
 from torch import Tensor
 
 from rcgm_kernels import AdaptiveWeight, Metric, fused_loss, fused_residual_loss
-from rcgm_kernels.backends import cpu, triton
-from rcgm_kernels.layout import STORAGE_DTYPES, batched, sample_size
+from rcgm_kernels.layout import STORAGE_DTYPES
+from tests.support.loss_calls import LossCall
 
 HALVES = (torch.float16, torch.bfloat16)
 LAYOUTS = ("dense", "slice", "spaced", "expanded", "permuted", "broadcast")
@@ -66,146 +64,6 @@ SAMPLE_SHAPES = (
 def every(examples: int) -> settings:
     """Settings of a property: so many examples, the same ones in every run."""
     return settings(max_examples=examples, deadline=None, derandomize=True, database=None)
-
-
-# --- the ways to run an operation on a CPU
-
-
-def cpu_implementations() -> tuple[str, ...]:
-    """``"reference"`` and, for each instruction set that runs here, ``"cpu/<name>"``."""
-    sets = () if cpu.unavailable() else cpu.instruction_sets()
-    return ("reference", *(f"cpu/{name}" for name in sets))
-
-
-def all_implementations() -> tuple[str, ...]:
-    """Those of the CPU, and ``"triton"`` where its interpreter runs."""
-    interpreted = triton.unavailable() is None and triton.supports(torch.device("cpu"))
-    return (*cpu_implementations(), *(["triton"] if interpreted else []))
-
-
-@contextmanager
-def running(implementation: str) -> Iterator[str]:
-    """The backend to name in a call, with its instruction set forced, and new memory full of NaN."""
-    backend, _, instruction_set = implementation.partition("/")
-    with environment(cpu.ISA_ENVIRONMENT, instruction_set or None), poisoned_memory():
-        yield backend
-
-
-@contextmanager
-def environment(name: str, value: str | None) -> Iterator[None]:
-    before = os.environ.pop(name, None)
-    if value is not None:
-        os.environ[name] = value
-    try:
-        yield
-    finally:
-        os.environ.pop(name, None)
-        if before is not None:
-            os.environ[name] = before
-
-
-@contextmanager
-def poisoned_memory() -> Iterator[None]:
-    """Fill what ``torch.empty`` and its like return with NaN, so that an element left unwritten shows."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0])
-        torch.utils.deterministic.fill_uninitialized_memory = before[1]
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-# --- calls of the losses
-
-
-@dataclass(frozen=True)
-class LossCall:
-    """One call of a fused loss."""
-
-    function: Callable[..., Tensor]
-    pred: Tensor
-    arguments: dict[str, Any]
-
-    def run(self, backend: str) -> tuple[Tensor, Tensor]:
-        """The loss, and the gradient of its sum."""
-        pred = self.pred.detach().requires_grad_()
-        loss = self.function(pred, **self.arguments, backend=backend)
-        loss.sum().backward()
-        return loss.detach(), pred.grad
-
-    def states(self) -> list[Tensor]:
-        """All tensors of the shape of the prediction."""
-        given = self.arguments
-        others = [*given["segments"], given["velocity"], given["base"]] if "segments" in given else [*given["terms"]]
-        return [self.pred, *(tensor for tensor in others if tensor is not None)]
-
-    def combination(self) -> tuple[Tensor, Tensor]:
-        """Tensors ``[K, B, ...]`` and coefficients ``[K, B]`` of the residual, in float64, by math.md section 2."""
-        given = self.arguments
-        if self.function is fused_loss:
-            t = given["times"].double()
-            base = self.pred if given["base"] is None else given["base"]
-            coeffs = torch.cat([(t[:1] - t[-1:]), t[2:] - t[1:-1]]) / (t[0] - t[1])
-            flow_matching = torch.zeros_like(coeffs)
-            flow_matching[0] = 1
-            coeffs = torch.where(t[1] == t[-1], flow_matching, coeffs)
-            tensors = [base, *given["segments"], given["velocity"]]
-            coeffs = torch.cat([coeffs, torch.full_like(coeffs[:1], -1)])
-        else:
-            first = torch.as_tensor(given["pred_coeff"], dtype=torch.float64).expand(1, self.pred.shape[0])
-            tensors, coeffs = [self.pred, *given["terms"]], torch.cat([first, given["coeffs"].double()])
-        return torch.stack([tensor.detach().double() for tensor in tensors]), coeffs
-
-    def rounding(self) -> Tensor:
-        """The relative error ``[B]`` that float32 may make in a loss: 1e-5, or more where the residual cancels.
-
-        What counts is not the size of the tensors but that of their differences from the first one.
-        """
-        tensors, coeffs = self.combination()
-        tensors = tensors.reshape(*coeffs.shape, sample_size(self.pred))
-        used = torch.where(coeffs[..., None] != 0, tensors, 0)
-        first, coeffs = used[0], coeffs[..., None]
-        summed = coeffs.sum(0).abs() * first.abs() + (coeffs.abs() * (used - first).abs()).sum(0)
-        residual = (coeffs * used).sum(0)
-        share = summed.square().sum(1).sqrt() / residual.square().sum(1).sqrt()
-        return (share * 2**-22).nan_to_num(nan=0, posinf=0).clamp(min=1e-5)
-
-    def upcast(self) -> LossCall:
-        """The same numbers in float64."""
-        return replace(self, pred=_upcast(self.pred), arguments={k: _upcast(v) for k, v in self.arguments.items()})
-
-    def to(self, device: torch.device | str) -> LossCall:
-        """The same call on another device; strides of views are lost."""
-        return replace(
-            self, pred=self.pred.to(device), arguments={k: _moved(v, device) for k, v in self.arguments.items()}
-        )
-
-    def with_options(self, **options: Any) -> LossCall:
-        return replace(self, arguments={**self.arguments, **options})
-
-
-def _upcast(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.double()
-    return [_upcast(item) for item in value] if isinstance(value, list) else value
-
-
-def _moved(value: Any, device: torch.device | str) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device)
-    return [_moved(item, device) for item in value] if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)
@@ -383,46 +241,3 @@ def loss_cases(
         reduce=draw(st.sampled_from(["mean", "sum"])),
         reduction=draw(st.sampled_from(["mean", "sum", "none"])),
     )
-
-
-# --- how closely results have to agree
-
-
-def spacing(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """One unit in the last place of ``dtype`` at ``values`` (float64)."""
-    information = torch.finfo(dtype)
-    _, exponent = torch.frexp(values.abs().clamp(min=information.smallest_normal))
-    return torch.ldexp(torch.full_like(values, information.eps), exponent - 1)
-
-
-def assert_loss_close(actual: Tensor, expected: Tensor, relative: Tensor | float = 1e-5) -> None:
-    """Within a share of the expected loss; ``relative`` is a number, or one for each sample.
-
-    What is below the smallest normal number of the dtype does not count.
-    """
-    relative = torch.as_tensor(relative)
-    relative = relative if actual.ndim or not relative.numel() else relative.amax()
-    allowed = (relative * expected.abs()).clamp(min=torch.finfo(actual.dtype).smallest_normal)
-    wrong = ~_equal_or_within(actual.double(), expected, allowed)
-    assert not wrong.any(), f"{actual[wrong].tolist()} instead of {expected[wrong].tolist()}"
-
-
-def assert_gradient_close(actual: Tensor, expected: Tensor, share: Tensor | float = 1e-4) -> None:
-    """Within one unit in the last place, or ``share`` (a number, or ``[B]``) of the sample's largest element.
-
-    What is below 1e-36 does not count: on the way to it float32 has run out of exponents.
-    """
-    assert actual.shape == expected.shape
-    if not expected.numel():
-        return
-    largest = expected.nan_to_num(0).abs().reshape(len(expected), -1).amax(1)
-    allowed = torch.maximum(spacing(expected, actual.dtype), batched((largest * share).clamp(min=1e-36), expected))
-    wrong = ~_equal_or_within(actual.double(), expected, allowed)
-    assert not wrong.any(), (
-        f"{int(wrong.sum())} of {wrong.numel()} elements are wrong, the first at {wrong.nonzero()[0].tolist()}: "
-        f"{actual[wrong][0].item()} instead of {expected[wrong][0].item()}, {allowed[wrong][0].item()} allowed"
-    )
-
-
-def _equal_or_within(actual: Tensor, expected: Tensor, allowed: Tensor) -> Tensor:
-    return (actual == expected) | ((actual - expected).abs() <= allowed) | (actual.isnan() & expected.isnan())

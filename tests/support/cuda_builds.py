@@ -1,0 +1,42 @@
+"""What the CUDA extension is built from, for tests."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.support.compiled import Compilation
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"), key=lambda source: -source.stat().st_size)  # slowest first
+HEADERS = tuple(path for path in (ROOT / "csrc").rglob("*.*") if path.suffix in (".h", ".cuh"))
+EMULATION = ROOT / "tests" / "rcgm_kernels" / "cuda_emulation"
+
+
+def host_compiler() -> str:
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    return compiler
+
+
+def bindings(target: Path, *flags: str) -> Compilation:
+    pybind11 = pytest.importorskip("pybind11")
+    includes = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}"]
+    source = ROOT / "csrc" / "cuda" / "bindings.cpp"
+    command = (host_compiler(), "-std=c++17", "-fPIC", *flags, *includes, "-c", str(source))
+    return Compilation(command, target, (source, *HEADERS), f"Python {sys.version}, pybind11 {pybind11.__version__}")
+
+
+def load_extension(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("_cuda", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
