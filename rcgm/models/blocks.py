@@ -9,7 +9,7 @@ from rcgm.models.feed_forward import FEED_FORWARDS
 from rcgm.models.norms import NORMS
 from rcgm.models.precision import FullPrecisionLinear
 
-__all__ = ["DiTBlock", "FinalLayer", "PatchEmbedder"]
+__all__ = ["DiTBlock", "FinalLayer"]
 
 
 def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -75,21 +75,3 @@ class FinalLayer(nn.Module):
         """Tokens ``[B, T, hidden_size]`` and condition ``[B, hidden_size]`` to ``[B, T, out_features]``."""
         shift, scale = self.adaLN_modulation(c).chunk(2, dim=1)
         return self.linear(_modulate(self.norm_final(x), shift, scale).to(self.linear.weight.dtype))
-
-
-class PatchEmbedder(nn.Module):
-    """Patches to tokens, row by row, by one linear map of the pixels in the order (channel, row, column)."""
-
-    def __init__(self, in_channels: int, patch_size: int, hidden_size: int) -> None:
-        super().__init__()
-        self.patch_size = patch_size
-        # A matrix product rather than a convolution: by default torch lets convolutions, but not products, round
-        # their float32 inputs to TF32. The weight is that of the convolution, flattened.
-        self.proj = nn.Linear(in_channels * patch_size**2, hidden_size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W]`` to ``[B, H W / patch_size^2, hidden_size]`` in the weights' dtype or autocast's."""
-        batch, channels, height, width = x.shape
-        size = self.patch_size
-        patches = x.reshape(batch, channels, height // size, size, width // size, size).permute(0, 2, 4, 1, 3, 5)
-        return self.proj(patches.flatten(3).flatten(1, 2).to(self.proj.weight.dtype))

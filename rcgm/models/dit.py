@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from rcgm.checks import one_of, positive_float, whole_number
-from rcgm.models.blocks import DiTBlock, FinalLayer, PatchEmbedder
+from rcgm.models.blocks import DiTBlock, FinalLayer
 from rcgm.models.checks import check_labels, check_points, check_times
 from rcgm.models.embeddings import LabelEmbedder, TimeEmbedder
 from rcgm.models.feed_forward import FEED_FORWARDS
 from rcgm.models.norms import NORMS
+from rcgm.models.patches import PatchEmbedder, join_patches, join_windows
 from rcgm.models.positions import POSITIONS, rotations_2d, sincos_positions_2d
 from rcgm.models.precision import full_precision
 from rcgm.models.presets import with_preset
@@ -43,6 +44,8 @@ class DiT(nn.Module):
         input_size: height and width of ``x``; one int for a square.
         in_channels: channels of ``x``.
         patch_size: side of a patch; divides height and width.
+        patch_overlap: pixels by which the window of a token reaches beyond its patch on each side, in input and output;
+            0 as published, at most ``patch_size``. Without it a small network on pixels leaves seams between patches.
         hidden_size: width of the tokens; a multiple of 4 and of ``num_heads``.
         depth: number of blocks.
         num_heads: attention heads.
@@ -87,6 +90,7 @@ class DiT(nn.Module):
         input_size: int | Sequence[int],
         in_channels: int,
         patch_size: int,
+        patch_overlap: int = 0,
         hidden_size: int,
         depth: int,
         num_heads: int,
@@ -109,6 +113,9 @@ class DiT(nn.Module):
         self.patch_size = whole_number("patch_size", patch_size)
         if any(side % patch_size for side in self.input_size):
             raise ValueError(f"input_size must be a multiple of patch_size, got {self.input_size} and {patch_size}")
+        self.patch_overlap = whole_number("patch_overlap", patch_overlap, 0)
+        if patch_overlap > patch_size:
+            raise ValueError(f"patch_overlap must be at most patch_size, {patch_size}, got {patch_overlap}")
         whole_number("hidden_size", hidden_size)
         if hidden_size % 4:
             raise ValueError(f"hidden_size must be a multiple of 4 (positions), got {hidden_size}")
@@ -123,7 +130,7 @@ class DiT(nn.Module):
         one_of("positions", positions, POSITIONS)
         self.num_classes = None if num_classes is None else whole_number("num_classes", num_classes)
 
-        self.x_embedder = PatchEmbedder(in_channels, patch_size, hidden_size)
+        self.x_embedder = PatchEmbedder(in_channels, patch_size, hidden_size, overlap=patch_overlap)
         self.t_embedder = TimeEmbedder(hidden_size, scale=time_scale, frequency_size=frequency_size)
         self.interval_embedder = TimeEmbedder(hidden_size, scale=time_scale, frequency_size=frequency_size)
         self.y_embedder = None if num_classes is None else LabelEmbedder(num_classes, hidden_size)
@@ -131,7 +138,7 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList(
             [DiTBlock(hidden_size, num_heads, mlp_ratio=mlp_ratio, attention=attention, **style) for _ in range(depth)]
         )
-        self.final_layer = FinalLayer(hidden_size, patch_size**2 * in_channels, norm=norm)
+        self.final_layer = FinalLayer(hidden_size, (patch_size + 2 * patch_overlap) ** 2 * in_channels, norm=norm)
         rows, columns = self._grid()
         head_size = hidden_size // num_heads
         if "rope" in positions and head_size % 4:
@@ -147,6 +154,7 @@ class DiT(nn.Module):
             "input_size": list(self.input_size),
             "in_channels": in_channels,
             "patch_size": patch_size,
+            "patch_overlap": patch_overlap,
             "hidden_size": hidden_size,
             "depth": depth,
             "num_heads": num_heads,
@@ -242,7 +250,10 @@ class DiT(nn.Module):
         further = self._further(interval)
         for block in self.blocks:
             tokens = block(tokens, condition, *further)
-        return self._unpatchify(self.final_layer(tokens, condition))
+        pixels = self.final_layer(tokens, condition)
+        if self.patch_overlap:
+            return join_windows(pixels, self._grid(), self.patch_size, self.patch_overlap)
+        return join_patches(pixels, self._grid(), self.patch_size)
 
     def _further(self, interval: Tensor) -> tuple[Any, ...]:
         if self.rope_cos is None and not self.arguments["interval_aware"]:
@@ -252,14 +263,6 @@ class DiT(nn.Module):
     def _grid(self) -> tuple[int, int]:
         height, width = self.input_size
         return height // self.patch_size, width // self.patch_size
-
-    def _unpatchify(self, tokens: Tensor) -> Tensor:
-        rows, columns = self._grid()
-        size, channels = self.patch_size, self.in_channels
-        batch = tokens.shape[0]
-        patches = tokens.reshape(batch, rows, columns, size, size, channels).permute(0, 5, 1, 3, 2, 4)
-        # a copy at any patch size: FSDP warns of outputs that are views, and losses want dense samples
-        return patches.reshape(batch, channels, rows * size, columns * size).contiguous()
 
 
 def _height_and_width(input_size: int | Sequence[int]) -> tuple[int, int]:
