@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.own_images import write_digits
 from rcgm.config import TrainConfig, load_config
 from rcgm.training import train
 
@@ -39,6 +40,9 @@ def reduced(name: str, latents: Path, folder: Path) -> TrainConfig:
     words = [*SHORT, *SMALL[published.model.name]]
     if published.data.name == "latents":
         words.append(f"data={{name: arrays, path: {latents}}}")
+    if published.data.name == "image_folder":
+        write_digits(folder / "images")
+        words.append(f"data.root={folder / 'images'}")
     if published.teacher is not None:
         teacher = Path(published.teacher.run).name  # the run of another file, by its default folder
         train(reduced(teacher, latents, folder), folder / teacher, show_progress=False)
