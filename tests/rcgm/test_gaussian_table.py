@@ -129,6 +129,7 @@ def check_rate(coarse: float, fine: float, order: int) -> None:
         assert coarse < ROUNDING
     else:
         assert fine > 0
+        # the next term of the error is a step smaller
         assert (COARSE / FINE) ** order == pytest.approx(coarse / fine, rel=0.3)
 
 
