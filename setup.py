@@ -123,7 +123,7 @@ def supported(cxx: list[str], flags: list[str]) -> list[str]:
     """Those of `flags` that the compiler takes (clang on macOS has no -fopenmp of its own)."""
     with tempfile.TemporaryDirectory() as folder:
         probe = Path(folder) / "probe.cpp"
-        probe.write_text("int main() { return 0; }\n")
+        probe.write_text("int main() { return 0; }\n", encoding="utf-8")
 
         build = [*cxx, str(probe), "-o", str(Path(folder) / "probe")]
         run(build, "building an empty program", INSTALL_COMPILER)

@@ -112,7 +112,7 @@ def main() -> None:
         error = train_autoencoder(options.folder / "autoencoder")
         print(f"images and autoencoder in {options.folder}; reconstructions differ by {error:.3f} (pixels span 2)")
         return
-    summary = json.loads((options.run / "summary.json").read_text())
+    summary = json.loads((options.run / "summary.json").read_text(encoding="utf-8"))
     result = {
         "environment": environment.describe(torch.device("cpu")),
         "steps": summary["steps"],

@@ -23,8 +23,8 @@ STEPS = (50, 300)
 
 def row(run: Path) -> dict[str, Any]:
     """What a finished run tells of itself."""
-    summary = json.loads((run / "summary.json").read_text())
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     losses = {record["step"]: record["loss"] for record in records if "loss" in record}
     return {
         "seed": summary["config"]["seed"],

@@ -43,9 +43,9 @@ class Problem:
             point = Derivative(self.x, self.t, self.r, Tangent(self.velocity))
             return (yield [point])
 
-        (slope,) = Engine({STUDENT: network}, self.cond, estimator=estimator, dtype=dtype).run(queries())
+        (derivative,) = Engine({STUDENT: network}, self.cond, estimator=estimator, dtype=dtype).run(queries())
         # summed in float32, as the fused loss does
-        return replace(slope, terms=tuple(answer.to(number) for answer in slope.terms)).value()
+        return replace(derivative, terms=tuple(answer.to(number) for answer in derivative.terms)).value()
 
     def error(self, network: Callable[..., Tensor], estimator: Estimator, dtype: torch.dtype) -> float:
         """Its relative error."""

@@ -26,12 +26,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if a page is out of date")
     check = parser.parse_args().check
-    stale = [page for page in pages() if with_tables(page.read_text()) != page.read_text()]
+    texts = {page: page.read_text(encoding="utf-8") for page in pages()}
+    stale = [page for page, text in texts.items() if with_tables(text) != text]
     if check:
         names = ", ".join(page.name for page in stale)
         sys.exit(f"out of date: {names}; run `python -m benchmarks.pages`" if stale else 0)
     for page in stale:
-        page.write_text(with_tables(page.read_text()))
+        page.write_text(with_tables(texts[page]), encoding="utf-8")
     from benchmarks.plots import PLOTS  # matplotlib, which --check does without
 
     for name, (source, plot) in PLOTS.items():

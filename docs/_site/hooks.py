@@ -15,7 +15,7 @@ PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGEL
 def on_files(files: Files, *, config: Any) -> Files:
     """Add the pages of the root. Their links into docs/ become links to the pages of the site."""
     for name, page in PAGES.items():
-        text = (ROOT / name).read_text()
+        text = (ROOT / name).read_text(encoding="utf-8")
         for old, new in {"](docs/": "](", **{f"]({other})": f"]({PAGES[other]})" for other in PAGES}}.items():
             text = text.replace(old, new)
         files.append(File.generated(config, page, content=text))

@@ -60,9 +60,9 @@ class Arrays(Dataset):
     ) -> None:
         self._path = Path(path)
         if self._path.suffix == ".npy" and (samples_key is not None or labels_key is not None):
-            raise ValueError("samples_key and labels_key need a .npz or .safetensors file; a .npy file has no names")
+            raise ValueError("samples_key and labels_key must be left out for a .npy file, which has no names")
         if labels_key is not None and labels_path is not None:
-            raise ValueError(f"labels_key is {labels_key!r} and labels_path is {labels_path!r}; give one of them")
+            raise ValueError(f"labels_path must be left out with labels_key, got {labels_path!r} and {labels_key!r}")
         names = array_names(self._path)
         if labels_key is None and labels_path is None:
             labels_key = self._only("labels_key", LABEL_KEYS, names)
@@ -82,7 +82,7 @@ class Arrays(Dataset):
         if labels_path is not None:
             labels_file = Path(labels_path)
             if labels_file.suffix != ".npy":
-                raise ValueError(f"labels_path is {str(labels_file)!r}; it needs a .npy file")
+                raise ValueError(f"labels_path must be a .npy file, got {str(labels_file)!r}")
             self.labels = _read_labels(open_array(labels_file, array_names(labels_file)[0]), str(labels_file))
         elif labels_key is not None:
             self.labels = _read_labels(self._open("labels_key", labels_key, names), f"{labels_key!r} of {self._path}")
@@ -140,13 +140,13 @@ class Arrays(Dataset):
 
     def _open(self, argument: str, key: str, names: list[str]) -> Rows:
         if key not in names:
-            raise ValueError(f"{argument} is {key!r}; {self._path} holds {sorted(names)}")
+            raise ValueError(f"{argument} must be one of {sorted(names)}, the arrays in {self._path}, got {key!r}")
         return open_array(self._path, key)
 
     def _only(self, argument: str, wanted: tuple[str, ...], names: list[str]) -> str | None:
         present = [name for name in wanted if name in names]
         if len(present) > 1:
-            raise ValueError(f"{argument} is None and {self._path} holds {present}; name one of them")
+            raise ValueError(f"{argument} must be given, as {self._path} holds {present}: name one of them")
         return present[0] if present else None
 
     def _guess_samples(self, names: list[str], labels_key: str | None) -> str:
@@ -155,7 +155,7 @@ class Arrays(Dataset):
         if key is None and len(others) == 1:
             key = others[0]
         if key is None:
-            raise ValueError(f"samples_key is None and cannot be guessed; {self._path} holds {sorted(names)}")
+            raise ValueError(f"samples_key must be given, as {self._path} holds {sorted(names)}: name one of them")
         return key
 
 
@@ -173,5 +173,5 @@ def _range_of_pixels(given: tuple[float, float] | None, dtype: str) -> tuple[flo
 
 def _read_labels(rows: Rows, where: str) -> torch.Tensor:
     if len(rows.shape) != 1 or not rows.dtype.startswith(("int", "uint")):
-        raise ValueError(f"labels in {where} have shape {rows.shape} and dtype {rows.dtype}; they need integers [N]")
+        raise ValueError(f"labels in {where} must be integers [N], got {rows.dtype} {list(rows.shape)}")
     return rows.read(torch.arange(rows.shape[0])).long()

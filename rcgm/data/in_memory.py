@@ -30,11 +30,12 @@ class InMemoryDataset(Dataset):
 
     def __init__(self, samples: torch.Tensor, labels: torch.Tensor | None, info: DataInfo) -> None:
         if samples.dtype != torch.float32:
-            raise TypeError(f"samples has dtype {samples.dtype}; it needs torch.float32")
+            raise TypeError(f"samples must be torch.float32, got {samples.dtype}")
         if samples.ndim == 0 or tuple(samples.shape[1:]) != info.shape or len(samples) == 0:
-            raise ValueError(f"samples has shape {tuple(samples.shape)}; it needs (N, *{info.shape}), N at least 1")
+            needed = ", ".join(map(str, info.shape))
+            raise ValueError(f"samples must be [N, {needed}] with N of at least 1, got {list(samples.shape)}")
         if not torch.isfinite(samples).all():
-            raise ValueError("samples holds values that are not finite; every value has to be finite")
+            raise ValueError("samples must be finite, got infinities or NaN")
         check_labels("labels", labels, len(samples), info.num_classes)
         self.samples = samples
         self.labels = labels

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from rcgm.checks import whole_number
+from rcgm.checks import one_of, whole_number
 from rcgm.data.normalisation import Normalisation
 
 Kind = Literal["points", "images"]
@@ -35,19 +35,18 @@ class DataInfo:
     normalisation: Normalisation | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise ValueError(f"kind is {self.kind!r}; it needs one of {list(get_args(Kind))}")
+        one_of("kind", self.kind, get_args(Kind))
         axes = 1 if self.kind == "points" else 3
         if not isinstance(self.shape, tuple) or len(self.shape) != axes:
-            raise ValueError(f"shape is {self.shape!r}; kind {self.kind!r} needs a tuple of {axes} sizes")
+            raise ValueError(f"shape must be a tuple of {axes} sizes for {self.kind}, got {self.shape!r}")
         for size in self.shape:
             whole_number("each size in shape", size, 1)
         if self.num_classes is not None:
             whole_number("num_classes", self.num_classes, 1)
         if self.class_names and len(self.class_names) != self.num_classes:
             raise ValueError(
-                f"class_names holds {len(self.class_names)} names and num_classes is {self.num_classes}; "
-                "they need to agree"
+                f"class_names must hold one name a class, got {len(self.class_names)} with num_classes "
+                f"{self.num_classes}"
             )
         if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
-            raise ValueError(f"value_range is {self.value_range!r}; it needs (low, high) with low < high")
+            raise ValueError(f"value_range must be (low, high) with low < high, got {self.value_range!r}")

@@ -42,14 +42,14 @@ def check_labels(name: str, labels: torch.Tensor | None, length: int, num_classe
     if labels is None or num_classes is None:
         if (labels is None) != (num_classes is None):
             given = "None" if labels is None else "given"
-            raise ValueError(f"{name} is {given} and num_classes is {num_classes}; both or neither has to be None")
+            raise ValueError(f"{name} and num_classes must both be given, or neither, got {given} and {num_classes}")
         return
     if labels.dtype != torch.int64:
-        raise TypeError(f"{name} has dtype {labels.dtype}; it needs torch.int64")
+        raise TypeError(f"{name} must be torch.int64, got {labels.dtype}")
     if tuple(labels.shape) != (length,):
-        raise ValueError(f"{name} has shape {tuple(labels.shape)}; {length} samples need ({length},)")
+        raise ValueError(f"{name} must be [{length}], one a sample, got {list(labels.shape)}")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_classes:
         raise ValueError(
-            f"{name} spans {low} to {high}; with num_classes {num_classes} it needs 0 to {num_classes - 1}"
+            f"{name} must be from 0 to {num_classes - 1}, with num_classes {num_classes}, got {low} to {high}"
         )

@@ -34,14 +34,12 @@ class Normalisation:
 
     def __post_init__(self) -> None:
         if not self.mean or len(self.mean) != len(self.std):
-            raise ValueError(
-                f"mean holds {len(self.mean)} numbers and std {len(self.std)}; they need the same number, one a channel"
-            )
+            raise ValueError(f"mean and std must hold one number a channel, got {len(self.mean)} and {len(self.std)}")
         for name, values in (("mean", self.mean), ("std", self.std), ("scale", (self.scale,))):
             for channel, value in enumerate(values):
                 if not math.isfinite(value) or (name != "mean" and value <= 0):
                     needed = "a finite number" if name == "mean" else "a finite number above 0"
-                    raise ValueError(f"{name}[{channel}] is {value}; it needs {needed}")
+                    raise ValueError(f"{name}[{channel}] must be {needed}, got {value}")
 
     def apply(self, latents: Tensor) -> Tensor:
         """`[..., C, H, W]`, floating, to the same shape, normalised."""
@@ -55,7 +53,7 @@ class Normalisation:
 
     def _columns(self, like: Tensor) -> tuple[Tensor, Tensor]:
         if like.ndim < 3 or like.shape[-3] != len(self.mean):
-            raise ValueError(f"latents have shape {list(like.shape)}; they need [..., {len(self.mean)}, H, W]")
+            raise ValueError(f"latents must be [..., {len(self.mean)}, H, W], got {list(like.shape)}")
         mean, std = (torch.tensor(values, dtype=like.dtype, device=like.device) for values in (self.mean, self.std))
         return mean[:, None, None], std[:, None, None]
 
@@ -70,9 +68,9 @@ def read_statistics(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
         ValueError: the file is missing, damaged, of another kind, or lacks a key.
     """
     if path.suffix not in STATISTICS_SUFFIXES:
-        raise ValueError(f"statistics is {str(path)!r}; it needs a file that ends in one of {STATISTICS_SUFFIXES}")
+        raise ValueError(f"statistics must end in one of {', '.join(STATISTICS_SUFFIXES)}, got {str(path)!r}")
     if not path.is_file():
-        raise ValueError(f"statistics is {str(path)!r}, which is no file that exists")
+        raise ValueError(f"statistics must be a file that exists, got {str(path)!r}")
     try:
         if path.suffix == ".json":
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -86,5 +84,5 @@ def read_statistics(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
         raise ValueError(f"cannot read the statistics 'mean' and 'std' from {path}: {error!r}") from error
     for name, tensor in (("mean", mean), ("std", std)):
         if max([*tensor.shape, 1]) != tensor.numel():
-            raise ValueError(f"{name} in {path} has shape {list(tensor.shape)}; it needs one number a channel")
+            raise ValueError(f"{name} in {path} must be one number a channel, got {list(tensor.shape)}")
     return tuple(mean.flatten().tolist()), tuple(std.flatten().tolist())

@@ -30,7 +30,7 @@ class _Points(InMemoryDataset):
         noise = non_negative_float("noise", noise)
         seed = whole_number("seed", seed, 0)
         if seed > LARGEST_SEED:
-            raise ValueError(f"seed is {seed}; scikit-learn needs one of at most {LARGEST_SEED}")
+            raise ValueError(f"seed must be at most {LARGEST_SEED} (scikit-learn), got {seed}")
         reference, _ = draw(REFERENCE_SIZE, noise, REFERENCE_SEED)
         points, classes = draw(size, noise, seed)
         standardised = (points - reference.mean(axis=0)) / reference.std(axis=0)

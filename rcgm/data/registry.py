@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from rcgm.checks import one_of
 from rcgm.data.arrays import Arrays
 from rcgm.data.digits import Digits
 from rcgm.data.image_folder import ImageFolder
@@ -35,8 +36,7 @@ def build_dataset(name: str, **arguments: Any) -> Dataset:
         ValueError: no such name; or the data set's own.
         TypeError: an argument that the data set does not take, or one missing; or the data set's own.
     """
-    if name not in DATASETS:
-        raise ValueError(f"name is {name!r}; it needs one of {list(DATASETS)}")
+    one_of("name", name, DATASETS)
     signature = inspect.signature(DATASETS[name])
     try:
         signature.bind(**arguments)

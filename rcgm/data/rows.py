@@ -63,9 +63,9 @@ def array_names(path: Path) -> list[str]:
         ValueError: no such file, a suffix that is none of these, or a damaged file.
     """
     if path.suffix not in SUFFIXES:
-        raise ValueError(f"{path} ends in {path.suffix!r}; it needs one of {list(SUFFIXES)}")
+        raise ValueError(f"{path} must end in one of {', '.join(SUFFIXES)}, got {path.suffix!r}")
     if not path.is_file():
-        raise ValueError(f"{path} is no file that exists")
+        raise ValueError(f"{path} must be a file that exists")
     if path.suffix == ".npy":
         return [""]
     try:

@@ -60,7 +60,7 @@ class BatchStream:
         pin_memory: bool | None = None,
     ) -> None:
         if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-            raise TypeError(f"dataset is a {type(dataset).__name__}; it needs __len__ and __getitem__ (map style)")
+            raise TypeError(f"dataset must have __len__ and __getitem__ (map style), got {type(dataset).__name__}")
         self._dataset = dataset
         self._batch_size = whole_number("batch_size", batch_size, 1)
         self._seed = whole_number("seed", seed, 0)
@@ -69,17 +69,16 @@ class BatchStream:
         self._world_size = whole_number("world_size", world_size, 1)
         self._rank = whole_number("rank", rank, 0)
         if self._rank >= self._world_size:
-            raise ValueError(f"rank is {rank}; with world_size {world_size} it needs 0 to {self._world_size - 1}")
+            raise ValueError(f"rank must be from 0 to {self._world_size - 1}, got {rank}")
         self._micro_batches = whole_number("micro_batches", micro_batches, 1)
         if self._batch_size // self._micro_batches < self._world_size:
             raise ValueError(
-                f"batch_size is {batch_size} in {micro_batches} micro-batches; it needs at least "
-                f"{world_size * micro_batches}, a sample of each micro-batch for each of the {world_size} ranks"
+                f"batch_size must be at least {world_size * micro_batches}, a sample of each micro-batch for each "
+                f"of the {world_size} ranks, got {batch_size} in {micro_batches} micro-batches"
             )
         if len(dataset) < self._batch_size:
             raise ValueError(
-                f"dataset holds {len(dataset)} samples, fewer than one batch; "
-                f"batch_size is {batch_size} and needs to be at most {len(dataset)}"
+                f"batch_size must be at most {len(dataset)}, the number of samples of the data, got {batch_size}"
             )
         self._pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         self._last_epoch: tuple[int, torch.Tensor] | None = None

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from rcgm.checks import whole_number
+from rcgm.checks import one_of, whole_number
 from rcgm.data import ImageFolder
 from rcgm.data.image_files import WHITE
 from rcgm.data.latents.manifest import SHARD_STEM
@@ -56,17 +56,16 @@ class Plan:
         whole_number("shard_size", self.shard_size, 1)
         whole_number("seed", self.seed, 0)
         if self.stored is not None and self.stored not in get_args(Stored):
-            raise ValueError(f"stored is {self.stored!r}; it needs one of {list(get_args(Stored))}")
+            raise ValueError(f"stored must be one of {', '.join(get_args(Stored))}, got {self.stored!r}")
         if self.stored is not None and not self.autoencoder.has_moments:
             raise ValueError(
-                f"stored is {self.stored!r}; a {self.autoencoder.kind} encodes to latents, which have no moments: "
-                "leave it out"
+                f"stored must be left out for {self.autoencoder.kind}, which encodes to latents without moments, got "
+                f"{self.stored!r}"
             )
-        if self.dtype not in get_args(StorageDtype):
-            raise ValueError(f"dtype is {self.dtype!r}; it needs one of {list(get_args(StorageDtype))}")
+        one_of("dtype", self.dtype, get_args(StorageDtype))
         if self.size % self.autoencoder.factor:
             raise ValueError(
-                f"size is {self.size}; the autoencoder divides it by {self.autoencoder.factor} and needs a multiple"
+                f"size must be a multiple of {self.autoencoder.factor}, the factor of the autoencoder, got {self.size}"
             )
 
     @cached_property

@@ -49,7 +49,7 @@ def encode_shards(
     whole_number("workers", workers, 0)
     whole_number("world_size", world_size, 1)
     if whole_number("rank", rank, 0) >= world_size:
-        raise ValueError(f"rank is {rank}; with world_size {world_size} it needs 0 to {world_size - 1}")
+        raise ValueError(f"rank must be from 0 to {world_size - 1}, got {rank}")
     if force:
         _remove_others(plan, rank, world_size)
     missing = []

@@ -19,12 +19,12 @@ def as_rows(name: str, samples: torch.Tensor, minimum: int = 1) -> torch.Tensor:
     """
     if not isinstance(samples, torch.Tensor) or not samples.is_floating_point():
         got = samples.dtype if isinstance(samples, torch.Tensor) else type(samples).__name__
-        raise TypeError(f"{name} is {got}; it needs a floating torch.Tensor")
+        raise TypeError(f"{name} must be a floating torch.Tensor, got {got}")
     if samples.ndim < 2 or len(samples) < minimum or samples.numel() == 0:
-        raise ValueError(f"{name} has shape {tuple(samples.shape)}; it needs (N, ...) with N of at least {minimum}")
+        raise ValueError(f"{name} must be [N, ...] with N of at least {minimum}, got {list(samples.shape)}")
     bad = int((~torch.isfinite(samples)).sum())
     if bad:
-        raise NotFiniteError(f"{name} holds {bad} values that are not finite; all of its {samples.numel()} have to be")
+        raise NotFiniteError(f"{name} must be finite, got {bad} of {samples.numel()} values that are not")
     return samples.detach().flatten(1).double()
 
 
@@ -32,6 +32,5 @@ def check_same_width(name: str, rows: torch.Tensor, other_name: str, other: torc
     """Raise ValueError unless both `[N, D]` tensors have the same D."""
     if rows.shape[1] != other.shape[1]:
         raise ValueError(
-            f"{name} has {rows.shape[1]} values a sample and {other_name} has {other.shape[1]}; "
-            "they need the same number"
+            f"{name} must have as many values a sample as {other_name}, {other.shape[1]}, got {rows.shape[1]}"
         )

@@ -67,9 +67,9 @@ def gaussian_frechet_distance(
         ("covariance_b", covariance_b, (size, size)),
     ):
         if tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; it needs {shape}")
+            raise ValueError(f"{name} must be {list(shape)}, got {list(tensor.shape)}")
         if not torch.isfinite(tensor).all():
-            raise ValueError(f"{name} holds values that are not finite; all have to be")
+            raise ValueError(f"{name} must be finite, got infinities or NaN")
     covariance_a, covariance_b = covariance_a.double(), covariance_b.double()
     cross = torch.linalg.svdvals(_factor("covariance_a", covariance_a).T @ _factor("covariance_b", covariance_b)).sum()
     shift = (mean_a.double() - mean_b.double()).square().sum()
@@ -82,7 +82,7 @@ def _factor(name: str, covariance: torch.Tensor) -> torch.Tensor:
     values, vectors = torch.linalg.eigh(covariance)
     scale = float(values.abs().max())
     if not torch.allclose(covariance, covariance.T, rtol=0.0, atol=1e-6 * scale) or float(values[0]) < -1e-6 * scale:
-        raise ValueError(f"{name} needs a symmetric matrix without negative eigenvalues")
+        raise ValueError(f"{name} must be symmetric, without negative eigenvalues")
     # Rounding leaves about this much where an eigenvalue is zero; its square root would be no longer small.
     kept = values > scale * len(values) * torch.finfo(torch.float64).eps
     return vectors[:, kept] * values[kept].sqrt()

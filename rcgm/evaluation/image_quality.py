@@ -76,7 +76,7 @@ def inception_score(logits: Tensor, splits: int = SPLITS) -> tuple[float, float]
     Source: Salimans et al., Improved Techniques for Training GANs, NeurIPS 2016, section 4.
     """
     if splits < 1:
-        raise ValueError(f"splits is {splits}; it needs at least 1")
+        raise ValueError(f"splits must be at least 1, got {splits}")
     log_p = as_rows("logits", logits, splits).log_softmax(dim=1)
     scores = []
     for part in log_p.tensor_split(splits):
@@ -108,7 +108,7 @@ def precision_and_recall(
     """
     whole_number("chunk", chunk)
     if neighbours < 1:
-        raise ValueError(f"neighbours is {neighbours}; it needs at least 1")
+        raise ValueError(f"neighbours must be at least 1, got {neighbours}")
     generated = as_rows("samples", samples, neighbours + 1)
     real = as_rows("reference", reference, neighbours + 1).to(generated.device)
     check_same_width("samples", generated, "reference", real)

@@ -52,7 +52,7 @@ class KernelReference:
     def __init__(self, y: torch.Tensor, widths: Sequence[float] = WIDTHS, chunk: int = 256) -> None:
         self._widths = tuple(widths)
         if not self._widths or not all(math.isfinite(width) and width > 0 for width in self._widths):
-            raise ValueError(f"widths is {self._widths}; it needs at least one finite number, each above 0")
+            raise ValueError(f"widths must be one or more finite numbers above 0, got {self._widths}")
         whole_number("chunk", chunk)
         self._chunk = chunk
         self._rows = as_rows("y", y)

@@ -46,7 +46,7 @@ class TrainingSet:
 
     def __init__(self, training: torch.Tensor, quantile: float = 0.01, chunk: int = 1024) -> None:
         if not 0.0 < quantile < 1.0:
-            raise ValueError(f"quantile is {quantile}; it needs to lie in (0, 1)")
+            raise ValueError(f"quantile must lie in (0, 1), got {quantile}")
         whole_number("chunk", chunk)
         self._chunk = chunk
         self._rows = as_rows("training", training, 2)

@@ -31,7 +31,7 @@ class PointReference:
         limit: int = 4000,
     ) -> None:
         if limit < 2:
-            raise ValueError(f"limit is {limit}; it needs at least 2")
+            raise ValueError(f"limit must be at least 2, got {limit}")
         self._limit = limit
         self._kernels = KernelReference(reference[:limit], widths)
         self._moments = moments(reference[:limit])

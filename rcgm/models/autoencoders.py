@@ -102,7 +102,7 @@ def load_autoencoder(
     folder = Path(path)
     file = folder / "config.json"
     if not file.is_file():
-        raise ValueError(f"autoencoder is {str(path)!r}; it needs a folder with a config.json and *.safetensors")
+        raise ValueError(f"autoencoder must be a folder with a config.json and *.safetensors, got {str(path)!r}")
     if not list(folder.glob("*.safetensors")):
         raise ValueError(f"{folder} holds no *.safetensors; pickled weights are not read, convert them first")
     try:
@@ -111,7 +111,7 @@ def load_autoencoder(
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"cannot read the class of the autoencoder from {file}: {error!r}") from error
     if kind not in CLASSES:
-        raise ValueError(f"{file} is of a {kind!r}; it needs one of {list(CLASSES)}")
+        raise ValueError(f"{file} must be of one of {', '.join(CLASSES)}, got {kind!r}")
     import diffusers  # takes seconds
 
     try:

@@ -134,9 +134,9 @@ def _normalisation(
     scale: float,
 ) -> Normalisation:
     if (mean is None) != (std is None):
-        raise ValueError(f"mean is {mean} and std is {std}; both or neither has to be given")
+        raise ValueError(f"mean and std must both be given, or neither, got {mean} and {std}")
     if statistics is not None and mean is not None:
-        raise ValueError("statistics and mean are both given; give one of them")
+        raise ValueError("statistics must be left out where mean is given, got both")
     if mean is not None and std is not None:
         return Normalisation(_by_channel("mean", mean, channels), _by_channel("std", std, channels), scale)
     beside = [folder / f"{STATISTICS}{suffix}" for suffix in STATISTICS_SUFFIXES]
@@ -154,5 +154,5 @@ def _by_channel(name: str, values: float | Sequence[float], channels: int) -> tu
     if isinstance(values, (int, float)):
         return (float(values),) * channels
     if len(values) != channels:
-        raise ValueError(f"{name} holds {len(values)} numbers; latents of {channels} channels need {channels}")
+        raise ValueError(f"{name} must hold {channels} numbers, one a channel of the latents, got {len(values)}")
     return tuple(map(float, values))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, get_args
 
+from rcgm.checks import one_of
 from rcgm.data.latents.manifest import STATISTICS
 from rcgm.data.latents.numpy_files import LABEL_FILE, NumpyFiles
 from rcgm.data.latents.shards import LATENTS, numpy_arrays, safetensors_shards
@@ -26,10 +27,9 @@ def open_store(folder: Path, layout: Layout, index_folder: Path | None) -> Store
         ValueError: no such folder or layout; no files of the layout, or with "auto" of more than one; or what opening
             them raises.
     """
-    if layout not in get_args(Layout):
-        raise ValueError(f"layout is {layout!r}; it needs one of {list(get_args(Layout))}")
+    one_of("layout", layout, get_args(Layout))
     if not folder.is_dir():
-        raise ValueError(f"path is {str(folder)!r}; it needs a folder that exists")
+        raise ValueError(f"path must be a folder that exists, got {str(folder)!r}")
     shards = [path for path in sorted(folder.glob("*.safetensors")) if path.stem != STATISTICS]
     shards = [path for path in shards if not path.name.startswith(".")]
     numpy = [folder / name for name in (f"{LATENTS}.npy", LABEL_FILE) if (folder / name).is_file()]
@@ -40,8 +40,8 @@ def open_store(folder: Path, layout: Layout, index_folder: Path | None) -> Store
         layout = present[0]  # type: ignore[assignment]
     if layout not in present:
         raise ValueError(
-            f"layout is {layout!r} and path {str(folder)!r} holds {present or 'no latents'}; it needs *.safetensors, "
-            f"*.tar, {LATENTS}.npy, or {LABEL_FILE} with .npy files, and the layout's name where there are several"
+            f"path must hold *.safetensors, *.tar, {LATENTS}.npy, or {LABEL_FILE} with .npy files, and layout name one "
+            f"where there are several, got {str(folder)!r} with {present or 'no latents'} and layout {layout!r}"
         )
     if layout == "safetensors":
         return safetensors_shards(shards)

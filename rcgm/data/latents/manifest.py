@@ -49,5 +49,5 @@ def read_manifest(folder: Path) -> Manifest | None:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"cannot read the manifest {path}: {error!r}") from error
     if manifest.moments not in get_args(Moments):
-        raise ValueError(f"moments in {path} is {manifest.moments!r}; it needs one of {list(get_args(Moments))}")
+        raise ValueError(f"moments in {path} must be one of {', '.join(get_args(Moments))}, got {manifest.moments!r}")
     return manifest

@@ -7,6 +7,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from rcgm.checks import one_of
+
 Moments = Literal["none", "log_variance", "std"]
 """What is stored: latents `[C, H, W]`; or `[2C, H, W]`, means, then log variances or standard deviations."""
 
@@ -20,12 +22,11 @@ def latent_channels(stored: int, moments: Moments) -> int:
     Raises:
         ValueError: no such kind of moments, or an odd number of channels for one of them.
     """
-    if moments not in get_args(Moments):
-        raise ValueError(f"moments is {moments!r}; it needs one of {list(get_args(Moments))}")
+    one_of("moments", moments, get_args(Moments))
     if moments == "none":
         return stored
     if stored % 2:
-        raise ValueError(f"moments is {moments!r} and {stored} channels are stored; it needs an even number of them")
+        raise ValueError(f"moments {moments!r} must have an even number of stored channels, got {stored}")
     return stored // 2
 
 

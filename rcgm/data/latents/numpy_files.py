@@ -66,7 +66,7 @@ class NumpyFiles:
         array = array[0] if array.ndim == 4 and array.shape[0] == 1 else array
         shape = require_latents(array.shape, array.dtype.name, str(path))
         if self.shape is not None and shape != self.shape:
-            raise ValueError(f"{path} has shape {list(shape)} and the first file {list(self.shape)}; all need the same")
+            raise ValueError(f"{path} must be {list(self.shape)}, as the first file is, got {list(shape)}")
         return torch.from_numpy(array.astype(np.float32, copy=False))
 
     def describe(self, index: int) -> str:

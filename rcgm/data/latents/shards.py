@@ -40,7 +40,7 @@ class Shards:
             if LATENTS not in shard:
                 raise ValueError(f"{path} has no {LATENTS!r}; it holds {sorted(shard)}")
             if keys != set(shard):
-                raise ValueError(f"{path} holds {sorted(shard)} and the first shard {sorted(keys)}; all need the same")
+                raise ValueError(f"{path} must hold {sorted(keys)}, as the first shard does, got {sorted(shard)}")
             rows = {key: open_array(*where) for key, where in shard.items()}
             self._check_shapes(rows, path)
             self._where.append(path)
@@ -81,15 +81,15 @@ class Shards:
             require_latents(rows[FLIPS].shape, rows[FLIPS].dtype, f"{FLIPS!r} of {path}", axes=4)
             if rows[FLIPS].shape != latents.shape:
                 raise ValueError(
-                    f"{FLIPS!r} of {path} has shape {list(rows[FLIPS].shape)} and {LATENTS!r} {list(latents.shape)}; "
-                    "they need the same"
+                    f"{FLIPS!r} of {path} must be {list(latents.shape)}, as {LATENTS!r} is, got "
+                    f"{list(rows[FLIPS].shape)}"
                 )
         if LABELS in rows:
             labels = rows[LABELS]
             if labels.shape != latents.shape[:1] or not labels.dtype.startswith(("int", "uint")):
                 raise ValueError(
-                    f"{LABELS!r} of {path} has shape {list(labels.shape)} and dtype {labels.dtype}; "
-                    f"it needs integers [{latents.shape[0]}]"
+                    f"{LABELS!r} of {path} must be integers [{latents.shape[0]}], got {labels.dtype} "
+                    f"{list(labels.shape)}"
                 )
 
 

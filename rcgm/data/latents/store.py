@@ -41,7 +41,7 @@ def require_latents(shape: tuple[int, ...], dtype: str, where: str, *, axes: int
     """
     if len(shape) != axes or 0 in shape:
         needed = "[N, C, H, W]" if axes == 4 else "[C, H, W]"
-        raise ValueError(f"{where} has shape {list(shape)}; it needs {needed}, none of them 0")
+        raise ValueError(f"{where} must be {needed}, none of them 0, got {list(shape)}")
     if dtype not in FLOATING:
-        raise ValueError(f"{where} has dtype {dtype}; it needs one of {list(FLOATING)}")
+        raise ValueError(f"{where} must be {', '.join(FLOATING)}, got {dtype}")
     return shape[-3:]

@@ -41,7 +41,9 @@ class Tars:
         self._indices = [load_index(path, index_folder) for path in paths]
         kinds = {(index.suffix, index.flips is None, index.labels is None) for index in self._indices}
         if len(kinds) > 1:
-            raise ValueError(f"{paths[0].parent} holds tar files of different members; all need the same")
+            raise ValueError(
+                f"tar files in {paths[0].parent} must all have members of the same kinds: move others away"
+            )
         self._in_safetensors = self._indices[0].suffix.endswith("safetensors")
         labels = [index.labels for index in self._indices if index.labels is not None]
         self.labels = torch.cat(labels) if labels else None

@@ -149,23 +149,31 @@ def test_values_that_are_not_finite_are_found_when_read(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "arguments", "message"),
     [
-        ({"images": PIXELS, "latents": LATENTS}, {}, r"samples_key is None and .* holds \['images', 'latents'\]"),
-        ({"a": PIXELS, "b": LATENTS}, {}, r"samples_key is None and cannot be guessed; .* holds \['a', 'b'\]"),
-        ({"x": PIXELS, "y": LABELS, "labels": LABELS}, {}, r"labels_key is None and .* holds \['labels', 'y'\]"),
-        ({"x": PIXELS}, {"samples_key": "z"}, r"samples_key is 'z'; .* holds \['x'\]"),
-        ({"x": PIXELS}, {"labels_key": "z"}, r"labels_key is 'z'; .* holds \['x'\]"),
-        ({"x": PIXELS}, {"labels_key": "z", "labels_path": "z.npy"}, "give one of them"),
-        ({"x": PIXELS}, {"labels_path": "z.npz"}, r"labels_path is 'z\.npz'; it needs a \.npy file"),
-        ({"x": PIXELS}, {"labels_path": "z.npy"}, r"z\.npy is no file that exists"),
-        ({"x": PIXELS}, {"num_classes": 3}, "labels is None and num_classes is 3"),
-        ({"x": PIXELS, "y": LABELS}, {"num_classes": 3}, "labels spans 0 to 3; with num_classes 3"),
+        (
+            {"images": PIXELS, "latents": LATENTS},
+            {},
+            r"samples_key must be given, as .* holds \['images', 'latents'\]: name one",
+        ),
+        ({"a": PIXELS, "b": LATENTS}, {}, r"samples_key must be given, as .* holds \['a', 'b'\]: name one"),
+        (
+            {"x": PIXELS, "y": LABELS, "labels": LABELS},
+            {},
+            r"labels_key must be given, as .* holds \['labels', 'y'\]: name one",
+        ),
+        ({"x": PIXELS}, {"samples_key": "z"}, r"samples_key must be one of \['x'\], .* got 'z'"),
+        ({"x": PIXELS}, {"labels_key": "z"}, r"labels_key must be one of \['x'\], .* got 'z'"),
+        ({"x": PIXELS}, {"labels_key": "z", "labels_path": "z.npy"}, "labels_path must be left out with labels_key"),
+        ({"x": PIXELS}, {"labels_path": "z.npz"}, r"labels_path must be a \.npy file, got 'z\.npz\'"),
+        ({"x": PIXELS}, {"labels_path": "z.npy"}, r"z\.npy must be a file that exists"),
+        ({"x": PIXELS}, {"num_classes": 3}, "labels and num_classes must both be given, or neither, got None and 3"),
+        ({"x": PIXELS, "y": LABELS}, {"num_classes": 3}, "labels must be from 0 to 2, with num_classes 3, got 0 to 3"),
         ({"x": PIXELS, "y": LABELS}, {"num_classes": 0}, "num_classes must be at least 1, got 0"),
-        ({"x": PIXELS, "y": LABELS - 1}, {}, "labels spans -1 to 2"),
-        ({"x": PIXELS, "y": LABELS - 10}, {}, "labels spans -10 to -7"),
-        ({"x": PIXELS, "y": LABELS[:9]}, {}, r"labels has shape \(9,\); 10 samples"),
-        ({"x": PIXELS, "y": LABELS[:0]}, {}, r"labels has shape \(0,\); 10 samples"),
-        ({"x": PIXELS, "y": LABELS / 2}, {}, r"labels in 'y' .* dtype float64; they need integers \[N\]"),
-        ({"x": PIXELS, "y": LABELS[:, None]}, {}, r"labels in 'y' .* shape \(10, 1\)"),
+        ({"x": PIXELS, "y": LABELS - 1}, {}, "labels must be from 0 to 2, .* got -1 to 2"),
+        ({"x": PIXELS, "y": LABELS - 10}, {}, "labels must be from 0 to 0, .* got -10 to -7"),
+        ({"x": PIXELS, "y": LABELS[:9]}, {}, r"labels must be \[10\], one a sample, got \[9\]"),
+        ({"x": PIXELS, "y": LABELS[:0]}, {}, r"labels must be \[10\], one a sample, got \[0\]"),
+        ({"x": PIXELS, "y": LABELS / 2}, {}, r"labels in 'y' .* must be integers \[N\], got float64"),
+        ({"x": PIXELS, "y": LABELS[:, None]}, {}, r"labels in 'y' .* must be integers \[N\], got int64 \[10, 1\]"),
         ({"x": PIXELS.astype(np.int32)}, {}, "samples must be uint8 or floating, got int32"),
         (
             {"x": LATENTS[:, 0]},
@@ -186,10 +194,10 @@ def test_refuses_arrays(tmp_path, monkeypatch, arrays, arguments, message):
 def test_refuses_paths(tmp_path):
     np.save(tmp_path / "x.npy", POINTS)
     for path, arguments, message in (
-        ("x.pt", {}, r"ends in '\.pt'; it needs one of \['\.npy', '\.npz', '\.safetensors'\]"),
-        ("z.npy", {}, "is no file that exists"),
-        ("x.npy", {"samples_key": "x"}, "a .npy file has no names"),
-        ("x.npy", {"labels_key": "y"}, "a .npy file has no names"),
+        ("x.pt", {}, r"must end in one of \.npy, \.npz, \.safetensors, got '\.pt\'"),
+        ("z.npy", {}, "must be a file that exists"),
+        ("x.npy", {"samples_key": "x"}, "must be left out for a .npy file"),
+        ("x.npy", {"labels_key": "y"}, "must be left out for a .npy file"),
     ):
         with pytest.raises(ValueError, match=message):
             Arrays(tmp_path / path, **arguments)

@@ -30,16 +30,40 @@ def test_take_equals_indexing():
 @pytest.mark.parametrize(
     ("samples", "labels", "info", "error", "message"),
     [
-        (torch.zeros(3, 2).double(), None, POINTS, TypeError, "samples has dtype torch.float64"),
-        (torch.zeros(3, 4), None, POINTS, ValueError, r"samples has shape \(3, 4\)"),
-        (torch.zeros(0, 2), None, POINTS, ValueError, r"samples has shape \(0, 2\)"),
-        (torch.full((3, 2), torch.nan), None, POINTS, ValueError, "not finite"),
-        (torch.zeros(3, 2), torch.zeros(3).long(), POINTS, ValueError, "labels is given and num_classes is None"),
-        (torch.zeros(3, 2), None, LABELLED, ValueError, "labels is None and num_classes is 3"),
-        (torch.zeros(3, 2), torch.zeros(3), LABELLED, TypeError, "labels has dtype torch.float32"),
-        (torch.zeros(3, 2), torch.zeros(2).long(), LABELLED, ValueError, r"labels has shape \(2,\); 3 samples"),
-        (torch.zeros(3, 2), torch.tensor([0, 1, 3]), LABELLED, ValueError, "labels spans 0 to 3"),
-        (torch.zeros(3, 2), torch.tensor([0, 1, -1]), LABELLED, ValueError, "labels spans -1 to 1"),
+        (torch.zeros(3, 2).double(), None, POINTS, TypeError, "samples must be torch.float32, got torch.float64"),
+        (torch.zeros(3, 4), None, POINTS, ValueError, r"samples must be \[N, 2\] .*, got \[3, 4\]"),
+        (torch.zeros(0, 2), None, POINTS, ValueError, r"samples must be \[N, .* got \[0, 2\]"),
+        (torch.full((3, 2), torch.nan), None, POINTS, ValueError, "samples must be finite"),
+        (
+            torch.zeros(3, 2),
+            torch.zeros(3).long(),
+            POINTS,
+            ValueError,
+            "labels and num_classes must both be given, or neither, got given and None",
+        ),
+        (
+            torch.zeros(3, 2),
+            None,
+            LABELLED,
+            ValueError,
+            "labels and num_classes must both be given, or neither, got None and 3",
+        ),
+        (torch.zeros(3, 2), torch.zeros(3), LABELLED, TypeError, "labels must be torch.int64, got torch.float32"),
+        (
+            torch.zeros(3, 2),
+            torch.zeros(2).long(),
+            LABELLED,
+            ValueError,
+            r"labels must be \[3\], one a sample, got \[2\]",
+        ),
+        (torch.zeros(3, 2), torch.tensor([0, 1, 3]), LABELLED, ValueError, "labels must be from 0 to 2, .* got 0 to 3"),
+        (
+            torch.zeros(3, 2),
+            torch.tensor([0, 1, -1]),
+            LABELLED,
+            ValueError,
+            "labels must be from 0 to 2, .* got -1 to 1",
+        ),
     ],
 )
 def test_refuses_tensors(samples, labels, info, error, message):
@@ -50,15 +74,19 @@ def test_refuses_tensors(samples, labels, info, error, message):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"kind": "sound"}, ValueError, "kind is 'sound'"),
-        ({"shape": (2, 2)}, ValueError, r"shape is \(2, 2\); kind 'points' needs a tuple of 1"),
-        ({"shape": [2]}, ValueError, r"shape is \[2\]"),
-        ({"kind": "images"}, ValueError, "kind 'images' needs a tuple of 3"),
+        ({"kind": "sound"}, ValueError, "kind must be one of points, images, got 'sound'"),
+        ({"shape": (2, 2)}, ValueError, r"shape must be a tuple of 1 sizes for points, got \(2, 2\)"),
+        ({"shape": [2]}, ValueError, r"shape must be a tuple of 1 sizes for points, got \[2\]"),
+        ({"kind": "images"}, ValueError, "a tuple of 3 sizes for images"),
         ({"shape": (0,)}, ValueError, "each size in shape must be at least 1, got 0"),
         ({"shape": (2.0,)}, TypeError, "each size in shape must be an int, got 2.0"),
         ({"num_classes": 0}, ValueError, "num_classes must be at least 1, got 0"),
-        ({"num_classes": 2, "class_names": ("a",)}, ValueError, "class_names holds 1 names and num_classes is 2"),
-        ({"value_range": (1.0, -1.0)}, ValueError, r"value_range is \(1.0, -1.0\)"),
+        (
+            {"num_classes": 2, "class_names": ("a",)},
+            ValueError,
+            "class_names must hold one name a class, got 1 with num_classes 2",
+        ),
+        ({"value_range": (1.0, -1.0)}, ValueError, r"value_range must be .*, got \(1.0, -1.0\)"),
     ],
 )
 def test_info_refuses(arguments, error, message):

@@ -170,8 +170,8 @@ def test_pins_memory_where_cuda_is(dataset, workers):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"dataset": 3}, TypeError, "dataset is a int; it needs __len__ and __getitem__"),
-        ({"batch_size": 51}, ValueError, "dataset holds 50 samples, fewer than one batch; batch_size is 51"),
+        ({"dataset": 3}, TypeError, "dataset must have __len__ and __getitem__ .*, got int"),
+        ({"batch_size": 51}, ValueError, "batch_size must be at most 50, the number of samples of the data, got 51"),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
         ({"batch_size": 4.0}, TypeError, "batch_size must be an int, got 4.0"),
         ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
@@ -180,11 +180,11 @@ def test_pins_memory_where_cuda_is(dataset, workers):
         ({"workers": -1}, ValueError, "workers must be at least 0, got -1"),
         ({"world_size": 0}, ValueError, "world_size must be at least 1, got 0"),
         ({"rank": -1}, ValueError, "rank must be at least 0, got -1"),
-        ({"rank": 2, "world_size": 2}, ValueError, "rank is 2; with world_size 2 it needs 0 to 1"),
+        ({"rank": 2, "world_size": 2}, ValueError, "rank must be from 0 to 1, got 2"),
         (
             {"world_size": 4, "micro_batches": 4},
             ValueError,
-            "batch_size is 12 in 4 micro-batches; it needs at least 16",
+            "batch_size must be at least 16, .* got 12 in 4 micro-batches",
         ),
     ],
 )

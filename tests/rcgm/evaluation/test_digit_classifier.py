@@ -149,5 +149,5 @@ def test_refuses_other_arguments(classifier):
         train_digit_classifier(epochs=0)
     with pytest.raises(ValueError, match=r"samples must be \[N, 1, 8, 8\] with N of at least 2, got \[1, 1, 8, 8\]"):
         evaluate_digits(IMAGES[:1], classifier=classifier)
-    with pytest.raises(ValueError, match="images holds values that are not finite"):
+    with pytest.raises(ValueError, match="images must be finite"):
         classifier.classify(IMAGES * math.inf)

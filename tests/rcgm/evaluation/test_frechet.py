@@ -83,10 +83,25 @@ def test_moments_are_those_of_numpy():
 @pytest.mark.parametrize(
     ("features", "reference", "error", "message"),
     [
-        (torch.zeros(1, 2), torch.zeros(5, 2), ValueError, r"features has shape \(1, 2\); .* at least 2"),
-        (torch.zeros(5, 2), torch.zeros(5, 3), ValueError, "features has 2 values a sample and reference has 3"),
-        (torch.zeros(5, 2), torch.full((5, 2), torch.inf), ValueError, "reference holds 10 values that are not finite"),
-        (torch.zeros(5, 2).int(), torch.zeros(5, 2), TypeError, "features is torch.int32"),
+        (torch.zeros(1, 2), torch.zeros(5, 2), ValueError, r"features must be .* at least 2, got \[1, 2\]"),
+        (
+            torch.zeros(5, 2),
+            torch.zeros(5, 3),
+            ValueError,
+            "features must have as many values a sample as reference, 3, got 2",
+        ),
+        (
+            torch.zeros(5, 2),
+            torch.full((5, 2), torch.inf),
+            ValueError,
+            "reference must be finite, got 10 of 10 values that are not",
+        ),
+        (
+            torch.zeros(5, 2).int(),
+            torch.zeros(5, 2),
+            TypeError,
+            "features must be a floating torch.Tensor, got torch.int32",
+        ),
     ],
 )
 def test_refuses_features(features, reference, error, message):
@@ -97,11 +112,11 @@ def test_refuses_features(features, reference, error, message):
 @pytest.mark.parametrize(
     ("position", "tensor", "message"),
     [
-        (2, torch.zeros(4), r"mean_b has shape \(4,\); it needs \(3,\)"),
-        (1, torch.eye(4), r"covariance_a has shape \(4, 4\); it needs \(3, 3\)"),
-        (3, torch.eye(3) * torch.nan, "covariance_b holds values that are not finite"),
-        (3, torch.diag(torch.tensor([1.0, -1.0, 1.0])), "covariance_b needs a symmetric matrix without negative"),
-        (1, torch.eye(3) + torch.tensor([0.0, 0.0, 1.0]), "covariance_a needs a symmetric matrix"),
+        (2, torch.zeros(4), r"mean_b must be \[3\], got \[4\]"),
+        (1, torch.eye(4), r"covariance_a must be \[3, 3\], got \[4, 4\]"),
+        (3, torch.eye(3) * torch.nan, "covariance_b must be finite"),
+        (3, torch.diag(torch.tensor([1.0, -1.0, 1.0])), "covariance_b must be symmetric, without negative"),
+        (1, torch.eye(3) + torch.tensor([0.0, 0.0, 1.0]), "covariance_a must be symmetric"),
     ],
 )
 def test_refuses_moments(position, tensor, message):

@@ -66,9 +66,9 @@ def test_copies_are_inside():
 
 def test_too_few_images_are_refused():
     few = features(9, 3, 0)
-    with pytest.raises(ValueError, match="logits has shape"):
+    with pytest.raises(ValueError, match=r"logits must be \[N, \.\.\.\] with N of at least 10, got \[9, 3\]"):
         inception_score(few)
     with pytest.raises(ValueError, match="at least 4"):
         precision_and_recall(few[:3], few)
-    with pytest.raises(ValueError, match="3 values a sample and reference has 2"):
+    with pytest.raises(ValueError, match="samples must have as many values a sample as reference, 2, got 3"):
         precision_and_recall(few, few[:, :2])

@@ -68,14 +68,18 @@ def test_copies_are_found_among_duplicates():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"samples": torch.zeros(3, 2).long()}, TypeError, "samples is torch.int64"),
-        ({"samples": torch.zeros(3, 4)}, ValueError, "samples has 4 values a sample and training has 2"),
-        ({"samples": torch.zeros(0, 2)}, ValueError, r"samples has shape \(0, 2\)"),
-        ({"samples": torch.full((1, 2), torch.nan)}, ValueError, "samples holds 2 values that are not finite"),
-        ({"training": torch.zeros(1, 2)}, ValueError, r"training has shape \(1, 2\); .* at least 2"),
+        ({"samples": torch.zeros(3, 2).long()}, TypeError, "samples must be a floating torch.Tensor, got torch.int64"),
+        ({"samples": torch.zeros(3, 4)}, ValueError, "samples must have as many values a sample as training, 2, got 4"),
+        ({"samples": torch.zeros(0, 2)}, ValueError, r"samples must be \[N, .* got \[0, 2\]"),
+        (
+            {"samples": torch.full((1, 2), torch.nan)},
+            ValueError,
+            "samples must be finite, got 2 of 2 values that are not",
+        ),
+        ({"training": torch.zeros(1, 2)}, ValueError, r"training must be .* at least 2, got \[1, 2\]"),
         ({"training": torch.zeros(9, 2)}, ValueError, "training holds mostly identical samples"),
-        ({"quantile": 0.0}, ValueError, "quantile is 0.0"),
-        ({"quantile": 1.0}, ValueError, "quantile is 1.0"),
+        ({"quantile": 0.0}, ValueError, "quantile must lie in .* got 0.0"),
+        ({"quantile": 1.0}, ValueError, "quantile must lie in .* got 1.0"),
         ({"chunk": 0}, ValueError, "chunk must be at least 1, got 0"),
     ],
 )

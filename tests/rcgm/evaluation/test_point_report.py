@@ -40,7 +40,7 @@ def test_limit_and_widths(clouds):
 
 
 def test_refuses(clouds):
-    with pytest.raises(ValueError, match="limit is 1; it needs at least 2"):
+    with pytest.raises(ValueError, match="limit must be at least 2, got 1"):
         evaluate_points(clouds[0], clouds[1], limit=1)
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="x must be finite"):
         evaluate_points(clouds[0] * torch.nan, clouds[1])

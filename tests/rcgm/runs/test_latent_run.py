@@ -124,7 +124,7 @@ def test_a_decoder_that_does_not_fit_ends_the_run_at_once(config, tmp_path, caps
     assert train(config, tmp_path / "run", f"sample.decoder={other}") == 2
     assert "decodes latents of 8 channels, the data have 4" in capsys.readouterr().err
     assert train(config, tmp_path / "run", "sample.decoder=/nowhere") == 2
-    assert "decoder: autoencoder is '/nowhere'; it needs a folder" in capsys.readouterr().err
+    assert "decoder: autoencoder must be a folder" in capsys.readouterr().err
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 

@@ -173,14 +173,17 @@ def test_names_what_is_wrong_with_a_shard(tmp_path):
     good = {"latents": stack(0, 3), "latents_flip": stack(0, 3, True), "labels": torch.zeros(3, dtype=torch.int64)}
     cases = [
         ({"latents_flip": good["latents_flip"]}, "no 'latents'"),
-        ({"latents": good["latents"], "labels": good["labels"]}, "holds .'labels', 'latents'. and the first shard"),
+        (
+            {"latents": good["latents"], "labels": good["labels"]},
+            "must hold .*, as the first shard does, got .'labels', 'latents'.",
+        ),
         ({**good, "latents": good["latents"][:, :2].contiguous()}, r"samples of shape \[2, 3, 2\]"),
-        ({**good, "latents": good["latents"][0]}, r"needs \[N, C, H, W\]"),
-        ({**good, "latents": good["latents"].int()}, "dtype int32; it needs one of .'float16', 'bfloat16', 'float32'"),
-        ({**good, "latents_flip": good["latents_flip"][:2]}, r"'latents_flip' of .* has shape \[2, 4, 3, 2\]"),
-        ({**good, "labels": good["labels"][:2]}, r"needs integers \[3\]"),
-        ({**good, "labels": good["labels"].float()}, "dtype float32"),
-        ({**good, "labels": good["labels"] - 1}, "labels spans -1 to 2"),
+        ({**good, "latents": good["latents"][0]}, r"must be \[N, C, H, W\]"),
+        ({**good, "latents": good["latents"].int()}, "must be float16, bfloat16, float32, got int32"),
+        ({**good, "latents_flip": good["latents_flip"][:2]}, r"'latents_flip' of .* must be .* got \[2, 4, 3, 2\]"),
+        ({**good, "labels": good["labels"][:2]}, r"must be integers \[3\], got int64 \[2\]"),
+        ({**good, "labels": good["labels"].float()}, "must be integers .*, got float32"),
+        ({**good, "labels": good["labels"] - 1}, "labels must be from 0 to 2, .* got -1 to 2"),
     ]
     for tensors, message in cases:
         replace_shard(folder, **tensors)
@@ -208,18 +211,18 @@ def test_values_that_are_not_finite(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"path": "/nowhere"}, "needs a folder that exists"),
-        ({"layout": "zarr"}, "layout is 'zarr'"),
-        ({"layout": "webdataset"}, "holds .'safetensors'.; it needs"),
-        ({"moments": "variance"}, "moments is 'variance'"),
-        ({"num_classes": 2}, "labels spans 0 to 2; with num_classes 2"),
-        ({"mean": 0.0}, "both or neither"),
-        ({"mean": [0.0, 1.0], "std": 1.0}, "mean holds 2 numbers; latents of 4 channels need 4"),
-        ({"mean": 0.0, "std": 0.0}, r"std\[0\] is 0.0; it needs a finite number above 0"),
-        ({"mean": 0.0, "std": 1.0, "scale": float("nan")}, "scale.0. is nan"),
-        ({"statistics": "stats.npy"}, "ends in one of"),
-        ({"statistics": "stats.json"}, "no file that exists"),
-        ({"statistics": "stats.json", "mean": 0.0, "std": 1.0}, "both given"),
+        ({"path": "/nowhere"}, "must be a folder that exists"),
+        ({"layout": "zarr"}, "layout must be one of .*, got 'zarr'"),
+        ({"layout": "webdataset"}, "path must hold .* with .'safetensors'. and layout"),
+        ({"moments": "variance"}, "moments must be one of .*, got 'variance'"),
+        ({"num_classes": 2}, "labels must be from 0 to 1, with num_classes 2, got 0 to 2"),
+        ({"mean": 0.0}, "mean and std must both be given, or neither"),
+        ({"mean": [0.0, 1.0], "std": 1.0}, "mean must hold 4 numbers, .* got 2"),
+        ({"mean": 0.0, "std": 0.0}, r"std\[0\] must be a finite number above 0, got 0.0"),
+        ({"mean": 0.0, "std": 1.0, "scale": float("nan")}, "scale.0. must be a finite number above 0, got nan"),
+        ({"statistics": "stats.npy"}, "must end in one of"),
+        ({"statistics": "stats.json"}, "must be a file that exists"),
+        ({"statistics": "stats.json", "mean": 0.0, "std": 1.0}, "statistics must be left out where mean is given"),
     ],
 )
 def test_refuses(tmp_path, arguments, message):
@@ -231,9 +234,9 @@ def test_refuses(tmp_path, arguments, message):
     ("content", "message"),
     [
         ('{"mean": [0, 0, 0, 0]}', "cannot read the statistics.*std"),
-        ('{"mean": [0, 0, 0, NaN], "std": [1, 1, 1, 1]}', r"mean\[3\] is nan"),
-        ('{"mean": [0, 0, 0, 0], "std": [1, 1, 1, -1]}', r"std\[3\] is -1"),
-        ('{"mean": [0, 0, 0], "std": [1, 1, 1]}', "mean holds 3 numbers; latents of 4 channels"),
+        ('{"mean": [0, 0, 0, NaN], "std": [1, 1, 1, 1]}', r"mean\[3\] must be a finite number, got nan"),
+        ('{"mean": [0, 0, 0, 0], "std": [1, 1, 1, -1]}', r"std\[3\] must be .* got -1"),
+        ('{"mean": [0, 0, 0], "std": [1, 1, 1]}', "mean must hold 4 numbers, .* got 3"),
         ('{"mean": [[0, 0], [0, 0]], "std": [1, 1, 1, 1]}', "one number a channel"),
         ("{", "cannot read the statistics"),
     ],
@@ -256,7 +259,7 @@ def test_an_odd_number_of_channels_holds_no_moments(tmp_path):
     def make(index, flipped=False):
         return sample(index)[:3]
 
-    with pytest.raises(ValueError, match="3 channels are stored; it needs an even number"):
+    with pytest.raises(ValueError, match="must have an even number of stored channels, got 3"):
         Latents(write_shards(tmp_path / "latents", make=make), moments="std")
 
 
@@ -269,6 +272,6 @@ def test_negative_standard_deviations(tmp_path):
 def test_two_layouts_in_one_folder(tmp_path):
     folder = write_shards(tmp_path / "latents")
     WRITERS["numpy"](folder)
-    with pytest.raises(ValueError, match=r"holds \['safetensors', 'numpy'\]"):
+    with pytest.raises(ValueError, match=r"with \['safetensors', 'numpy'\] and layout"):
         Latents(folder)
     assert len(Latents(folder, layout="numpy")) == len(Latents(folder, layout="safetensors")) == sum(COUNTS)
