@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["add_checkpoint", "add_device", "add_sampling", "classes", "colour", "from_zero", "positive"]
+__all__ = ["add_checkpoint", "add_device", "add_sampling", "classes", "colour", "from_zero", "positive", "seed"]
 
 
 class _Samplers:
@@ -49,12 +50,12 @@ def add_sampling(parser: argparse.ArgumentParser, *, count: int) -> None:
         help="one of %(choices)s (default: auto, the sampler that the objective of the run trains for)",
     )  # fmt: skip
     parser.add_argument(
-        "--guidance", type=float, default=1.0, metavar="W", help="guidance scale while sampling (default: 1, none)"
+        "--guidance", type=_finite, default=1.0, metavar="W", help="guidance scale while sampling (default: 1, none)"
     )
     parser.add_argument(
         "--decoder", metavar="DIR", help="autoencoder that decodes samples of latents (default: that of the run)"
     )
-    parser.add_argument("--seed", type=from_zero, default=0, help="of the noise (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the noise (default: %(default)s)")
 
 
 def _integers(text: str, lowest: int) -> tuple[int, ...]:
@@ -88,6 +89,23 @@ def positive(text: str) -> int:
 
 def from_zero(text: str) -> int:
     return _single(text, 0)
+
+
+def seed(text: str) -> int:
+    value = _single(text, 0)
+    if value >= 2**64:
+        raise argparse.ArgumentTypeError(f"needs a whole number below 2^64, got {text!r}")
+    return value
+
+
+def _finite(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"needs a finite number, got {text!r}")
+    return value
 
 
 def colour(text: str) -> tuple[int, int, int]:

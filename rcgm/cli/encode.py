@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rcgm.cli.arguments import add_device, colour, from_zero, positive
+from rcgm.cli.arguments import add_device, colour, from_zero, positive, seed
 
 SHORT = "turn a folder of images into latents"
 
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force", action="store_true", help="encode all again, also where the shards are of other images or settings"
     )
-    parser.add_argument("--seed", type=from_zero, default=0, help="of the draws (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the draws (default: %(default)s)")
     add_device(parser)
 
 

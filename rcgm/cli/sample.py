@@ -42,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    _check_output("--output", options.output, ".png")
+    if options.npz is not None:
+        _check_output("--npz", options.npz, ".npz")
     from rcgm import plots
     from rcgm.runs.decoding import to_stored
 
@@ -73,6 +76,13 @@ def run(options: argparse.Namespace) -> int:
         _write_npz(options.npz, arrays)
         print(options.npz)
     return 0
+
+
+def _check_output(option: str, path: Path, suffix: str) -> None:
+    if path.is_dir():
+        raise ValueError(f"{option} must be a file, got the folder '{path}'")
+    if path.suffix.lower() != suffix:
+        raise ValueError(f"{option} must end in {suffix}, got '{path}'")
 
 
 def _of_the_data(run: LoadedRun, labels: torch.Tensor | None, count: int) -> torch.Tensor:

@@ -41,6 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, metavar="DIR", help="folder of the run (default: runs/ and CONFIG's name)"
     )
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the folder")
+    parser.add_argument(
+        "--allow-change",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="with --resume: a setting that may differ from the run's, such as optimizer.lr or data.root",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -52,8 +59,10 @@ def run(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     output = options.output or Path("runs") / Path(options.config).stem
     first = os.environ.get("RANK", "0") == "0"
+    if options.allow_change and not options.resume:
+        raise ValueError("--allow-change needs --resume: a new run takes any setting")
     try:
-        summary = train(config, output, resume=options.resume)
+        summary = train(config, output, resume=options.resume, allow_changes=options.allow_change)
     except (NonFiniteError, ProcessLostError) as error:
         if options.traceback:
             raise

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from rcgm.config.errors import ConfigError, unknown_name
 from rcgm.config.families import family_of, name_of
 from rcgm.config.old_keys import with_new_keys
+from rcgm.config.truth_values import refuse_truth_values
 
 __all__ = ["bind_arguments", "look_up", "parameters_of", "plain_defaults", "to_plain"]
 
@@ -168,6 +169,10 @@ def _build_nested(candidates: list[type], default: Any, value: Mapping[str, Any]
 
 
 def _check_value(annotation: Any, value: Any, path: str) -> Any:
+    try:
+        refuse_truth_values(annotation, value)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
     try:
         adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
     except PydanticUserError:

@@ -12,9 +12,12 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
+from rcgm.config.truth_values import refuse_truth_values
 from rcgm.sampling import SAMPLERS
 
 __all__ = [
@@ -48,6 +51,12 @@ Sampler = Annotated[str, AfterValidator(_known_sampler)]
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_values_are_no_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        refuse_truth_values(cls.model_fields[info.field_name].annotation, value)
+        return value
 
 
 class ComponentConfig(BaseModel):
@@ -229,7 +238,7 @@ class ParallelConfig(Section):
 class TrainConfig(Section):
     """One training run. ``data``, ``model`` and ``objective`` name a class and set its arguments."""
 
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False

@@ -11,12 +11,11 @@ files.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +30,7 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 
 from rcgm.distributed.shares import Processes
 from rcgm.files import sha256_of, sync_to_disk, write_atomically
+from rcgm.runs.checkpoint_state import FORMAT, STATE, CheckpointError, hash_of_content, read_state
 
 __all__ = [
     "Checkpoint",
@@ -42,17 +42,12 @@ __all__ = [
     "snapshot",
 ]
 
-FORMAT = 2
-STATE = "state.json"
 COMPLETE = re.compile(r"step_(\d{8,})")
 WRITTEN = re.compile(r"shard-(\d+)-model-(\d+)-of-\d+\.safetensors")  # the writer's names
+WRITTEN_BY_MANY = re.compile(r"-\d{5}-of-\d{5}$")
 UNFINISHED = "unfinished_"
 
 Groups = Mapping[str, Mapping[str, Tensor]]
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged or of another format. The message names the file."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +59,14 @@ class Checkpoint:
         step: number of it.
         state: plain values.
         layout: shape and dtype of the tensors, by group and name.
+        files: names of those that hold tensors and have been verified.
     """
 
     path: Path
     step: int
     state: dict[str, Any]
     layout: dict[str, dict[str, tuple[torch.Size, torch.dtype]]]
+    files: tuple[str, ...]
 
     def read_into(self, group: str, tensors: Mapping[str, Tensor]) -> None:
         """Fill ``tensors`` with those of ``group``; of a sharded one the piece that lies here, whoever wrote it.
@@ -90,13 +87,29 @@ class Checkpoint:
         if tensors:
             content = {f"{group}/{name}": tensor.detach() for name, tensor in tensors.items()}
             with _quiet():
-                dcp.load(content, storage_reader=HuggingFaceStorageReader(str(self.path)), no_dist=True)
+                dcp.load(content, storage_reader=_reader(self.path, self.files), no_dist=True)
 
     def read(self, group: str) -> dict[str, Tensor]:
         """All of ``group``, whole, on the CPU; empty for a group that is not there."""
         tensors = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in self.layout.get(group, {}).items()}
         self.read_into(group, tensors)
         return tensors
+
+    def value(self, name: str, kind: type | tuple[type, ...]) -> Any:
+        """The plain value called ``name``, which has to be of ``kind``.
+
+        Raises:
+            CheckpointError: it is missing or of another type.
+        """
+        if name not in self.state:
+            raise CheckpointError(f"checkpoint file '{self.path / STATE}' is damaged: '{name}' is missing")
+        value = self.state[name]
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, kinds):
+            raise CheckpointError(f"checkpoint file '{self.path / STATE}' is damaged: '{name}' is {value!r}")
+        return value
 
     @cached_property
     def tensors(self) -> dict[str, dict[str, Tensor]]:
@@ -168,7 +181,7 @@ def save_checkpoint(
     if processes.is_main:
         files = {name: entry for part in written for name, entry in sorted(part.items())}
         content = {"format": FORMAT, "step": step, "files": files, "state": dict(state)}
-        write_atomically(unfinished / STATE, json.dumps({**content, "sha256": _sha256_of(content)}, indent=1))
+        write_atomically(unfinished / STATE, json.dumps({**content, "sha256": hash_of_content(content)}, indent=1))
         sync_to_disk(unfinished)
         if final.exists():
             _remove(final)
@@ -179,29 +192,36 @@ def save_checkpoint(
     return final
 
 
-def read_checkpoint(path: Path, processes: Processes | None = None) -> Checkpoint:
+def read_checkpoint(
+    path: Path, processes: Processes | None = None, *, groups: Collection[str] | None = None
+) -> Checkpoint:
     """Verify every byte of a checkpoint, the files shared out among ``processes``, and find out what is in it.
+
+    Args:
+        path: its folder.
+        processes: that read it together.
+        groups: of tensors that are wanted; the files of other groups need not be there. None for all.
 
     Raises:
         CheckpointError: a file is missing, cut short, altered or of another format; in every process, whichever
             noticed.
     """
     processes = Processes() if processes is None else processes
-    content = _read_state(path / STATE)
-    names = sorted(content["files"])
+    content = read_state(path / STATE)
+    names = sorted(name for name in content["files"] if groups is None or _group_of(name) in groups)
     problem = _problem(path, {name: content["files"][name] for name in names[processes.rank :: processes.world_size]})
     for found in _gathered(problem, processes):
         if found is not None:
             raise CheckpointError(found)
     layout: dict[str, dict[str, tuple[torch.Size, torch.dtype]]] = {}
     try:
-        entries = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
+        entries = _reader(path, names).read_metadata().state_dict_metadata
     except SafetensorError as error:
         raise CheckpointError(f"a file of checkpoint '{path}' cannot be read: {error}") from error
     for key, entry in entries.items():
         group, _, name = key.partition("/")
         layout.setdefault(group, {})[name] = (entry.size, entry.properties.dtype)
-    return Checkpoint(path, content["step"], content["state"], layout)
+    return Checkpoint(path, content["step"], content["state"], layout, tuple(names))
 
 
 def _write(
@@ -239,18 +259,16 @@ def _problem(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None
     return None
 
 
-def _read_state(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint file '{path}' is missing")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"checkpoint file '{path}' is damaged: {error}") from error
-    if not isinstance(content, dict) or content.pop("sha256", None) != _sha256_of(content):
-        raise CheckpointError(f"checkpoint file '{path}' is damaged: its SHA-256 differs from the one it holds")
-    if content["format"] != FORMAT:
-        raise CheckpointError(f"checkpoint file '{path}' has format {content['format']}; this version reads {FORMAT}")
-    return content
+def _group_of(file: str) -> str:
+    return WRITTEN_BY_MANY.sub("", file.removesuffix(".safetensors"))
+
+
+def _reader(folder: Path, names: Collection[str]) -> HuggingFaceStorageReader:
+    """A reader of these files, whatever else lies in the folder."""
+    reader = HuggingFaceStorageReader(str(folder))
+    listed, everything = frozenset(names), reader.fs.ls
+    reader.fs.ls = lambda path: [file for file in everything(path) if Path(file).name in listed]
+    return reader
 
 
 def _gathered(value: Any, processes: Processes, group: dist.ProcessGroup | None = None) -> list[Any]:
@@ -278,7 +296,3 @@ def _remove(checkpoint: Path) -> None:
 
 def _step_of(path: Path) -> int:
     return int(path.name.removeprefix("step_"))
-
-
-def _sha256_of(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,13 +1,11 @@
-"""A run on disk: where its files lie, how one is begun and gone on with."""
+"""A run on disk: where its files lie."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from rcgm.config import ConfigError, TrainConfig, config_to_yaml, parse_config
+from rcgm.config import TrainConfig, config_to_yaml, load_config
 from rcgm.distributed.shares import Processes
 from rcgm.files import write_atomically
 from rcgm.runs.checkpoint import (
@@ -18,12 +16,6 @@ from rcgm.runs.checkpoint import (
 )
 
 __all__ = ["RunFolder"]
-
-FREE_TO_CHANGE = (
-    *("steps", "device", "compile", "workers", "parallel", "checkpoint", "logging", "sample", "evaluate"),
-    *("skip_nonfinite", "skip_limit"),
-)
-"""What may differ when a run goes on: it does not change the numbers of a finite step but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -77,46 +69,42 @@ class RunFolder:
         return self.root / "summary.json"
 
     def require_no_run(self) -> None:
-        """Raise unless a run may be begun here.
+        """Raise unless a run may be begun here. What a run left before its first checkpoint may be written over.
 
         Raises:
-            ValueError: the folder holds checkpoints of another run.
+            ValueError: the folder holds checkpoints of another run, or files that no run has written.
         """
         if latest_checkpoint(self.checkpoints) is not None:
             raise ValueError(f"'{self.root}' holds a run: go on with it by --resume, or choose another --output")
+        ours = (self.config, self.metrics, self.evaluations, self.summary, self.loss_curve, self.film, self.film_strip)
+        found = [path.name for path in (*ours, self.samples, self.tensorboard) if path.exists()]
+        if found and not self._is_ours():
+            raise ValueError(
+                f"'{self.root}' holds files that no run has written ({', '.join(found)}): move them, or choose another "
+                "--output"
+            )
+
+    def _is_ours(self) -> bool:
+        """Whether a run has begun here: it leaves a lock file, and a configuration that can be read."""
+        if self.lock.is_file():
+            return True
+        try:
+            load_config(self.config)
+        except (OSError, ValueError):
+            return False
+        return True
 
     def write_config(self, config: TrainConfig) -> None:
         """Write the resolved configuration."""
         write_atomically(self.config, config_to_yaml(config))
 
-    def resume(self, config: TrainConfig, processes: Processes | None = None) -> Checkpoint:
-        """The newest checkpoint, if ``config`` may go on from it.
+    def newest(self, processes: Processes | None = None) -> Checkpoint:
+        """The newest checkpoint, verified.
 
         Raises:
             CheckpointError: there is none, or the newest is damaged; an older one is never taken in its place.
-            ConfigError: ``config`` differs from the run's in more than how long it is and what is shown of it.
         """
         path = latest_checkpoint(self.checkpoints)
         if path is None:
             raise CheckpointError(f"no complete checkpoint in '{self.checkpoints}': run without --resume to begin anew")
-        checkpoint = read_checkpoint(path, processes)
-        # read anew, so that what had another name or no name at the time has today's
-        before = parse_config(checkpoint.state["config"]).model_dump(mode="json")
-        now = config.model_dump(mode="json")
-        changed = [
-            difference for key in now if key not in FREE_TO_CHANGE for difference in _differences(key, before, now)
-        ]
-        if changed:
-            raise ConfigError(f"the configuration differs from that of '{path}': {'; '.join(changed)}")
-        if checkpoint.step > config.steps:
-            raise ConfigError(f"steps is {config.steps}, and '{path}' is beyond that already")
-        return checkpoint
-
-
-def _differences(path: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    key = path.rpartition(".")[2]
-    old, new = before.get(key), now.get(key)
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        names = list(dict.fromkeys([*old, *new]))
-        return [line for name in names for line in _differences(f"{path}.{name}", old, new)]
-    return [] if old == new else [f"{path} was {old!r} and is {new!r}"]
+        return read_checkpoint(path, processes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,15 +12,21 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from rcgm.config import TrainConfig, build_model_from, build_objective_from, parse_config
+from rcgm.config import ConfigError, TrainConfig, build_model_from, build_objective_from, parse_config
+from rcgm.config.registries import arguments_from_data
 from rcgm.data import DataInfo, Normalisation
 from rcgm.distributed.shares import Processes
-from rcgm.runs.checkpoint import CheckpointError, find_checkpoints, read_checkpoint
+from rcgm.models import MODELS
+from rcgm.runs.checkpoint import STATE, Checkpoint, CheckpointError, find_checkpoints, read_checkpoint
 from rcgm.runs.folder import RunFolder
+from rcgm.runs.guidance import check_guidance
 from rcgm.runs.sampler import RunSampler, method_of
 from rcgm.seeds import Purpose
 
-__all__ = ["LoadedRun", "data_info_to_plain", "load_run"]
+__all__ = ["LoadedRun", "config_of", "data_info_of", "data_info_to_plain", "load_run"]
+
+LARGEST_SAMPLE = 2**32
+"""Numbers in a sample, beyond which a shape in a checkpoint is not believed."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +57,10 @@ class LoadedRun:
             guidance, seed, purpose, classes, processes: see :class:`~rcgm.runs.sampler.RunSampler`.
 
         Raises:
-            ValueError: see :class:`~rcgm.runs.sampler.RunSampler`.
+            ValueError: see :class:`~rcgm.runs.sampler.RunSampler`; guidance other than 1 where the run has not trained
+                without classes.
         """
+        check_guidance(self.config, guidance)
         return RunSampler(
             self.network,
             self.info,
@@ -92,9 +101,10 @@ def load_run(
         raise CheckpointError(f"no complete checkpoint in '{folder.checkpoints}'")
     if step is not None and step not in available:
         raise CheckpointError(f"no checkpoint of step {step} in '{folder.checkpoints}': there are {sorted(available)}")
-    checkpoint = read_checkpoint(available[max(available) if step is None else step])
-    config = parse_config(checkpoint.state["config"])
-    info = data_info_from_plain(checkpoint.state["data"])
+    path = available[max(available) if step is None else step]
+    checkpoint = read_checkpoint(path, groups=("student", weights))
+    config, info = config_of(checkpoint), data_info_of(checkpoint)
+    _check_shapes(config, info, path)
     network = build_model_from(config).to(device)
     checkpoint.read_into(weights if weights in checkpoint.layout else "student", network.state_dict())
     return LoadedRun(
@@ -105,6 +115,51 @@ def load_run(
         getattr(torch, config.precision),
         device,
     )
+
+
+def config_of(checkpoint: Checkpoint) -> TrainConfig:
+    """The configuration of the run that a checkpoint belongs to, with today's names of keys.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be used.
+    """
+    try:
+        return parse_config(checkpoint.value("config", dict))
+    except ConfigError as error:
+        raise CheckpointError(f"the configuration in '{checkpoint.path / STATE}' cannot be used: {error}") from error
+
+
+def data_info_of(checkpoint: Checkpoint) -> DataInfo:
+    """What describes the data of the run that a checkpoint belongs to.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be used.
+    """
+    values = checkpoint.value("data", dict)
+    try:
+        info = data_info_from_plain(values)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"checkpoint file '{checkpoint.path / STATE}' is damaged: 'data': {error}") from error
+    if math.prod(info.shape) > LARGEST_SAMPLE:
+        raise CheckpointError(
+            f"checkpoint file '{checkpoint.path / STATE}' is damaged: a sample has the shape {list(info.shape)}"
+        )
+    return info
+
+
+def _check_shapes(config: TrainConfig, info: DataInfo, path: Path) -> None:
+    """Raise unless the network is made for such data: it is asked for samples of their shape."""
+    given = config.model.arguments
+    decided = arguments_from_data(MODELS[config.model.name], info)
+    for name in ("input_size", "in_channels", "dim"):
+        if name in decided and name in given and given[name] != decided[name]:
+            size = given[name]
+            if name == "input_size" and isinstance(size, int) and decided[name] == [size, size]:
+                continue
+            raise CheckpointError(
+                f"checkpoint file '{path / STATE}' is damaged: model.{name} is {size}, and samples have the shape "
+                f"{list(info.shape)}"
+            )
 
 
 def data_info_to_plain(info: DataInfo) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from rcgm.files import write_atomically
+from rcgm.runs.checkpoint_state import CheckpointError
 
 __all__ = ["EvaluationsFile", "MetricsFile", "TensorBoard", "read_metrics"]
 
@@ -19,19 +20,29 @@ def read_metrics(path: Path, *, up_to_step: int | None = None) -> list[dict[str,
     """The rows of a ``metrics.jsonl`` up to a step. A last line that a crash cut short is left out.
 
     Raises:
-        ValueError: any other line is not JSON.
+        CheckpointError: the file is not UTF-8, or any other line is no JSON object with a step.
     """
     if not path.is_file():
         return []
-    text = path.read_text(encoding="utf-8")
-    complete = text[: text.rfind("\n") + 1].splitlines()
+    text = _text_of(path)
+    complete = text[: text.rfind("\n") + 1].split("\n")[:-1]
     rows = []
     for number, line in enumerate(complete, start=1):
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError as error:
-            raise ValueError(f"'{path}', line {number}, is not JSON: {error}") from error
+            raise CheckpointError(f"'{path}', line {number}, is not JSON: {error}") from error
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            raise CheckpointError(f"'{path}', line {number}, is no object with a 'step'")
+        rows.append(row)
     return [row for row in rows if up_to_step is None or row["step"] <= up_to_step]
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"'{path}' is not UTF-8: {error}") from error
 
 
 class MetricsFile:
@@ -82,9 +93,11 @@ class EvaluationsFile:
         self._by_step: dict[str, Any] = {}
         if path.is_file():
             try:
-                earlier = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise ValueError(f"'{path}' is not JSON: {error}") from error
+                earlier = json.loads(_text_of(path))
+            except json.JSONDecodeError as error:
+                raise CheckpointError(f"'{path}' is not JSON: {error}") from error
+            if not isinstance(earlier, dict) or not all(step.isdecimal() for step in earlier):
+                raise CheckpointError(f"'{path}' is no object of evaluations by step")
             self._by_step = {step: report for step, report in earlier.items() if int(step) <= done}
 
     def set(self, step: int, report: Mapping[str, Mapping[str, float]]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-__all__ = ["Progress", "counting"]
+__all__ = ["Progress", "counting", "duration"]
 
 
 @contextlib.contextmanager
@@ -31,6 +31,7 @@ class Progress:
 
     def __init__(self, total: int, done: int, *, enabled: bool = True) -> None:
         self._total = total
+        self._announced = False
         self._enabled = enabled
         terminal = enabled and sys.stderr.isatty()
         self._bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True) if terminal else None
@@ -40,14 +41,18 @@ class Progress:
         if self._bar is not None:
             self._bar.update()
 
-    def report(self, row: Mapping[str, Any]) -> None:
-        """Show the loss and the speed in ``row``."""
+    def report(self, row: Mapping[str, Any], *, seconds_per_step: float) -> None:
+        """Show the loss and the speed in ``row``; the first time, how long the run will take."""
+        left = duration((self._total - row["step"]) * seconds_per_step)
+        if not self._announced:
+            self._announced = True
+            self.say(f"about {left} for the {self._total - row['step']:,} steps that are left, without evaluations")
         loss = "none" if row["loss"] is None else f"{row['loss']:.4g}"
         speed = f"{row['images_per_second']:.0f}"
         if self._bar is not None:
             self._bar.set_postfix({"loss": loss, "images/s": speed}, refresh=False)
         else:
-            self.say(f"step {row['step']}/{self._total}  loss {loss}  {speed} images/s")
+            self.say(f"step {row['step']}/{self._total}  loss {loss}  {speed} images/s  {left} left")
 
     def say(self, text: str) -> None:
         """Show a line of text."""
@@ -57,3 +62,12 @@ class Progress:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: ``40 s``, ``12 min``, ``3.4 h``, ``2.1 days``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 100 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"

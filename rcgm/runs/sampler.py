@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,6 @@ from torch import Tensor, nn
 from rcgm.data import DataInfo
 from rcgm.distributed.shares import Processes
 from rcgm.engine.formats import autocast_to
-from rcgm.objectives import Objective
 from rcgm.sampling import SAMPLERS
 from rcgm.seeds import Purpose, seeded_generator
 from rcgm.transports import Linear, Transport
@@ -32,9 +32,14 @@ class Method:
     transport: Transport = field(default_factory=Linear)
 
 
-def method_of(objective: Objective, sampler: str = "auto") -> Method:
-    """How a network trained with ``objective`` is sampled; ``"auto"`` is the sampler that it is made for."""
-    return Method(objective.sampler if sampler == "auto" else sampler, objective.transport)
+def method_of(objective: Any, sampler: str = "auto") -> Method:
+    """How a network trained with ``objective`` is sampled; ``"auto"`` is the sampler that it is made for.
+
+    An objective of one's own need not say: the default is jumps under the linear transport.
+    """
+    default = Method()
+    made_for = getattr(objective, "sampler", default.sampler)
+    return Method(made_for if sampler == "auto" else sampler, getattr(objective, "transport", default.transport))
 
 
 class RunSampler:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,15 @@ from rcgm.config import (
     build_objective_from,
     fit_to_data,
 )
-from rcgm.data import describe_data
+from rcgm.data import data_fingerprint, describe_data
 from rcgm.distributed import running_processes
 from rcgm.distributed.device import choose_device
 from rcgm.distributed.shares import Processes
+from rcgm.runs.changes import check_requests
 from rcgm.runs.folder import RunFolder
+from rcgm.runs.guidance import check_guidance
 from rcgm.runs.lock import held_alone
+from rcgm.runs.resuming import check_resumable
 from rcgm.seeds import Purpose, seed_of
 from rcgm.training.initial_weights import begin_from
 from rcgm.training.teacher import Teacher, initialise_from, load_teacher
@@ -34,7 +38,12 @@ __all__ = ["train"]
 
 
 def train(
-    config: TrainConfig, output: str | os.PathLike[str], *, resume: bool = False, show_progress: bool = True
+    config: TrainConfig,
+    output: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    allow_changes: Sequence[str] = (),
+    show_progress: bool = True,
 ) -> dict[str, Any]:
     """Run a configuration in the folder ``output`` and return its summary.
 
@@ -45,16 +54,21 @@ def train(
         config: from :func:`rcgm.config.load_config`.
         output: folder of the run; made if need be.
         resume: go on from the newest checkpoint in ``output``.
+        allow_changes: keys of the configuration that may differ from the run's when it goes on, of
+            :data:`rcgm.runs.changes.ON_REQUEST`; the checkpoints record what has changed.
         show_progress: whether to report on stderr.
 
     Raises:
-        ValueError: the configuration does not fit the data or the checkpoint, or ``output`` holds a run already, be it
-            one that another process trains right now.
+        ValueError: the configuration or the data do not fit one another or the checkpoint, or ``output`` holds a run
+            already, be it one that another process trains right now, or files that no run has written.
         NonFiniteError, ProcessLostError, TrainingInterrupted: see :meth:`Trainer.run`.
     """
     with running_processes(config.device) as processes, contextlib.ExitStack() as stack:
         show_progress = show_progress and processes.is_main
-        return _train(config, RunFolder(Path(output)), processes, stack, resume=resume, show_progress=show_progress)
+        folder = RunFolder(Path(output))
+        return _train(
+            config, folder, processes, stack, resume=resume, allow_changes=allow_changes, show_progress=show_progress
+        )
 
 
 def _train(
@@ -64,9 +78,18 @@ def _train(
     stack: contextlib.ExitStack,
     *,
     resume: bool,
+    allow_changes: Sequence[str],
     show_progress: bool,
 ) -> dict[str, Any]:
     device = choose_device(config.device)
+    check_requests(allow_changes)
+    checkpoint = None
+    if resume:
+        if folder.root.is_dir():
+            stack.enter_context(held_alone(folder.lock, processes))
+        checkpoint = folder.newest(processes)
+    else:
+        folder.require_no_run()
     dataset = build_dataset_from(config)
     if show_progress:
         print("\n".join(describe_data(dataset)), file=sys.stderr)
@@ -78,9 +101,15 @@ def _train(
         raise ConfigError(
             "objective: guidance and label_dropout need data and a model with classes (model.num_classes)"
         )
-    if resume and folder.root.is_dir():
-        stack.enter_context(held_alone(folder.lock, processes))
-    checkpoint = folder.resume(config, processes) if resume else None
+    for name, settings, used in (
+        ("sample", config.sample, config.sample.every),
+        ("evaluate", config.evaluate, config.evaluate.every or config.evaluate.at_end),
+    ):
+        if used:
+            check_guidance(config, settings.guidance, f"{name}.guidance")
+    notes: dict[str, Any] = {"data_fingerprint": data_fingerprint(dataset)}
+    if checkpoint is not None:
+        notes["changes"] = check_resumable(checkpoint, config, notes["data_fingerprint"], allow_changes=allow_changes)
     teacher = None
     if config.teacher is not None:
         teacher = load_teacher(
@@ -89,7 +118,7 @@ def _train(
             dataset.info,
             num_classes=config.model.arguments.get("num_classes"),
             device=device,
-            step=None if checkpoint is None else checkpoint.state["teacher_step"],
+            step=None if checkpoint is None else checkpoint.value("teacher_step", (int, type(None))),
         )
     torch.manual_seed(seed_of(config.seed, Purpose.INITIAL_WEIGHTS))
     student = build_model_from(config).to(device)
@@ -107,9 +136,9 @@ def _train(
         checkpoint=checkpoint,
         processes=processes,
         show_progress=show_progress,
+        notes=notes,
     )
     if checkpoint is None:
-        folder.require_no_run()
         stack.enter_context(held_alone(folder.lock, processes))
     if processes.is_main:
         folder.write_config(config)

@@ -21,18 +21,22 @@ __all__ = [
 
 
 def build_optimizer(
-    config: OptimizerConfig, network: nn.Module, memory: nn.Module | None = None
+    config: OptimizerConfig, network: nn.Module, objective_state: nn.Module | None = None
 ) -> torch.optim.Optimizer:
     """AdamW or RAdam, both with decoupled weight decay, over the parameters that take gradients.
 
     Weight decay applies to tensors of two and more dimensions of ``network``: shrinking a bias or a gain regularises
-    nothing, and what an objective has learned (``memory``) is no part of the model.
+    nothing, and what an objective has learned (``objective_state``) is no part of the model.
 
     Raises:
         ValueError: ``config.fused`` is apex, and that cannot be used here.
     """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    learned = [] if memory is None else [parameter for parameter in memory.parameters() if parameter.requires_grad]
+    learned = (
+        []
+        if objective_state is None
+        else [parameter for parameter in objective_state.parameters() if parameter.requires_grad]
+    )
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
@@ -64,16 +68,16 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
 
 
 def export_optimizer(
-    optimizer: torch.optim.Optimizer, network: nn.Module, memory: nn.Module | None = None
+    optimizer: torch.optim.Optimizer, network: nn.Module, objective_state: nn.Module | None = None
 ) -> dict[str, Tensor]:
     """The optimizer's tensors by ``parameter name/what``, such as ``blocks.0.attn.qkv.weight/exp_avg``.
 
-    Those of ``memory`` have names that begin with ``objective/``.
+    Those of ``objective_state`` have names that begin with ``objective/``.
     """
     # apex counts the steps of a group, torch those of a parameter: they are saved as torch has them.
     counted = {p: group["step"] for group in optimizer.param_groups if "step" in group for p in group["params"]}
     tensors = {}
-    for name, parameter in _named_parameters(network, memory):
+    for name, parameter in _named_parameters(network, objective_state):
         state = dict(optimizer.state.get(parameter, {}))
         if state and parameter in counted:
             state["step"] = float(counted[parameter])
@@ -83,15 +87,15 @@ def export_optimizer(
 
 
 def empty_optimizer_state(
-    layout: Mapping[str, tuple[torch.Size, torch.dtype]], network: nn.Module, memory: nn.Module | None = None
+    layout: Mapping[str, tuple[torch.Size, torch.dtype]], network: nn.Module, objective_state: nn.Module | None = None
 ) -> dict[str, Tensor]:
     """Tensors to read what :func:`export_optimizer` gave into, by its names; sharded as their parameters are.
 
     Args:
         layout: shapes and dtypes by those names.
-        network, memory: as there.
+        network, objective_state: as there.
     """
-    parameters = dict(_named_parameters(network, memory))
+    parameters = dict(_named_parameters(network, objective_state))
     tensors = {}
     for key, (shape, dtype) in layout.items():
         parameter = parameters.get(key.rpartition("/")[0])
@@ -101,7 +105,10 @@ def empty_optimizer_state(
 
 
 def import_optimizer(
-    optimizer: torch.optim.Optimizer, network: nn.Module, tensors: dict[str, Tensor], memory: nn.Module | None = None
+    optimizer: torch.optim.Optimizer,
+    network: nn.Module,
+    tensors: dict[str, Tensor],
+    objective_state: nn.Module | None = None,
 ) -> None:
     """Undo :func:`export_optimizer`.
 
@@ -112,7 +119,7 @@ def import_optimizer(
     for key, tensor in tensors.items():
         name, _, what = key.rpartition("/")
         by_name.setdefault(name, {})[what] = tensor
-    names = {id(parameter): name for name, parameter in _named_parameters(network, memory)}
+    names = {id(parameter): name for name, parameter in _named_parameters(network, objective_state)}
     order = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
     unknown = sorted(set(by_name) - set(order))
     if unknown:
@@ -130,8 +137,8 @@ def import_optimizer(
             group["step"] = int(max(counts))
 
 
-def _named_parameters(network: nn.Module, memory: nn.Module | None) -> Iterator[tuple[str, nn.Parameter]]:
+def _named_parameters(network: nn.Module, objective_state: nn.Module | None) -> Iterator[tuple[str, nn.Parameter]]:
     yield from network.named_parameters()
-    if memory is not None:
-        for name, parameter in memory.named_parameters():
+    if objective_state is not None:
+        for name, parameter in objective_state.named_parameters():
             yield f"objective/{name}", parameter

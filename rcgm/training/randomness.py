@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -9,7 +12,12 @@ from torch import Tensor
 from rcgm.distributed.shares import Processes
 from rcgm.seeds import Purpose, seed_of
 
-__all__ = ["global_random_state", "restore_global_random_state", "separate_global_generators"]
+__all__ = [
+    "global_random_state",
+    "global_random_state_kept",
+    "restore_global_random_state",
+    "separate_global_generators",
+]
 
 
 def global_random_state(device: torch.device, processes: Processes) -> dict[str, Tensor]:
@@ -45,3 +53,10 @@ def separate_global_generators(seed: int, processes: Processes) -> None:
     """Give every process but the first numbers of its own: dropout is to differ, initial weights are to be alike."""
     if not processes.is_main:
         torch.manual_seed(seed_of(seed, Purpose.GLOBAL, processes.rank, 0))
+
+
+@contextlib.contextmanager
+def global_random_state_kept(device: torch.device) -> Iterator[None]:
+    """Restore torch's global generators after the body, so that looking at a run does not change its training."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield

@@ -16,7 +16,7 @@ from rcgm.engine.formats import autocast_to
 from rcgm.seeds import Purpose, seed_of
 from rcgm.training.ema import Ema
 from rcgm.training.loss_by_time import LossByTime
-from rcgm.training.skips import Skips
+from rcgm.training.nonfinite_guard import NonFiniteGuard
 
 __all__ = ["StepResult", "TrainStep"]
 
@@ -56,7 +56,7 @@ class TrainStep:
             is not, and its gradients are averaged here.
         target: what runs the forwards of ``ema.target``; None for itself.
         by_time: takes in the losses of the samples, where the objective tells them; None for nothing.
-        skips: leaves out steps that are not finite; None makes every step.
+        guard: skips steps that are not finite; None makes every step.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class TrainStep:
         processes: Processes | None = None,
         target: Callable[..., Tensor] | None = None,
         by_time: LossByTime | None = None,
-        skips: Skips | None = None,
+        guard: NonFiniteGuard | None = None,
     ) -> None:
         self._student = student
         self._objective = objective
@@ -97,7 +97,7 @@ class TrainStep:
         self._learned = [parameter for parameter in trained if id(parameter) not in own]
         self._generator = torch.Generator(device=self._parameters[0].device)
         self._by_time = by_time
-        self._skips = skips
+        self._guard = guard
 
     def __call__(
         self, step: int, x: Tensor, cond: Tensor | None, *, total: int | None = None, want_grad_norm: bool = False
@@ -149,11 +149,11 @@ class TrainStep:
             if parameter.grad is not None:
                 shares[0].add_up_(parameter.grad).div_(shares[0].world_size)
         norm = self._clipped(want_grad_norm)
-        if self._skips is None:
+        if self._guard is None:
             self._optimizer.step()
         else:
             learned = [parameter.grad for parameter in self._learned if parameter.grad is not None]
-            self._skips.step(self._optimizer, loss, norm, *([nn.utils.get_total_norm(learned)] if learned else []))
+            self._guard.step(self._optimizer, loss, norm, *([nn.utils.get_total_norm(learned)] if learned else []))
         self._optimizer.zero_grad()
         return StepResult(loss, norm, evaluated)
 
@@ -172,7 +172,7 @@ class TrainStep:
             gather_nothing(network)
 
     def _clipped(self, want_grad_norm: bool) -> Tensor | None:
-        if not want_grad_norm and self._clip_grad_norm is None and self._skips is None:
+        if not want_grad_norm and self._clip_grad_norm is None and self._guard is None:
             return None
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         norm = nn.utils.get_total_norm(gradients)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,36 +12,23 @@ from torch import Tensor, nn
 
 from rcgm.config import TrainConfig
 from rcgm.data import BatchStream
-from rcgm.distributed import ProcessLostError, gather_nothing, lost_process, make_mesh, parallelize
+from rcgm.distributed import ProcessLostError, gather_nothing, lost_process
 from rcgm.distributed.shares import Processes
-from rcgm.engine.cuda_graphs import GraphedNetwork
 from rcgm.files import write_atomically
 from rcgm.runs.checkpoint import Checkpoint, latest_checkpoint
 from rcgm.runs.checkpoint_writer import CheckpointWriter
 from rcgm.runs.folder import RunFolder
 from rcgm.runs.loading import data_info_to_plain
-from rcgm.runs.sampler import null_condition
 from rcgm.runs.versions import library_versions
-from rcgm.training.ema import Ema
-from rcgm.training.health import NonFiniteError, all_finite, finite_or_none
+from rcgm.training.clock import Clock
+from rcgm.training.health import NonFiniteError, finite_or_none
 from rcgm.training.interrupts import StopRequest, TrainingInterrupted
-from rcgm.training.observer import Observer
-from rcgm.training.optimizers import (
-    build_optimizer,
-    empty_optimizer_state,
-    export_optimizer,
-    import_optimizer,
-    learning_rate,
-    set_learning_rate,
-)
-from rcgm.training.randomness import (
-    global_random_state,
-    restore_global_random_state,
-    separate_global_generators,
-)
-from rcgm.training.step import TrainStep
+from rcgm.training.optimizers import build_optimizer, learning_rate, set_learning_rate
+from rcgm.training.randomness import separate_global_generators
+from rcgm.training.records import Records
+from rcgm.training.setup import build_ema, build_metrics, build_step, build_views, parallelize_networks
+from rcgm.training.state import TrainingState
 from rcgm.training.teacher import Teacher
-from rcgm.training.vitals import Vitals
 
 __all__ = ["Trainer"]
 
@@ -65,12 +51,14 @@ class Trainer:
         folder: of the run.
         teacher: frozen network of another run, or None.
         checkpoint: to go on from, or None to begin.
-        processes: that train together; the first one writes the records. ``student`` is to have the same weights in all
-            of them, and is sharded here; so is ``teacher``.
+        processes: that train together; rank 0 writes the records. ``student`` is to have the same weights in all of
+            them, and is sharded here; so is ``teacher``.
         show_progress: whether to report on stderr.
+        notes: plain values that every checkpoint keeps, by name.
 
     Raises:
-        ValueError: a tensor of ``checkpoint`` does not belong to ``student``, or CUDA graphs with several processes.
+        ValueError: a tensor of ``checkpoint`` does not belong to ``student``; CUDA graphs with several processes; or
+            samples cannot be drawn, decoded or measured as ``config`` asks for.
     """
 
     def __init__(
@@ -85,58 +73,46 @@ class Trainer:
         checkpoint: Checkpoint | None = None,
         processes: Processes | None = None,
         show_progress: bool = True,
+        notes: dict[str, Any] | None = None,
     ) -> None:
         self.config = config
         self.student = student.train()
         self.device = next(student.parameters()).device
         self.folder = folder
         self.dataset = dataset
-        cast = None if config.ema.cast is None else getattr(torch, config.ema.cast)
-        self.ema = Ema(
-            student,
-            config.ema.decay,
-            warmup=config.ema.warmup,
-            cast=cast,
-            target_decay=config.ema.target_decay,
-            target_warmup=config.ema.target_warmup,
-        )
         self.objective = objective
-        self.memory = objective.state().to(self.device) if hasattr(objective, "state") else nn.ModuleDict()
+        self.objective_state = objective.state().to(self.device) if hasattr(objective, "state") else nn.ModuleDict()
         self.teacher = teacher
         self.processes = Processes() if processes is None else processes
-        if config.cuda_graphs and self.processes.world_size > 1:
-            # sharded parameters are gathered in another place each time
-            raise ValueError(
-                f"cuda_graphs must be false where several processes train, got {self.processes.world_size}"
-            )
-        self._parallelize()
-        self.optimizer = build_optimizer(config.optimizer, student, self.memory)
         self.step = 0
-        self._vitals = Vitals(config, dataset.info, self.device, self.processes)
-        self._seconds_before = 0.0
-        separate_global_generators(config.seed, self.processes)
-        if checkpoint is not None:
-            self._restore(checkpoint)
-        self._num_classes = getattr(student, "num_classes", None)
-        self._train_step = TrainStep(
-            student,
-            objective,
-            self.optimizer,
-            self.ema,
-            seed=config.seed,
-            accumulate=config.accumulate,
-            autocast=getattr(torch, config.precision),
-            clip_grad_norm=config.optimizer.clip_grad_norm,
-            null_cond=null_condition(self._num_classes, self.device),
-            teacher=GraphedNetwork(teacher) if config.cuda_graphs and teacher is not None else teacher,
-            frozen=() if teacher is None else (teacher.network,),
-            processes=self.processes,
-            target=GraphedNetwork(self.ema.target) if config.cuda_graphs else None,
-            by_time=self._vitals.by_time,
-            skips=self._vitals.skips,
-        )
+        self._notes = {} if notes is None else notes
         self._show_progress = show_progress and self.processes.is_main
-        self._clock = _Clock(self.step)
+        self._num_classes = getattr(student, "num_classes", None)
+        self.ema = build_ema(config.ema, student)
+        parallelize_networks(config, student, self.ema, teacher, self.processes)
+        self.optimizer = build_optimizer(config.optimizer, student, self.objective_state)
+        self._metrics = build_metrics(config, dataset, self.device, self.processes)
+        self._state = TrainingState(
+            student,
+            self.ema,
+            self.objective_state,
+            self.optimizer,
+            self._metrics,
+            seed=config.seed,
+            processes=self.processes,
+        )
+        separate_global_generators(config.seed, self.processes)
+        self._seconds_before = 0.0
+        if checkpoint is not None:
+            self._state.restore(checkpoint)
+            self.step, self._seconds_before = checkpoint.step, checkpoint.value("seconds", float)
+        self._train_step = build_step(
+            config, student, objective, self.optimizer, self.ema, teacher, self._metrics, self.processes
+        )
+        self._previews, self._evaluator = build_views(
+            config, self.ema.network, objective, dataset, folder, self.processes, show_progress=self._show_progress
+        )
+        self._clock = Clock(self.step, self._seconds_before)
 
     def run(self) -> dict[str, Any]:
         """Train up to ``config.steps`` and return the summary, which is also in ``summary.json``.
@@ -151,17 +127,7 @@ class Trainer:
         """
         config = self.config
         with contextlib.ExitStack() as stack:
-            stream = BatchStream(
-                self.dataset,
-                config.batch_size,
-                config.seed,
-                self.step,
-                config.workers,
-                rank=self.processes.rank,
-                world_size=self.processes.world_size,
-                micro_batches=config.accumulate,
-            )
-            batches = stack.enter_context(contextlib.closing(iter(stream)))  # its workers end with the run
+            batches = stack.enter_context(contextlib.closing(self._batches()))  # its workers end with the run
             writer = CheckpointWriter(
                 self.folder.checkpoints,
                 keep=config.checkpoint.keep,
@@ -169,59 +135,39 @@ class Trainer:
                 background=config.checkpoint.background,
             )
             stack.callback(writer.close)
-            observer = Observer(
-                config,
+            records = Records(
+                config.logging,
                 self.folder,
-                self.ema.network,
-                self.dataset,
-                self.device,
+                config.model_dump(mode="json"),
+                steps=config.steps,
                 done=self.step,
                 processes=self.processes,
                 show_progress=self._show_progress,
             )
-            stack.callback(observer.close)
-            self._clock = _Clock(self.step)
-            return self._run(batches, observer, writer)
+            stack.callback(records.close)
+            self._clock = Clock(self.step, self._seconds_before)
+            try:
+                with StopRequest(self.processes) as stop:
+                    while self.step < config.steps:
+                        self._advance(next(batches), records, writer)
+                        if self.step < config.steps and stop.agreed():
+                            self._save(records, writer)
+                            writer.wait()
+                            raise TrainingInterrupted(
+                                f"stopped after step {self.step} of {config.steps}: go on with --resume"
+                            )
+                writer.wait()
+                return self._finish(records)
+            except NonFiniteError as error:
+                raise NonFiniteError(f"{error}; {self._saved()}") from error
+            except RuntimeError as error:
+                if self.processes.world_size == 1 or not lost_process(error):
+                    raise
+                raise ProcessLostError(
+                    f"another process of the run is gone, in step {self.step + 1}; {self._saved()}: go on with --resume"
+                ) from error
 
-    def _run(
-        self, batches: Iterator[tuple[Tensor, Tensor | None]], observer: Observer, writer: CheckpointWriter
-    ) -> dict[str, Any]:
-        config = self.config
-        try:
-            with StopRequest(self.processes) as stop:
-                while self.step < config.steps:
-                    self._advance(next(batches), observer, writer)
-                    if self.step < config.steps and stop.agreed():
-                        self._save(observer, writer)
-                        writer.wait()
-                        raise TrainingInterrupted(
-                            f"stopped after step {self.step} of {config.steps}: go on with --resume"
-                        )
-            writer.wait()
-            return self._finish(observer)
-        except NonFiniteError as error:
-            raise NonFiniteError(f"{error}; {self._saved()}") from error
-        except RuntimeError as error:
-            if self.processes.world_size == 1 or not lost_process(error):
-                raise
-            raise ProcessLostError(
-                f"another process of the run is gone, in step {self.step + 1}; {self._saved()}: go on with --resume"
-            ) from error
-
-    def _parallelize(self) -> None:
-        # After the copies for the average are made: a compiled or sharded module is not to be copied.
-        config = self.config.parallel
-        mesh = make_mesh(config, self.device, self.processes.world_size)
-        frozen = [*self.ema.copies, *([] if self.teacher is None else [self.teacher.network])]
-        for network in (self.student, *frozen):
-            kept = config.keep_student_gathered if network is self.student else config.keep_target_gathered
-            parallelize(network, config, mesh, compile=self.config.compile, keep_gathered=kept)
-
-    def _saved(self) -> str:
-        newest = latest_checkpoint(self.folder.checkpoints)
-        return "there is no checkpoint yet" if newest is None else f"the last good checkpoint is '{newest}'"
-
-    def _advance(self, batch: tuple[Tensor, Tensor | None], observer: Observer, writer: CheckpointWriter) -> None:
+    def _advance(self, batch: tuple[Tensor, Tensor | None], records: Records, writer: CheckpointWriter) -> None:
         config = self.config
         number = self.step + 1
         last = number == config.steps
@@ -236,105 +182,68 @@ class Trainer:
             want_grad_norm=report,
         )
         self.step = number
-        self._vitals.add(number, result)
-        observer.progress.advance()
+        self._metrics.add(number, result)
+        records.progress.advance()
         if report:
-            self._report(result.grad_norm, observer)
+            self._report(result.grad_norm, records)
         elif self.device.type == "cpu":
-            self._vitals.check()  # nothing to wait for, so a divergence is noticed at once
+            self._metrics.check()  # nothing to wait for, so a divergence is noticed at once
         with self._clock.paused():
             # First of all: what goes wrong in a picture or an evaluation must not cost the steps before it.
             if _due(config.checkpoint.every, number) or last:
-                self._save(observer, writer)
+                self._save(records, writer)
             if _due(config.sample.every, number):
-                observer.draw_samples(number)
+                self._previews.draw(number, records)
             if _due(config.evaluate.every, number) and not last:
-                observer.evaluate(number)
+                self._evaluator.evaluate(number, records)
             gather_nothing(self.ema.network)  # which has been sampled from
 
-    def _report(self, grad_norm: Tensor | None, observer: Observer) -> None:
+    def _report(self, grad_norm: Tensor | None, records: Records) -> None:
         steps, seconds = self._clock.lap(self.step)
-        observer.report(
-            {
-                "step": self.step,
-                **self._vitals.report(steps, seconds),
-                "grad_norm": None if grad_norm is None else finite_or_none(float(grad_norm)),
-                "lr": self.optimizer.param_groups[0]["lr"],
-                "ema_decay": self.ema.current_decay,
-                "images_per_second": steps * self.config.batch_size / seconds,
-                "seconds": self._elapsed(),
-                **self._reported(),
-            }
-        )
-
-    def _reported(self) -> dict[str, float]:
+        row = {
+            "step": self.step,
+            **self._metrics.report(steps, seconds),
+            "grad_norm": None if grad_norm is None else finite_or_none(float(grad_norm)),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "ema_decay": self.ema.current_decay,
+            "images_per_second": steps * self.config.batch_size / seconds,
+            "seconds": self._clock.total(),
+        }
         values = self.objective.report() if hasattr(self.objective, "report") else {}
-        if not values:
-            return {}
-        numbers = torch.stack([value.detach().double() for value in values.values()]).tolist()  # waits once for all
-        return {f"objective/{name}": number for name, number in zip(values, numbers, strict=True)}
+        if values:
+            numbers = torch.stack([value.detach().double() for value in values.values()]).tolist()  # waits once
+            row |= {f"objective/{name}": number for name, number in zip(values, numbers, strict=True)}
+        records.report(row, seconds_per_step=seconds / steps)
 
-    def _save(self, observer: Observer, writer: CheckpointWriter) -> None:
-        vitals = self._vitals.state()
-        finite = all_finite([*self.student.parameters(), *self.memory.parameters()])
-        if not self.processes.all_agree(finite, self.device):
+    def _save(self, records: Records, writer: CheckpointWriter) -> None:
+        values = self._state.values()
+        if not self._state.is_finite():
             raise NonFiniteError(f"the parameters after step {self.step} are not finite")
-        observer.metrics.sync()
+        records.sync()
         writer.save(
             self.step,
-            {
-                "student": self.student.state_dict(),
-                **{group: average for group, _, average in self._averages()},
-                "memory": self.memory.state_dict(),
-                "optimizer": export_optimizer(self.optimizer, self.student, self.memory),
-                "random": global_random_state(self.device, self.processes),
-            },
+            self._state.tensors(),
             {
                 "config": self.config.model_dump(mode="json"),
                 "data": data_info_to_plain(self.dataset.info),
-                **{f"{group}_decay": ema.current_decay for group, ema, _ in self._averages()},
                 "teacher_step": None if self.teacher is None else self.teacher.step,
-                **vitals,
-                "seconds": self._elapsed(),
+                **values,
+                "seconds": self._clock.total(),
                 "processes": self.processes.world_size,
                 "versions": library_versions(),
+                **self._notes,
             },
         )
 
-    def _averages(self) -> list[tuple[str, Ema, dict[str, Tensor]]]:
-        """The averages with their names in a checkpoint and their tensors, none where an average is the student."""
-        named = {"ema": self.ema, "target_ema": self.ema.second}
-        return [
-            (name, ema, {} if ema.is_student else ema.network.state_dict())
-            for name, ema in named.items()
-            if ema is not None
-        ]
-
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        checkpoint.read_into("student", self.student.state_dict())
-        for group, ema, average in self._averages():
-            checkpoint.read_into(group, average)
-            ema.load(average, checkpoint.state[f"{group}_decay"])
-        self.memory.load_state_dict(checkpoint.read("memory"))
-        optimizer = empty_optimizer_state(checkpoint.layout.get("optimizer", {}), self.student, self.memory)
-        checkpoint.read_into("optimizer", optimizer)
-        import_optimizer(self.optimizer, self.student, optimizer, self.memory)
-        restore_global_random_state(
-            checkpoint.read("random"), self.device, self.processes, seed=self.config.seed, step=checkpoint.step
-        )
-        self._vitals.restore(checkpoint.state)
-        self._seconds_before = checkpoint.state["seconds"]
-        self.step = checkpoint.step
-
-    def _finish(self, observer: Observer) -> dict[str, Any]:
+    def _finish(self, records: Records) -> dict[str, Any]:
         if self.config.evaluate.at_end:
-            observer.evaluate(self.step)
-        observer.draw_training()
+            self._evaluator.evaluate(self.step, records)
+        records.draw_training()
         summary = {
             "steps": self.step,
-            "final": observer.metrics.rows[-1],
-            "evaluation": observer.evaluation,
-            "wall_time_seconds": self._elapsed(),
+            "final": records.rows[-1],
+            "evaluation": self._evaluator.latest,
+            "wall_time_seconds": self._clock.total(),
             "parameters": sum(parameter.numel() for parameter in self.student.parameters()),
             "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
             "threads": torch.get_num_threads(),
@@ -346,32 +255,22 @@ class Trainer:
             write_atomically(self.folder.summary, json.dumps(summary, indent=2) + "\n")
         return summary
 
-    def _elapsed(self) -> float:
-        return self._seconds_before + self._clock.total()
+    def _saved(self) -> str:
+        newest = latest_checkpoint(self.folder.checkpoints)
+        return "there is no checkpoint yet" if newest is None else f"the last good checkpoint is '{newest}'"
 
-
-class _Clock:
-    """Time of the run, and time of training since the last report, which leaves pictures and checkpoints out."""
-
-    def __init__(self, step: int) -> None:
-        self._started = self._lap_started = time.perf_counter()
-        self._lap_step = step
-
-    def total(self) -> float:
-        return time.perf_counter() - self._started
-
-    def lap(self, step: int) -> tuple[int, float]:
-        """Steps and seconds of training since the last call."""
-        now = time.perf_counter()
-        steps, seconds = step - self._lap_step, now - self._lap_started
-        self._lap_step, self._lap_started = step, now
-        return steps, seconds
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self._lap_started += time.perf_counter() - began
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        stream = BatchStream(
+            self.dataset,
+            self.config.batch_size,
+            self.config.seed,
+            self.step,
+            self.config.workers,
+            rank=self.processes.rank,
+            world_size=self.processes.world_size,
+            micro_batches=self.config.accumulate,
+        )
+        return iter(stream)
 
 
 def _due(every: int, number: int) -> bool:

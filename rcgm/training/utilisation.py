@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from rcgm.config import TrainConfig, build_model_from
 from rcgm.data import DataInfo
 
 __all__ = ["PEAK_TFLOPS", "Utilisation", "forward_flops", "peak_flops"]
@@ -64,14 +65,14 @@ def _has(words: list[str], entry: list[str]) -> bool:
     return all(word in words for word in entry)
 
 
-def forward_flops(config: TrainConfig, info: DataInfo) -> int:
-    """Operations of one forward of the network of ``config``, fitted to its data, for one sample.
+def forward_flops(build: Callable[[], nn.Module], info: DataInfo) -> int:
+    """Operations of one forward of the network that ``build`` makes, for one sample of data like ``info``.
 
     Counted by torch on the meta device, so that sharding and compilation do not matter. Matrix products, convolutions
     and attention count, a multiplication and an addition as two; norms and the like do not.
     """
     with torch.device("meta"):
-        network = build_model_from(config).eval()
+        network = build().eval()
         times = torch.empty(1)
         labels: Tensor | None = None
         if getattr(network, "num_classes", None) is not None:
@@ -88,14 +89,17 @@ class Utilisation:
     is computed again to save memory does not count.
 
     Args:
-        config: of the run, fitted to its data.
+        build: makes the network of the run.
         info: of the data.
         device: of this process.
+        peak_tflops: rate of the device in 1e12 operations a second; that published for it where it is None.
     """
 
-    def __init__(self, config: TrainConfig, info: DataInfo, device: torch.device) -> None:
-        self._peak = peak_flops(device, config.logging.peak_tflops)
-        self._per_row = 0 if self._peak is None else forward_flops(config, info)
+    def __init__(
+        self, build: Callable[[], nn.Module], info: DataInfo, device: torch.device, peak_tflops: float | None = None
+    ) -> None:
+        self._peak = peak_flops(device, peak_tflops)
+        self._per_row = 0 if self._peak is None else forward_flops(build, info)
 
     def share(self, rows: int, steps: int, seconds: float) -> dict[str, float]:
         """``mfu``, from 0 to 1, of ``steps`` that each put ``rows`` through a network; nothing without a peak."""

@@ -28,8 +28,8 @@ from rcgm.models import DiT
 from rcgm.objectives import RCGM, SCM, UCGM, MeanFlow, Objective, ObjectiveOutput
 from rcgm.objectives.times import TimeSampler
 from rcgm.training.ema import Ema
+from rcgm.training.nonfinite_guard import NonFiniteGuard
 from rcgm.training.optimizers import build_optimizer
-from rcgm.training.skips import Skips
 from rcgm.training.step import TrainStep
 
 DEPTH = 2
@@ -91,7 +91,7 @@ def run(
         parallelize(teacher, config, mesh, compile=compile, keep_gathered=config.keep_target_gathered)
     memory = objective.state()
     optimizer = build_optimizer(OptimizerConfig(lr=1e-3), student, memory)
-    skips = Skips(steps, CPU) if careful else None
+    guard = NonFiniteGuard(steps, CPU) if careful else None
     known = torch.nan_to_num if careful else lambda tensor: tensor
     results: dict[str, list[Tensor]] = collections.defaultdict(list)
     optimizer.register_step_pre_hook(
@@ -111,7 +111,7 @@ def run(
         teacher=teacher,
         frozen=() if teacher is None else (teacher,),
         processes=processes,
-        skips=skips,
+        guard=guard,
     )
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(rows, 2, 4, 4, generator=generator, dtype=dtype)
@@ -125,7 +125,7 @@ def run(
         counts.append(calls.count)
         results["losses"].append(known(result.loss))
         results["norms"].append(known(result.grad_norm))
-    assert skips is None or skips.read() == 1
+    assert guard is None or guard.read() == 1
     results["parameters"] = [whole(parameter) for parameter in student.parameters()]
     results["average"] = [whole(parameter) for parameter in ema.network.parameters()]
     if ema.second is not None:

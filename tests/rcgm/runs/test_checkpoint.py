@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from rcgm.runs import checkpoint as module
+from rcgm.runs import checkpoint_state
 from rcgm.runs.checkpoint import (
     CheckpointError,
     find_checkpoints,
@@ -115,7 +116,7 @@ def test_a_changed_byte_is_noticed(saved, name):
 
 
 def test_another_format_is_refused(saved, monkeypatch):
-    monkeypatch.setattr(module, "FORMAT", 3)
+    monkeypatch.setattr(checkpoint_state, "FORMAT", 3)
     with pytest.raises(CheckpointError, match="has format 2; this version reads 3"):
         read_checkpoint(saved)
 
@@ -129,3 +130,55 @@ def test_json_of_another_kind_is_refused(saved):
 def test_keep_must_leave_one(tmp_path):
     with pytest.raises(ValueError, match="keep must be at least 1"):
         save_checkpoint(tmp_path, 1, TENSORS, STATE, keep=0)
+
+
+def rewrite_state(path, change):
+    """Change the content of state.json, and give it the SHA-256 that goes with it."""
+    content = json.loads((path / "state.json").read_text())
+    del content["sha256"]
+    change(content)
+    content["sha256"] = checkpoint_state.hash_of_content(content)
+    (path / "state.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content.pop("format"), "has format None; this version reads 2"),
+        (lambda content: content.pop("step"), "'step' is missing"),
+        (lambda content: content.update(step="7"), "'step' is '7'"),
+        (lambda content: content.update(step=True), "'step' is True"),
+        (lambda content: content.update(step=-1), "'step' is -1"),
+        (lambda content: content.pop("files"), "'files' is missing"),
+        (lambda content: content.update(files=[]), r"'files' is \[\]"),
+        (lambda content: content.update(files={}), "it lists no files"),
+        (lambda content: content["files"].update({"../x.safetensors": {}}), "'../x.safetensors' is no name of a file"),
+        (lambda content: content["files"].update({"ema.safetensors": 3}), "the size or the SHA-256 of 'ema.safet"),
+        (lambda content: content.update(state=None), "'state' is None"),
+    ],
+)
+def test_a_damaged_state_names_the_file_and_the_entry(saved, change, message):
+    rewrite_state(saved, change)
+    with pytest.raises(CheckpointError, match=message) as raised:
+        read_checkpoint(saved)
+    assert str(saved / "state.json") in str(raised.value)
+
+
+def test_values_are_asked_for_by_name_and_type(saved):
+    content = read_checkpoint(saved)
+    assert content.value("name", str) == "x"
+    assert content.value("decay", float) == STATE["decay"]
+    with pytest.raises(CheckpointError, match=r"state\.json' is damaged: 'seconds' is missing"):
+        content.value("seconds", float)
+    with pytest.raises(CheckpointError, match=r"state\.json' is damaged: 'name' is 'x'"):
+        content.value("name", float)
+
+
+def test_files_of_other_groups_need_not_be_there(saved):
+    (saved / "student.safetensors").unlink()
+    (saved / "stray.safetensors").write_bytes(b"no tensors")
+    content = read_checkpoint(saved, groups=["ema"])
+    assert set(content.tensors) == {"ema"}
+    assert torch.equal(content.read("ema")["a.weight"], TENSORS["ema"]["a.weight"])
+    with pytest.raises(CheckpointError, match=r"student\.safetensors' is missing"):
+        read_checkpoint(saved)

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from rcgm.runs import CheckpointError
 from rcgm.runs.metrics import EvaluationsFile, MetricsFile, TensorBoard, read_metrics
 
 
@@ -63,3 +64,25 @@ def test_tensorboard_turned_off_writes_nothing(tmp_path):
     board.scalars({"step": 1, "loss": 1.0}, "train")
     board.close()
     assert not (tmp_path / "board").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"step": 1}\n\xff\xfe\n', "metrics.jsonl' is not UTF-8"),
+        (b"[1, 2]\n", "line 1, is no object with a 'step'"),
+        (b'{"loss": 1}\n', "line 1, is no object with a 'step'"),
+        (b'{"step": "x"}\n', "line 1, is no object with a 'step'"),
+    ],
+)
+def test_rows_that_are_none_are_named(tmp_path, content, message):
+    (tmp_path / "metrics.jsonl").write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        MetricsFile(tmp_path / "metrics.jsonl", done=5)
+
+
+@pytest.mark.parametrize("content", [b"[1]", b'{"x": {}}', b"\xff", b"{"])
+def test_evaluations_that_are_none_are_named(tmp_path, content):
+    (tmp_path / "evaluations.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"evaluations\.json' is "):
+        EvaluationsFile(tmp_path / "evaluations.json", done=5)

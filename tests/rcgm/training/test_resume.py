@@ -19,7 +19,7 @@ from rcgm.runs.checkpoint import find_checkpoints, read_checkpoint
 from rcgm.training import Trainer, TrainingInterrupted, train
 from rcgm.training import step as step_module
 from rcgm.training.interrupts import StopRequest
-from rcgm.training.observer import Observer
+from rcgm.training.previews import Previews
 
 TIMES = {"images_per_second", "seconds"}
 
@@ -203,7 +203,7 @@ def test_the_checkpoint_of_a_step_is_written_before_its_pictures(tmp_path, tiny_
     def broken(*arguments):
         raise ValueError("no picture")
 
-    monkeypatch.setattr(Observer, "draw_samples", broken)
+    monkeypatch.setattr(Previews, "draw", broken)
     with pytest.raises(ValueError, match="no picture"):
         train(tiny_config("sample.every=5"), tmp_path, show_progress=False)
     assert latest_checkpoint(tmp_path / "checkpoints").name == "step_00000005"

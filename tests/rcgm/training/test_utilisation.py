@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rcgm.config import parse_config
+from rcgm.config import build_model_from, parse_config
 from rcgm.data import DataInfo
 from rcgm.training import train
 from rcgm.training.utilisation import Utilisation, forward_flops, peak_flops, published_peak
@@ -23,9 +23,13 @@ def config(**more):
     )
 
 
+def build():
+    return build_model_from(config())
+
+
 def test_dit_xl_2_costs_what_is_published_and_no_memory():
     # Peebles & Xie 2023, table 4: 118.64 GFLOPs, a multiplication and an addition being one.
-    assert forward_flops(config(), INFO) == pytest.approx(2 * 118.64e9, rel=2e-3)
+    assert forward_flops(build, INFO) == pytest.approx(2 * 118.64e9, rel=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -49,8 +53,8 @@ def test_rates_by_name(name, tflops):
 def test_a_cpu_has_no_rate_but_the_one_it_is_given():
     assert peak_flops(CPU) is None
     assert peak_flops(CPU, 0.5) == 5e11
-    assert Utilisation(config(), INFO, CPU).share(10, 1, 1.0) == {}
-    given = Utilisation(config(logging={"peak_tflops": 10.0}), INFO, CPU)
+    assert Utilisation(build, INFO, CPU).share(10, 1, 1.0) == {}
+    given = Utilisation(build, INFO, CPU, 10.0)
     assert given.share(100, 3, 60.0)["mfu"] == pytest.approx(100 * 3 * 2 * 118.64e9 / (60 * 1e13), rel=2e-3)
 
 

@@ -1,4 +1,4 @@
-"""How a run is doing: losses, skipped steps, use of the device; gathered there, and read with the reports."""
+"""Step metrics: losses, skipped steps and use of the device, gathered on the device and read with the reports."""
 
 from __future__ import annotations
 
@@ -7,40 +7,46 @@ from typing import Any
 
 import torch
 
-from rcgm.config import TrainConfig
-from rcgm.data import DataInfo
 from rcgm.distributed.shares import Processes
 from rcgm.training.health import LossWindow
 from rcgm.training.loss_by_time import LossByTime
-from rcgm.training.skips import Skips
+from rcgm.training.nonfinite_guard import NonFiniteGuard
 from rcgm.training.step import StepResult
 from rcgm.training.utilisation import Utilisation
 
-__all__ = ["Vitals"]
+__all__ = ["StepMetrics"]
 
 GIB = 2**30
 
 
-class Vitals:
-    """What is known of the steps since the last report. Nothing but the methods that say so waits for the device.
+class StepMetrics:
+    """Metrics of the steps since the last report. Only the methods that say so wait for the device.
 
     Args:
-        config: of the run, fitted to its data.
-        info: of the data.
         device: of this process.
         processes: of the run.
+        time_ranges: equal ranges of t by which the loss is reported; 0 for none.
+        skip_limit: skip steps that are not finite, and abort after this many in a row; None skips none.
+        utilisation: of the device.
 
     Attributes:
-        by_time, skips: to be given to the :class:`~rcgm.training.step.TrainStep`; None where they are not wanted.
+        by_time, guard: to be given to the :class:`~rcgm.training.step.TrainStep`; None where they are not wanted.
     """
 
-    def __init__(self, config: TrainConfig, info: DataInfo, device: torch.device, processes: Processes) -> None:
-        self._config = config
+    def __init__(
+        self,
+        device: torch.device,
+        processes: Processes,
+        *,
+        time_ranges: int,
+        skip_limit: int | None,
+        utilisation: Utilisation,
+    ) -> None:
         self._device = device
-        self.by_time = LossByTime(config.logging.time_ranges, device, processes) if config.logging.time_ranges else None
-        self.skips = Skips(config.skip_limit, device) if config.skip_nonfinite else None
-        self._losses = LossWindow(skip=config.skip_nonfinite)
-        self._utilisation = Utilisation(config, info, device)
+        self.by_time = LossByTime(time_ranges, device, processes) if time_ranges else None
+        self.guard = None if skip_limit is None else NonFiniteGuard(skip_limit, device)
+        self._losses = LossWindow(skip=self.guard is not None)
+        self._utilisation = utilisation
         self._rows = 0
 
     def add(self, step: int, result: StepResult) -> None:
@@ -55,14 +61,14 @@ class Vitals:
             NonFiniteError: the run has diverged.
         """
         losses = self._losses.read()
-        if self.skips is not None:
-            self.skips.read()
+        if self.guard is not None:
+            self.guard.read()
         return losses
 
     def report(self, steps: int, seconds: float) -> dict[str, float | None]:
         """The numbers of the last ``steps``, which took ``seconds``; then begin anew.
 
-        ``loss`` is None where every step was left out. Each process has to make the call, which waits for the device.
+        ``loss`` is None where every step was skipped. Each process has to make the call, which waits for the device.
 
         Raises:
             NonFiniteError: the run has diverged.
@@ -72,8 +78,8 @@ class Vitals:
         row: dict[str, float | None] = {"loss": sum(losses) / len(losses) if losses else None}
         if self.by_time is not None:
             row |= self.by_time.report()
-        if self.skips is not None:
-            row["skipped_steps"] = self.skips.read()
+        if self.guard is not None:
+            row["skipped_steps"] = self.guard.read()
         row |= self._utilisation.share(self._rows, steps, seconds)
         if self._device.type == "cuda":
             row["peak_memory_gib"] = torch.cuda.max_memory_allocated(self._device) / GIB
@@ -89,13 +95,13 @@ class Vitals:
         return {
             "unreported_losses": self.check(),
             "unreported_by_time": None if self.by_time is None else self.by_time.state(),
-            "skipped_steps": 0 if self.skips is None else self.skips.read(),
+            "skipped_steps": 0 if self.guard is None else self.guard.read(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from :meth:`state`."""
-        self._losses = LossWindow(state["unreported_losses"], skip=self._config.skip_nonfinite)
+        self._losses = LossWindow(state["unreported_losses"], skip=self.guard is not None)
         if self.by_time is not None and state.get("unreported_by_time") is not None:
             self.by_time.restore(state["unreported_by_time"])
-        if self.skips is not None:
-            self.skips.restore(state.get("skipped_steps", 0))
+        if self.guard is not None:
+            self.guard.restore(state.get("skipped_steps", 0))

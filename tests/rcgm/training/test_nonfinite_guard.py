@@ -11,7 +11,7 @@ from torch import nn
 from rcgm.config import build_dataset_from, build_model_from, fit_to_data
 from rcgm.runs import RunFolder, latest_checkpoint, read_checkpoint
 from rcgm.training import NonFiniteError, Trainer, train
-from rcgm.training.skips import Skips
+from rcgm.training.nonfinite_guard import NonFiniteGuard
 
 CPU = torch.device("cpu")
 OPTIMIZERS = {
@@ -28,18 +28,18 @@ def test_a_step_that_is_left_out_leaves_no_trace(name, bad):
     network = nn.Linear(4, 3)
     plain = copy.deepcopy(network)
     optimizer, reference = (OPTIMIZERS[name](module.parameters()) for module in (network, plain))
-    skips = Skips(5, CPU)
+    guard = NonFiniteGuard(5, CPU)
     for number, factor in enumerate((1.0, bad, bad, 0.5)):
         x = torch.full((2, 4), float(number + 1))
         (network(x).square().sum() * factor).backward()
         norm = nn.utils.get_total_norm([parameter.grad for parameter in network.parameters()])
-        skips.step(optimizer, torch.tensor(1.0), norm)
+        guard.step(optimizer, torch.tensor(1.0), norm)
         optimizer.zero_grad()
         if math.isfinite(factor):
             (plain(x).square().sum() * factor).backward()
             reference.step()
             reference.zero_grad()
-    assert skips.read() == 2
+    assert guard.read() == 2
     assert not hasattr(optimizer, "found_inf")
     for one, other in zip(network.parameters(), plain.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -50,13 +50,13 @@ def test_a_step_that_is_left_out_leaves_no_trace(name, bad):
 def test_only_those_in_a_row_count_towards_the_limit():
     network = nn.Linear(1, 1)
     optimizer = OPTIMIZERS["adamw"](network.parameters())
-    skips = Skips(3, CPU)
+    guard = NonFiniteGuard(3, CPU)
     for value in (math.nan, math.nan, 1.0, math.nan, math.nan):
-        skips.step(optimizer, torch.tensor(value))
-    assert skips.read() == 4
-    skips.step(optimizer, torch.tensor(1.0), torch.tensor(math.inf))
+        guard.step(optimizer, torch.tensor(value))
+    assert guard.read() == 4
+    guard.step(optimizer, torch.tensor(1.0), torch.tensor(math.inf))
     with pytest.raises(NonFiniteError, match="3 steps in a row were not finite, and skip_limit is 3"):
-        skips.read()
+        guard.read()
 
 
 class Turning:

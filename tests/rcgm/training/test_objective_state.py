@@ -9,7 +9,7 @@ from torch import nn
 
 from rcgm.config import OptimizerConfig, build_dataset_from, build_model_from, fit_to_data
 from rcgm.models import MLP
-from rcgm.runs import RunFolder, latest_checkpoint, read_checkpoint
+from rcgm.runs import RunFolder, latest_checkpoint, read_checkpoint, save_checkpoint
 from rcgm.training import NonFiniteError, Trainer, train
 from rcgm.training.ema import Ema
 from rcgm.training.optimizers import build_optimizer, export_optimizer, import_optimizer
@@ -64,7 +64,7 @@ def last(folder):
 
 
 @pytest.mark.parametrize("name", ["adamw", "radam"])
-def test_memory_is_trained_saved_and_resumed_bit_for_bit(tmp_path, build, regression, name):
+def test_state_is_trained_saved_and_resumed_bit_for_bit(tmp_path, build, regression, name):
     option = f"optimizer.name={name}"
     first = Remembering(regression)
     before = first.module.scale.detach().clone()
@@ -73,10 +73,10 @@ def test_memory_is_trained_saved_and_resumed_bit_for_bit(tmp_path, build, regres
     build(Remembering(regression), option, "steps=7", name="stopped").run()
     build(Remembering(regression), option, name="stopped", checkpoint=last(tmp_path / "stopped")).run()
     one, two = last(tmp_path / "straight"), last(tmp_path / "stopped")
-    assert set(one.tensors["memory"]) == {"scale.scale", "scale.calls"}
-    assert one.tensors["memory"]["scale.calls"] == 12
+    assert set(one.tensors["objective"]) == {"scale.scale", "scale.calls"}
+    assert one.tensors["objective"]["scale.calls"] == 12
     assert "objective/scale.scale/exp_avg" in one.tensors["optimizer"]
-    for group in ("student", "memory", "optimizer"):
+    for group in ("student", "objective", "optimizer"):
         assert one.tensors[group].keys() == two.tensors[group].keys()
         assert all(torch.equal(tensor, two.tensors[group][key]) for key, tensor in one.tensors[group].items())
 
@@ -85,7 +85,7 @@ def test_memory_is_trained_saved_and_resumed_bit_for_bit(tmp_path, build, regres
     "objective",
     ["{name: scm, weighting: learned, warmup_steps: 4}", "{name: mean_flow, derivative: {name: auto, every: 4}}"],
 )
-def test_objectives_with_a_memory_resume_exactly(tmp_path, tiny_config, objective):
+def test_objectives_with_a_state_resume_exactly(tmp_path, tiny_config, objective):
     def config(steps):
         return tiny_config(f"objective={objective}", f"steps={steps}", "logging.every=1")
 
@@ -93,7 +93,7 @@ def test_objectives_with_a_memory_resume_exactly(tmp_path, tiny_config, objectiv
     train(config(7), tmp_path / "stopped", show_progress=False)
     train(config(12), tmp_path / "stopped", resume=True, show_progress=False)
     one, two = last(tmp_path / "straight"), last(tmp_path / "stopped")
-    assert one.tensors["memory"]
+    assert one.tensors["objective"]
     for group in one.tensors:
         assert all(torch.equal(tensor, two.tensors[group][key]) for key, tensor in one.tensors[group].items())
     timing = ("seconds", "images_per_second")
@@ -102,6 +102,19 @@ def test_objectives_with_a_memory_resume_exactly(tmp_path, tiny_config, objectiv
         for name in ("straight", "stopped")
     ]
     assert plain[0] == plain[1]
+
+
+def test_checkpoints_with_the_old_name_of_the_group_are_read(tmp_path, build, regression):
+    build(Remembering(regression), name="straight").run()
+    build(Remembering(regression), "steps=7", name="stopped").run()
+    stopped = last(tmp_path / "stopped")
+    groups = {"memory" if name == "objective" else name: tensors for name, tensors in stopped.tensors.items()}
+    old = read_checkpoint(save_checkpoint(tmp_path / "old", 7, groups, stopped.state, keep=1))
+    assert "memory" in old.layout and "objective" not in old.layout
+    build(Remembering(regression), name="stopped", checkpoint=old).run()
+    one, two = last(tmp_path / "straight"), last(tmp_path / "stopped")
+    for group in one.tensors:
+        assert all(torch.equal(tensor, two.tensors[group][key]) for key, tensor in one.tensors[group].items())
 
 
 def test_reports_are_recorded_with_the_loss_and_asked_for_only_then(tmp_path, build, regression):
@@ -121,7 +134,7 @@ def test_reports_reach_tensorboard(tmp_path, build, regression):
     assert [event.value for event in events.Scalars("train/objective/calls")] == [3, 6]
 
 
-def test_a_memory_that_is_not_finite_is_not_saved(tmp_path, build, regression):
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path, build, regression):
     objective = Remembering(regression)
     trainer = build(objective, "steps=5")
     # Broken in the last step: no loss shows it any more.
@@ -131,7 +144,7 @@ def test_a_memory_that_is_not_finite_is_not_saved(tmp_path, build, regression):
     assert latest_checkpoint(tmp_path / "run/checkpoints") is None
 
 
-def test_memory_has_no_weight_decay():
+def test_state_has_no_weight_decay():
     student = MLP(dim=2, width=8, depth=1, frequency_size=4)
     memory = nn.ModuleDict({"head": nn.Linear(3, 3)})
     optimizer = build_optimizer(OptimizerConfig(lr=0.1, weight_decay=0.5), student, memory)
@@ -156,7 +169,7 @@ def test_clipping_looks_at_the_student_alone(regression):
     torch.testing.assert_close(norm, torch.cat([gradient.flatten() for gradient in gradients]).norm())
 
 
-def test_exported_names_of_memory_do_not_meet_those_of_the_network():
+def test_exported_names_of_the_state_do_not_meet_those_of_the_network():
     network, memory = nn.ModuleDict({"head": nn.Linear(2, 2)}), nn.ModuleDict({"head": nn.Linear(2, 2)})
     optimizer = build_optimizer(OptimizerConfig(), network, memory)
     for index, parameter in enumerate((*network.parameters(), *memory.parameters())):
