@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 
 from rcgm.cli import encode, evaluate, export, info, sample, train
-from rcgm.cli.errors import fail, missing_package
+from rcgm.cli.errors import exhausted, fail, missing_package
 
 __all__ = ["main"]
 
@@ -52,10 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.traceback or message is None:
             raise
         return fail(message)
-    except (ValueError, TypeError, OSError) as error:
-        if options.traceback:
+    except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
+        message = exhausted(error, getattr(options, "output", None), options.less_memory)
+        if message is None and isinstance(error, (ValueError, TypeError, OSError)):
+            message = str(error)
+        if options.traceback or message is None:
             raise
-        return fail(str(error))
+        return fail(message)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -77,5 +80,5 @@ def _parser() -> argparse.ArgumentParser:
         one = commands.add_parser(name, help=command.SHORT, description=command.TEXT, formatter_class=as_written)
         command.add_arguments(one)
         one.add_argument("--traceback", action="store_true", help="show where in the program an error came from")
-        one.set_defaults(run_command=command.run)
+        one.set_defaults(run_command=command.run, less_memory=command.LESS_MEMORY)
     return parser

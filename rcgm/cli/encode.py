@@ -9,6 +9,8 @@ from rcgm.cli.arguments import add_device, colour, from_zero, positive, seed
 
 SHORT = "turn a folder of images into latents"
 
+LESS_MEMORY = "make --batch-size smaller"
+
 TEXT = """\
 Turn a folder of images, one sub-folder a class, into shards of latents and their statistics.
 

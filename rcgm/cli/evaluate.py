@@ -10,6 +10,8 @@ from rcgm.cli.runs import decoder_of, load
 
 SHORT = "measure the samples of a trained model"
 
+LESS_MEMORY = "make --batch-size or --count smaller, or use --device cpu"
+
 TEXT = """\
 Measure the samples of a run and print the numbers as JSON, by number of steps.
 

@@ -10,6 +10,8 @@ from rcgm.cli.runs import load
 
 SHORT = "write a trained model to one file or a folder"
 
+LESS_MEMORY = "use --device cpu"
+
 TEXT = """\
 Write the weights of a run to one safetensors file, under the names of the network's own state_dict, whether one
 process trained it or many; or, where the name does not end in .safetensors, to a folder of config.json and

@@ -6,6 +6,8 @@ import argparse
 
 SHORT = "show what is installed and which kernels will run"
 
+LESS_MEMORY = "close other programs"
+
 TEXT = """\
 Show what is installed here and which kernels will run. Paste it into bug reports.
 

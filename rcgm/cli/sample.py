@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 SHORT = "draw samples with a trained model"
 
+LESS_MEMORY = "make --count smaller, or use --device cpu"
+
 TEXT = """\
 Draw samples with the network of a run, in each of the given numbers of steps from the same noise.
 

@@ -11,6 +11,8 @@ from rcgm.cli.errors import fail
 
 SHORT = "train a model from a configuration file"
 
+LESS_MEMORY = "make batch_size smaller or accumulate larger, or set parallel.activation_checkpointing=full"
+
 TEXT = """\
 Train the run that a configuration file describes.
 

@@ -26,11 +26,12 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from rcgm.distributed.shares import Processes
 from rcgm.files import sha256_of, sync_to_disk, write_atomically
-from rcgm.runs.checkpoint_state import FORMAT, STATE, CheckpointError, hash_of_content, read_state
+from rcgm.runs.checkpoint_state import FORMAT, STATE, CheckpointError, file_problem, hash_of_content, read_state
 
 __all__ = [
     "Checkpoint",
@@ -209,7 +210,9 @@ def read_checkpoint(
     processes = Processes() if processes is None else processes
     content = read_state(path / STATE)
     names = sorted(name for name in content["files"] if groups is None or _group_of(name) in groups)
-    problem = _problem(path, {name: content["files"][name] for name in names[processes.rank :: processes.world_size]})
+    problem = file_problem(
+        path, {name: content["files"][name] for name in names[processes.rank :: processes.world_size]}
+    )
     for found in _gathered(problem, processes):
         if found is not None:
             raise CheckpointError(found)
@@ -233,7 +236,13 @@ def _write(
     numbers = {key: 1 + groups.index(key.partition("/")[0]) for key in content}
     writer = HuggingFaceStorageWriter(str(folder), numbers, save_distributed=True)
     with _quiet():
-        dcp.save(content, storage_writer=writer, process_group=group, no_dist=processes.world_size == 1)
+        try:
+            dcp.save(content, storage_writer=writer, process_group=group, no_dist=processes.world_size == 1)
+        except CheckpointException as error:  # which is no Exception, and hides what went wrong
+            causes = [cause for cause, _ in error.failures.values() if isinstance(cause, OSError)]
+            if not causes:
+                raise
+            raise OSError(causes[0].errno, causes[0].strerror, str(folder)) from error
     files = {}
     for path in sorted(folder.iterdir()):
         match = WRITTEN.fullmatch(path.name)
@@ -244,19 +253,6 @@ def _write(
         sync_to_disk(path)
         files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
     return files
-
-
-def _problem(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None:
-    for name, expected in files.items():
-        file = folder / name
-        if not file.is_file():
-            return f"checkpoint file '{file}' is missing"
-        size = file.stat().st_size
-        if size != expected["bytes"]:
-            return f"checkpoint file '{file}' is damaged: {size} bytes instead of {expected['bytes']}"
-        if sha256_of(file) != expected["sha256"]:
-            return f"checkpoint file '{file}' is damaged: its SHA-256 differs from the one in {STATE}"
-    return None
 
 
 def _group_of(file: str) -> str:

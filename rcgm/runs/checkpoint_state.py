@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["FORMAT", "STATE", "CheckpointError", "hash_of_content", "read_state"]
+from rcgm.files import sha256_of
+
+__all__ = ["FORMAT", "STATE", "CheckpointError", "file_problem", "hash_of_content", "read_state"]
 
 FORMAT = 2
 STATE = "state.json"
@@ -64,3 +66,17 @@ def _wrong_entry(content: Mapping[str, Any]) -> str | None:
 def hash_of_content(content: Mapping[str, Any]) -> str:
     """SHA-256 of plain values, whatever the order of their keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def file_problem(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """What is wrong with the first of ``files``, which are listed with their sizes and hashes; None for nothing."""
+    for name, expected in files.items():
+        file = folder / name
+        if not file.is_file():
+            return f"checkpoint file '{file}' is missing"
+        size = file.stat().st_size
+        if size != expected["bytes"]:
+            return f"checkpoint file '{file}' is damaged: {size} bytes instead of {expected['bytes']}"
+        if sha256_of(file) != expected["sha256"]:
+            return f"checkpoint file '{file}' is damaged: its SHA-256 differs from the one in {STATE}"
+    return None

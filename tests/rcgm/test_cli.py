@@ -20,7 +20,7 @@ steps: 4
 batch_size: 8
 data: {name: digits}
 model: {name: dit, preset: nano/2}
-objective: {name: rcgm, order: 2}
+objective: {name: rcgm, order: 2, label_dropout: 0.2}
 ema: {decay: 0.9}
 checkpoint: {every: 2}
 logging: {every: 2, tensorboard: false}

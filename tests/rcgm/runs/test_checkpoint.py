@@ -1,7 +1,10 @@
+import errno
 import json
+import traceback
 
 import pytest
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 
 from rcgm.runs import checkpoint as module
 from rcgm.runs import checkpoint_state
@@ -130,6 +133,17 @@ def test_json_of_another_kind_is_refused(saved):
 def test_keep_must_leave_one(tmp_path):
     with pytest.raises(ValueError, match="keep must be at least 1"):
         save_checkpoint(tmp_path, 1, TENSORS, STATE, keep=0)
+
+
+def test_a_full_disk_is_an_error_that_names_the_folder(tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        cause = OSError(errno.ENOSPC, "No space left on device")
+        raise CheckpointException("save", {0: (cause, traceback.StackSummary())})
+
+    monkeypatch.setattr(module.dcp, "save", full)
+    with pytest.raises(OSError, match="unfinished_step_00000001") as raised:
+        save_checkpoint(tmp_path, 1, TENSORS, STATE, keep=1)
+    assert raised.value.errno == errno.ENOSPC
 
 
 def rewrite_state(path, change):

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from rcgm.cli import main
 from rcgm.config import ConfigError, apply_overrides, parse_config
 from rcgm.runs import latest_checkpoint, read_checkpoint, save_checkpoint
 from rcgm.training import train
@@ -109,10 +108,3 @@ def test_a_checkpoint_without_a_fingerprint_is_compared_by_what_it_holds(tmp_pat
     save_checkpoint(tmp_path / "run/checkpoints", 5, checkpoint.tensors, {**state, "data": {"shape": [3]}}, keep=1)
     with pytest.raises(ConfigError, match=r"shape was \[3\] and is \[2\]"):
         train(config(points, labels, "steps=6"), tmp_path / "run", resume=True, show_progress=False)
-
-
-def test_the_command_takes_keys_with_resume_alone(tmp_path, capsys):
-    path = tmp_path / "c.yaml"
-    path.write_text("{}")
-    assert main(["train", str(path), "--allow-change", "optimizer.lr"]) == 2
-    assert "missing" in capsys.readouterr().err  # the configuration is read first
