@@ -1,47 +1,18 @@
-"""A run that is stopped, or killed at the worst moment, goes on as if nothing had happened."""
+"""A run that is stopped goes on as if nothing had happened, and refuses what it cannot go on with."""
 
-import json
 import os
 import re
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
 
-from rcgm.cli import main
-from rcgm.config import ConfigError, build_dataset_from, load_config
+from rcgm.config import ConfigError, build_dataset_from
 from rcgm.runs import CheckpointError, RunFolder, latest_checkpoint
 from rcgm.runs.checkpoint import find_checkpoints, read_checkpoint
-from rcgm.training import Trainer, TrainingInterrupted, train
+from rcgm.training import Trainer, train
 from rcgm.training import step as step_module
-from rcgm.training.interrupts import StopRequest
 from rcgm.training.previews import Previews
-
-TIMES = {"images_per_second", "seconds"}
-
-
-def losses(folder: Path) -> list[dict]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
-
-
-def assert_same_run(expected: Path, got: Path) -> None:
-    assert losses(expected) == losses(got)
-    one = read_checkpoint(latest_checkpoint(expected / "checkpoints"))
-    two = read_checkpoint(latest_checkpoint(got / "checkpoints"))
-    assert one.step == two.step
-    assert one.tensors.keys() == two.tensors.keys()
-    for group in one.tensors:
-        assert one.tensors[group].keys() == two.tensors[group].keys()
-        for name, tensor in one.tensors[group].items():
-            assert torch.equal(tensor, two.tensors[group][name]), f"{group} {name}"
-    assert one.state.get("target_ema_decay") == two.state.get("target_ema_decay")
-    for key in ("ema_decay", "unreported_losses", "config"):
-        assert one.state[key] == two.state[key]
+from tests.support.same_run import assert_same_run, losses
 
 
 @pytest.mark.parametrize(
@@ -144,61 +115,6 @@ def test_a_damaged_newest_checkpoint_is_an_error_and_no_older_one_is_taken(tmp_p
         train(tiny_config(), tmp_path, resume=True)
 
 
-def test_a_signal_stops_after_the_step_and_saves_it(tmp_path, tiny_config, monkeypatch):
-    config = tiny_config()
-    train(config, tmp_path / "straight", show_progress=False)
-    original = step_module.TrainStep.__call__
-
-    def interrupt(self, step, *arguments, **options):
-        if step == 6:
-            signal.raise_signal(signal.SIGTERM)
-        return original(self, step, *arguments, **options)
-
-    handler = signal.getsignal(signal.SIGTERM)
-    with monkeypatch.context() as patch:
-        patch.setattr(step_module.TrainStep, "__call__", interrupt)
-        with pytest.raises(TrainingInterrupted, match="stopped after step 7 of 12"):
-            train(config, tmp_path / "stopped", show_progress=False)
-    assert signal.getsignal(signal.SIGTERM) == handler
-    assert latest_checkpoint(tmp_path / "stopped/checkpoints").name == "step_00000007"
-    train(config, tmp_path / "stopped", resume=True, show_progress=False)
-    assert_same_run(tmp_path / "straight", tmp_path / "stopped")
-
-
-@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGUSR2"])
-def test_warnings_of_a_terminal_or_a_scheduler_may_come_again(name):
-    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
-    with StopRequest() as stop:
-        assert not stop.agreed()
-        for _ in range(3):
-            signal.raise_signal(getattr(signal, name))
-            assert stop.agreed()
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert handlers == {number: signal.getsignal(number) for number in signal.valid_signals()}
-
-
-def test_what_was_ignored_stays_ignored():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with StopRequest() as stop:
-            signal.raise_signal(signal.SIGHUP)
-            assert not stop.agreed()
-        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
-def test_a_second_ctrl_c_ends_the_run_with_a_line(tmp_path, tiny_yaml, monkeypatch, capsys):
-    def interrupt(*arguments, **options):
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.setattr(step_module.TrainStep, "__call__", interrupt)
-    assert main(["train", str(tiny_yaml), "--output", str(tmp_path / "run")]) == 130
-    assert capsys.readouterr().err.splitlines()[-1] == "rcgm: error: interrupted"
-
-
 def test_the_checkpoint_of_a_step_is_written_before_its_pictures(tmp_path, tiny_config, monkeypatch):
     def broken(*arguments):
         raise ValueError("no picture")
@@ -227,80 +143,3 @@ def test_two_runs_do_not_share_a_folder(tmp_path, tiny_config, monkeypatch):
         assert re.match(rf"process {os.getpid()} on .* \(since .*\) is training in '.*' right now: let it end", message)
     assert (tmp_path / ".lock").is_file()  # which locks nothing any more
     train(tiny_config("steps=13"), tmp_path, resume=True, show_progress=False)
-
-
-# Killed from outside
-
-
-RUN = """
-import sys, torch
-torch.set_num_threads(1)
-from rcgm.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-KILL_WHILE_WRITING = """
-import os, signal, sys, torch
-torch.set_num_threads(1)
-from rcgm.cli import main
-from rcgm.runs import checkpoint
-save = checkpoint.dcp.save
-
-def save_half_and_die(content, *, storage_writer, **options):
-    save(content, storage_writer=storage_writer, **options)
-    if "step_00000010" in str(storage_writer.path):
-        path = max(storage_writer.path.glob("*.safetensors"), key=lambda path: path.stat().st_size)
-        with open(path, "r+b") as stream:
-            stream.truncate(path.stat().st_size // 2)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-checkpoint.dcp.save = save_half_and_die
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-def start(program: str, *arguments: str) -> subprocess.Popen:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", program, *arguments],
-        env=environment,
-        cwd=Path(__file__).parents[3],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-def test_killed_while_a_checkpoint_is_written(tmp_path, tiny_yaml):
-    folder = tmp_path / "killed"
-    process = start(KILL_WHILE_WRITING, "train", str(tiny_yaml), "--output", str(folder))
-    process.communicate(timeout=600)
-    assert process.returncode == -signal.SIGKILL
-    names = sorted(path.name for path in (folder / "checkpoints").iterdir())
-    assert names == ["step_00000005", "unfinished_step_00000010"]
-
-    train(load_config(tiny_yaml), folder, resume=True, show_progress=False)
-    train(load_config(tiny_yaml), tmp_path / "straight", show_progress=False)
-    assert_same_run(tmp_path / "straight", folder)
-    assert not list((folder / "checkpoints").glob("unfinished_*"))
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-def test_killed_in_the_middle_of_training(tmp_path, tiny_yaml):
-    folder = tmp_path / "killed"
-    # Far more steps than are made before the kill; the length of a run may change when it goes on.
-    process = start(RUN, "train", str(tiny_yaml), "steps=1000000", "--output", str(folder))
-    deadline = time.monotonic() + 600
-    while latest_checkpoint(folder / "checkpoints") is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.2)
-    process.kill()
-    process.communicate(timeout=600)
-    assert process.returncode == -signal.SIGKILL
-
-    reached = int(latest_checkpoint(folder / "checkpoints").name.removeprefix("step_"))
-    config = load_config(tiny_yaml, [f"steps={reached + 8}"])
-    train(config, folder, resume=True, show_progress=False)
-    train(config, tmp_path / "straight", show_progress=False)
-    assert_same_run(tmp_path / "straight", folder)
