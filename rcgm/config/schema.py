@@ -82,18 +82,20 @@ class OptimizerConfig(Section):
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
     eps: PositiveFloat = 1e-8
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-    """Decoupled, applied to matrices and higher tensors; biases and gains are left alone."""
+    """Decoupled; applied to matrices and tensors of more dimensions, not to biases and gains."""
     warmup_steps: NonNegativeInt = 0
     """Steps over which the learning rate grows linearly from lr/warmup_steps to lr."""
     schedule: Literal["constant"] = "constant"
     clip_grad_norm: PositiveFloat | None = None
     fused: Literal["apex", "torch"] | None = None
-    """Whose AdamW runs on a GPU: NVIDIA apex's or torch's; apex's where it is installed and nothing is sharded."""
+    """Implementation of AdamW on a GPU. Default: apex (NVIDIA's) if it is installed and nothing is sharded."""
 
     @model_validator(mode="after")
     def _fused_is_adamw(self) -> OptimizerConfig:
         if self.fused is not None and self.name != "adamw":
-            raise ValueError(f"fused needs name: adamw, got {self.fused} with {self.name}")
+            raise ValueError(
+                f"fused must be left out for optimizers other than adamw, got {self.fused} with {self.name}"
+            )
         return self
 
 
@@ -101,18 +103,18 @@ class EmaConfig(Section):
     """The average of the student's weights."""
 
     decay: Fraction = 0.999
-    """Of the average that is sampled from. 0 makes the student itself that, and the target network."""
+    """Decay of the average that is sampled from. With 0, samples and targets come from the student itself."""
     warmup: bool = True
     cast: Literal["bfloat16", "float16"] | None = None
-    """Run target forwards on a copy of the average in this format."""
+    """Run the forwards of the target network on a copy of the average in this format."""
     target_decay: Fraction | None = None
-    """The target network is a second average with this decay; the first one where it is left out."""
+    """The target network is a second average with this decay. Default: it is the first average."""
     target_warmup: bool = True
 
     @model_validator(mode="after")
     def _cast_needs_an_average(self) -> EmaConfig:
         if self.cast is not None and (self.decay if self.target_decay is None else self.target_decay) == 0:
-            raise ValueError("cast needs decay > 0: with decay 0 the target is the student itself")
+            raise ValueError("cast must be left out with decay 0: the target network is the student itself then")
         return self
 
 
@@ -122,23 +124,23 @@ class TeacherConfig(Section):
     run: str
     """Folder of the run."""
     checkpoint: PositiveInt | None = None
-    """Step of its checkpoint; the newest where it is left out."""
+    """Step of its checkpoint. Default: the newest."""
     weights: Literal["ema", "student"] = "ema"
     kind: Literal["instantaneous", "any_step"] = "instantaneous"
-    """What it knows: an instantaneous teacher, such as one of flow matching, is only ever asked at r = t."""
+    """An instantaneous teacher, such as one of flow matching, is only evaluated at r = t."""
     initialise_student: bool = False
-    """Begin from its weights, where names and shapes agree."""
+    """Start from its weights, where names and shapes agree."""
 
 
 class InitFromConfig(Section):
-    """Weights to begin from, other than those of a teacher; a run that goes on reads its checkpoint instead."""
+    """Weights to start from, other than those of a teacher. A resumed run reads its checkpoint instead."""
 
     path: str
-    """A file of weights; for the layout rcgm a folder or a file that rcgm export wrote."""
+    """File of weights; for the layout rcgm, a file or folder that rcgm export wrote."""
     layout: Literal["rcgm", "dit", "sit", "lightningdit"]
-    """Whose names and conventions they have; the others are those of rcgm.models.published."""
+    """Names and conventions of the weights: rcgm, or one of rcgm.models.published."""
     weights: Literal["ema", "student"] = "ema"
-    """Which of a checkpoint that holds both."""
+    """Which weights to take from a checkpoint that holds both."""
 
 
 class CheckpointConfig(Section):
@@ -147,7 +149,7 @@ class CheckpointConfig(Section):
     every: PositiveInt = 1000
     keep: PositiveInt = 2
     background: bool = False
-    """Go on training while a checkpoint is written, at the price of a copy of it in the memory of the host."""
+    """Train on while a checkpoint is written. It needs host memory for a copy of the checkpoint."""
 
 
 class WandbConfig(Section):
@@ -159,7 +161,7 @@ class WandbConfig(Section):
 
 
 class LoggingConfig(Section):
-    """What is reported while training, how often, and where to."""
+    """What is reported while training, how often and where."""
 
     every: PositiveInt = 50
     tensorboard: bool = True
@@ -167,7 +169,7 @@ class LoggingConfig(Section):
     time_ranges: NonNegativeInt = 5
     """Equal ranges of t by which the loss is reported; 0 for none."""
     peak_tflops: PositiveFloat | None = None
-    """Rate of the device, for mfu; that published for it where it is left out."""
+    """Peak rate of the device, for mfu. Default: the published rate."""
 
 
 class SampleConfig(Section):
@@ -177,18 +179,18 @@ class SampleConfig(Section):
     """0 draws no pictures while training."""
     steps: StepCounts = (1, 2, 4)
     sampler: Sampler = "auto"
-    """A key of rcgm.sampling.SAMPLERS; auto is the one that the objective trains for."""
+    """A key of rcgm.sampling.SAMPLERS; auto is the sampler that the objective trains for."""
     guidance: float = 1.0
     count: PositiveInt = 80
     decoder: str | None = None
-    """Folder of the autoencoder that decodes samples of latents; without one, three channels of them are drawn."""
+    """Folder of the autoencoder that decodes samples of latents. Default: three channels of the latents are drawn."""
 
 
 class EvaluateConfig(Section):
     """Measures of samples, while training and at its end."""
 
     every: NonNegativeInt = 0
-    """0 evaluates only after the last step. Data for which there is no measure are never evaluated."""
+    """0 evaluates only after the last step. Data without a measure are never evaluated."""
     at_end: bool = True
     steps: StepCounts = (1, 2, 4)
     sampler: Sampler = "auto"
@@ -197,41 +199,45 @@ class EvaluateConfig(Section):
     features: str | None = None
     """Weights of the Inception network, for FID, Inception Score, precision and recall of images."""
     reference: str | None = None
-    """Statistics of real images, .npz or .safetensors; those of the data where it is left out."""
+    """Statistics of real images, .npz or .safetensors. Default: those of the data."""
     reference_count: PositiveInt = 50_000
-    """Images of the data to compare with, where there is no file of statistics."""
+    """Images of the data to compare with if there is no file of statistics."""
     batch_size: PositiveInt = 64
-    """Images that a process makes and judges at a time."""
+    """Images per batch and process."""
 
     @model_validator(mode="after")
     def _reference_needs_features(self) -> EvaluateConfig:
         if self.reference is not None and self.features is None:
-            raise ValueError("reference needs features, the weights of the network that judges images")
+            raise ValueError(
+                "reference must be left out without features, the weights of the network that judges images"
+            )
         return self
 
 
 class ParallelConfig(Section):
-    """How a run is spread over the processes that torchrun starts, and what is computed again to save memory."""
+    """How a run is distributed over the processes of torchrun, and which activations are recomputed."""
 
     shard: Literal["full", "hybrid", "replicate"] = "full"
-    """Parameters are sharded over all processes; over shard_size of them, with copies; or every process has all."""
+    """Shard parameters over all processes (full), over shard_size of them (hybrid), or not at all (replicate)."""
     shard_size: PositiveInt | None = None
-    """Processes that share a copy, for hybrid; those of a node where it is left out."""
+    """Processes per copy, for hybrid. Default: those of a node."""
     keep_student_gathered: bool = False
-    """Keep the student's gathered parameters from the forward to the backward: faster, as much memory as they take."""
+    """Keep the student's gathered parameters from the forward to the backward: faster, but more memory."""
     keep_target_gathered: bool = True
-    """Gather the target's parameters, and a teacher's, once in a step rather than in every wave."""
+    """Gather the parameters of target and teacher once per step, not in every wave of forwards."""
     gather_dtype: Literal["bfloat16"] | None = None
-    """Format in which parameters are gathered and used; their own where it is left out."""
+    """Format in which parameters are gathered and used. Default: their own."""
     reduce_dtype: Literal["float32", "bfloat16"] | None = None
-    """Format in which gradients are added up; that of gather_dtype where it is left out."""
+    """Format in which gradients are summed. Default: that of gather_dtype."""
     activation_checkpointing: Literal["none", "selective", "full"] = "none"
-    """What the backward computes again: nothing; all but matrix products and attention; every block."""
+    """What the backward recomputes: nothing; all but matrix products and attention; every block."""
 
     @model_validator(mode="after")
     def _size_needs_hybrid(self) -> ParallelConfig:
         if self.shard_size is not None and self.shard != "hybrid":
-            raise ValueError(f"shard_size needs shard: hybrid, got {self.shard_size} with {self.shard}")
+            raise ValueError(
+                f"shard_size must be left out unless shard is hybrid, got {self.shard_size} with {self.shard}"
+            )
         return self
 
 
@@ -244,17 +250,17 @@ class TrainConfig(Section):
     compile: bool = False
     """Compile each block of the networks."""
     cuda_graphs: bool = False
-    """Replay the forwards of target and teacher as CUDA graphs: faster where launching takes longer than running."""
+    """Run target and teacher as CUDA graphs: faster if launching kernels takes longer than running them."""
     steps: PositiveInt
     batch_size: PositiveInt
-    """Samples of one optimizer step, over all micro-batches."""
+    """Samples per optimizer step, over all micro-batches and processes."""
     accumulate: PositiveInt = 1
-    """Micro-batches that one optimizer step is split into; divides batch_size."""
+    """Micro-batches per optimizer step; must divide batch_size."""
     workers: NonNegativeInt = 0
     skip_nonfinite: bool = False
-    """Leave out steps whose loss or gradient is not finite, and count them, rather than end the run."""
+    """Skip and count steps with a non-finite loss or gradient, instead of ending the run."""
     skip_limit: PositiveInt = 10
-    """So many left out in a row end the run."""
+    """Abort after this many consecutive skipped steps."""
     data: ComponentConfig
     model: ComponentConfig
     objective: ComponentConfig
@@ -271,7 +277,7 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _begins_in_one_way(self) -> TrainConfig:
         if self.init_from is not None and self.teacher is not None and self.teacher.initialise_student:
-            raise ValueError("init_from and teacher.initialise_student exclude one another: leave out one of them")
+            raise ValueError("init_from must be left out with teacher.initialise_student: choose one of them")
         return self
 
     @model_validator(mode="after")

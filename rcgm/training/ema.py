@@ -73,7 +73,7 @@ class Ema:
         if cast not in (None, torch.bfloat16, torch.float16):
             raise ValueError(f"cast must be torch.bfloat16, torch.float16 or None, got {cast}")
         if cast is not None and (decay if target_decay is None else target_decay) == 0.0:
-            raise ValueError("cast needs decay > 0: with decay 0 the target is the student itself")
+            raise ValueError("cast must be left out with decay 0: the target network is the student itself then")
         self.second: Ema | None = None
         if target_decay is not None:
             self.second, cast = Ema(student, target_decay, warmup=target_warmup, cast=cast), None

@@ -110,7 +110,7 @@ def test_shards_of_a_copy_must_divide_the_processes():
 def test_shard_size_is_for_hybrid_alone():
     minimal = {"steps": 1, "batch_size": 1, "data": {"name": "digits"}, "model": {"name": "dit", "patch_size": 2},
                "objective": {"name": "rcgm"}}  # fmt: skip
-    with pytest.raises(ConfigError, match="shard_size needs shard: hybrid"):
+    with pytest.raises(ConfigError, match="shard_size must be left out unless shard is hybrid"):
         parse_config(apply_overrides(minimal, ["parallel.shard_size=2"]))
 
 

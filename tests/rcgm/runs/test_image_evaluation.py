@@ -65,7 +65,7 @@ def test_while_training_and_on_the_command_line(tmp_path, capsys):
 
 
 def test_a_reference_needs_the_network_that_judges():
-    with pytest.raises(ConfigError, match="reference needs features"):
+    with pytest.raises(ConfigError, match="reference must be left out without features"):
         parse_config({**DIGITS, "evaluate": {"reference": "real.npz"}})
 
 

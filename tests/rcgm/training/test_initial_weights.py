@@ -98,5 +98,5 @@ def test_files_that_are_not_there(settings, message, tmp_path):
 def test_configurations_that_are_refused():
     with pytest.raises(ConfigError, match=r"init_from\.layout: .*'rcgm', 'dit', 'sit' or 'lightningdit'"):
         config_of(init_from={"path": "a", "layout": "uvit"})
-    with pytest.raises(ConfigError, match=r"init_from and teacher\.initialise_student exclude one another"):
+    with pytest.raises(ConfigError, match=r"init_from must be left out with teacher\.initialise_student"):
         config_of(init_from={"path": "a", "layout": "sit"}, teacher={"run": "b", "initialise_student": True})
