@@ -8,13 +8,13 @@ __all__ = ["choose_device"]
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` is CUDA where there is one.
+    """The device called ``name``; ``auto`` is a CUDA device if there is one, and else the CPU.
 
     Raises:
-        ValueError: ``cuda`` where there is none.
+        ValueError: ``cuda``, and there is no CUDA device.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is 'cuda', and torch finds no CUDA device here; use auto or cpu")
+        raise ValueError("device must be auto or cpu, got cuda: torch finds no CUDA device here")
     use_cuda = name == "cuda" or (name == "auto" and torch.cuda.is_available())
     # The index is written out, as a tensor's device has one and devices are compared.
     return torch.device("cuda", torch.cuda.current_device()) if use_cuda else torch.device("cpu")

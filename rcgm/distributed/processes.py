@@ -1,4 +1,4 @@
-"""The processes of a run that torchrun started: set up, and taken down again."""
+"""The processes of a run that torchrun started: joining and leaving their process group."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ LOST = ("connection closed by peer", "connection reset by peer", "broken pipe", 
 
 
 class ProcessLostError(RuntimeError):
-    """Another process of the run is gone. The message names the newest checkpoint."""
+    """Another process of the run has ended. The message names the newest checkpoint."""
 
 
 def process_of() -> Processes:
-    """This process among those of the process group; the only one where there is no group."""
+    """This process among those of the process group; the only one if there is no group."""
     if not dist.is_available() or not dist.is_initialized():
         return Processes()
     return Processes(dist.get_rank(), dist.get_world_size())
@@ -29,16 +29,16 @@ def process_of() -> Processes:
 
 @contextlib.contextmanager
 def running_processes(device: str) -> Iterator[Processes]:
-    """Join the other processes that torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK) tells of, and part again.
+    """Join the other processes of torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK), and leave them at the end.
 
-    Without such an environment, or with one process, nothing is done; a process group that is there already is used
-    and left as it is. Messages between CPUs go by gloo, those between GPUs by NCCL.
+    Without such an environment, or with one process, nothing is done. A process group that exists already is used and
+    left as it is. CPUs communicate by gloo, GPUs by NCCL.
 
-    A process that leaves with an error does not wait for the others, which may be waiting for it in a message that it
-    will never send: its connections are cut, and by that the others notice.
+    A process that leaves with an error does not wait for the others, which may wait for a message that it will never
+    send. It closes its connections, and so the others notice.
 
     Args:
-        device: ``"cpu"``, ``"cuda"`` or ``"auto"``, which is CUDA where there is one.
+        device: ``"cpu"``, ``"cuda"`` or ``"auto"``, which is CUDA if there is a device.
 
     Raises:
         ValueError: there are fewer GPUs here than processes.
@@ -66,7 +66,7 @@ def running_processes(device: str) -> Iterator[Processes]:
 
 
 def lost_process(error: BaseException) -> bool:
-    """Whether ``error`` is what a collective raises when a process that takes part in it is gone."""
+    """Whether ``error`` is what a collective raises when one of its processes has ended."""
     if isinstance(error, dist.DistError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in LOST)

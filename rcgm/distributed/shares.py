@@ -1,4 +1,4 @@
-"""Which rows of a step's batch are here: in this process, where several train together, and in this micro-batch."""
+"""Which rows of the batch of a step belong to this process and to this micro-batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 __all__ = ["Processes", "Share"]
 
 LARGEST_DRAW = 2**22
-"""Elements of noise that are drawn at a time, for all processes and micro-batches."""
+"""Elements of noise per draw, for all processes and micro-batches."""
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,11 @@ class Share:
     """Rows ``first``, ``first + stride``, ... of the batch of a step, which has ``total`` rows.
 
     The rows are dealt out in turn to the micro-batches, and those of each in turn to the processes.
-    What is random is drawn for the whole batch, alike everywhere, and each keeps its rows: so the numbers of a step do
-    not depend on how it is split. Rows with ``r = t``, which need no target forward, are the first of the batch: dealt
-    out in turn every process and micro-batch has as many of them, to one, and they are its first.
+    Random numbers are drawn for the whole batch, the same everywhere, and each keeps those of its rows. So the numbers
+    of a step do not depend on how it is split.
+
+    Rows with ``r = t``, which need no target forward, are the first of the batch. So they are the first of
+    each process and micro-batch too, and their numbers differ by at most one.
 
     Args:
         total: rows of the whole batch.
@@ -53,51 +55,51 @@ class Share:
 
     @property
     def first(self) -> int:
-        """The first row that is here."""
+        """The first of the own rows."""
         return self.micro_batch + self.micro_batches * self.rank
 
     @property
     def stride(self) -> int:
-        """From each row that is here to the next."""
+        """Distance between neighbouring own rows."""
         return self.micro_batches * self.world_size
 
     @property
     def rows(self) -> int:
-        """How many rows are here."""
+        """Number of own rows."""
         return self.before(self.total)
 
     @property
     def together(self) -> int:
-        """How many rows this micro-batch has in all processes."""
+        """Number of rows of this micro-batch in all processes."""
         return len(range(self.micro_batch, self.total, self.micro_batches))
 
     def of(self, whole: Tensor) -> Tensor:
-        """The rows of ``whole`` ``[total, ...]`` that are here, ``[rows, ...]``; ``whole`` itself where all are."""
+        """The own rows of ``whole`` ``[total, ...]``, as ``[rows, ...]``; ``whole`` itself if all rows are."""
         return whole if self.stride == 1 else whole[self.first :: self.stride].contiguous()
 
     def before(self, number: int) -> int:
-        """How many of the first ``number`` rows of the batch are here."""
+        """How many of the first ``number`` rows of the batch are own rows."""
         return len(range(self.first, number, self.stride))
 
     def last(self, number: int) -> int:
-        """How many of the last ``number`` rows of this micro-batch are here."""
+        """How many of the last ``number`` rows of this micro-batch are own rows."""
         return self.rows - len(range(self.rank, self.together - number, self.world_size))
 
     def left_out(self, number: int) -> int:
-        """How many leading rows are left out here of a forward that leaves out the first ``number`` of the batch.
+        """Leading own rows that a forward leaves out which leaves out the first ``number`` of the batch.
 
-        Where the forward of a micro-batch takes place at all it does so in every process, be it of one row more than is
-        needed: sharded parameters are gathered in it by all of them together.
+        If the forward of a micro-batch takes place, it does so in every process, if necessary with one row more than
+        needed: all processes gather sharded parameters together.
         """
         here = self.before(number)
         takes_place = self.micro_batch + self.micro_batches * (self.together - 1) >= number
         return here - 1 if takes_place and here == self.rows else here
 
     def normal(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
-        """The rows that are here of noise from N(0, 1) for the whole batch; shape, dtype and device of ``like``.
+        """The own rows of noise from N(0, 1) for the whole batch; shape, dtype and device of ``like``.
 
-        The rows of the others are drawn too, a few at a time, and thrown away: that costs little beside what a network
-        does with a row, and the memory is that of the rows that are here.
+        The rows of the others are drawn too, a few at a time, and dropped. That costs little compared to what a network
+        does with a row, and takes no memory beyond the own rows.
         """
         at_once = max(1, LARGEST_DRAW // max(1, like[0].numel()))
         options = {"generator": generator, "device": like.device, "dtype": like.dtype}
@@ -111,7 +113,7 @@ class Share:
         return here
 
     def add_up_(self, tensor: Tensor) -> Tensor:
-        """Replace ``tensor`` by its sum over the processes, on its device, without waiting for it."""
+        """Replace ``tensor`` by its sum over the processes, on its device, without waiting for the device."""
         if self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor
@@ -142,10 +144,10 @@ class Processes:
         return not bool(wrong)
 
     def deal(self, total: int, size: int) -> list[range]:
-        """This process's batches, in turn, of ``total`` rows in batches of ``size``.
+        """The batches of this process: ``total`` rows are cut into batches of ``size``, which are dealt out in turn.
 
-        Every process has as many, as each may take part in forwards of a sharded network: for that the last batch may
-        come more than once.
+        Every process has the same number of batches, as it may take part in forwards of a sharded network. So the last
+        batch may appear more than once.
         """
         batches = -(-total // size)
         numbers = range(self.rank, -(-batches // self.world_size) * self.world_size, self.world_size)
@@ -153,9 +155,9 @@ class Processes:
         return [range(start, min(start + size, total)) for start in starts]
 
     def collect(self, batches: list[Tensor], total: int, size: int) -> Tensor | None:
-        """All ``total`` rows in order, of what each process made of its batches of :meth:`deal`.
+        """All ``total`` rows in order, made by the processes from their batches of :meth:`deal`.
 
-        ``batches`` are on the CPU, and so is what the first process gets; the others get None.
+        ``batches`` are on the CPU, and so is the result on rank 0; the other ranks get None.
         """
         if self.world_size == 1:
             return torch.cat(batches)

@@ -1,11 +1,11 @@
-"""Checkpoints: one folder a step, whole or not there, without pickles, written and read by any number of processes.
+"""Checkpoints: one folder per step, complete or absent, without pickles, for any number of processes.
 
 A checkpoint ``step_00001000/`` holds ``.safetensors`` files, one per group of tensors and process, and ``state.json``
 with the plain values, the size and the SHA-256 of every other file, and the SHA-256 of its own content. torch's
-distributed checkpoint writes the files: of a sharded tensor each process writes its piece, and notes in the header of
-the file where it belongs. The folder is written under another name, flushed to disk and renamed when every process is
-done, so a folder of that name is complete; later damage is found when it is read. All processes have to see the same
-files.
+distributed checkpoint writes the files. Each process writes its pieces of sharded tensors, and the header of the file
+says where they belong. The folder is written under another name, flushed to disk and renamed when every process is
+done. So a folder of that name is complete, and later damage is found when it is read. All processes have to see the
+same files.
 """
 
 from __future__ import annotations
@@ -152,17 +152,17 @@ def save_checkpoint(
 ) -> Path:
     """Write ``folder/step_00001000``, then delete all but the newest ``keep`` checkpoints.
 
-    Every process calls it, and returns when its part is written; the first one completes the checkpoint.
+    Every process calls it, and returns when its part is written; rank 0 completes the checkpoint.
 
     Args:
         folder: made if need be.
         step: of the checkpoint; one that is there already is replaced.
         tensors: groups of named tensors, the same names everywhere; those that are not sharded are the same too. No two
             may share memory, as tied weights do: see :func:`snapshot`.
-        state: values that JSON can hold; floats survive exactly. Those of the first process count.
+        state: values that JSON can hold; floats survive exactly. Those of rank 0 are written.
         keep: at least 1.
         processes: that write it together.
-        group: for what they have to tell one another, of CPU tensors; None for the default group.
+        group: for messages between them, of CPU tensors; None for the default group.
 
     Returns:
         The checkpoint's folder.

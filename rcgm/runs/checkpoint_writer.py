@@ -23,8 +23,8 @@ class CheckpointWriter:
         folder: of the checkpoints.
         keep: how many are kept.
         processes: that write them together.
-        background: copy the tensors to the CPU and go on, while a thread writes them. What goes wrong in it is raised
-            by the next :meth:`save`, or by :meth:`wait`.
+        background: copy the tensors to the CPU and write them in a thread. Its errors are raised by the next
+            :meth:`save` or by :meth:`wait`.
     """
 
     def __init__(self, folder: Path, *, keep: int, processes: Processes, background: bool) -> None:
@@ -46,13 +46,13 @@ class CheckpointWriter:
             self._pending = self._thread.submit(self._write, step, copies, dict(state))
 
     def wait(self) -> None:
-        """Until nothing is being written any more. Raises what the writing raised."""
+        """Wait until the last checkpoint is written. Raises what the writing raised."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
 
     def close(self) -> None:
-        """Let what is being written come to its end, be it a failure."""
+        """Wait for the last checkpoint, and ignore its errors."""
         if self._thread is not None:
             self._thread.shutdown(wait=True)
         group, self._group = self._group, None

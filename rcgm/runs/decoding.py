@@ -1,4 +1,4 @@
-"""From samples of a network of latents to images."""
+"""Decoding samples of latents to images."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Decoder:
 
     def __init__(self, path: str | os.PathLike[str], info: DataInfo, device: torch.device) -> None:
         if info.normalisation is None:
-            raise ConfigError(f"decoder is '{path}', and the data are no latents: leave it out")
+            raise ConfigError(f"decoder must be left out for data that are no latents, got '{path}'")
         try:
             self._autoencoder = load_autoencoder(path, device=device)
         except ValueError as error:

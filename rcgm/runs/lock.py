@@ -24,10 +24,10 @@ __all__ = ["held_alone"]
 
 @contextlib.contextmanager
 def held_alone(path: Path, processes: Processes) -> Iterator[None]:
-    """Hold the lock file ``path`` while the body runs, in the first of ``processes``; every one has to make this call.
+    """Hold the lock file ``path`` on rank 0 while the body runs; every process has to make this call.
 
-    The system lets go of the lock when the process ends, however that is: a file that is left behind locks nothing.
-    Where there are no such locks (Windows, some network file systems) nothing is held.
+    The system releases the lock when the process ends, for whatever reason: a file that is left behind locks nothing.
+    Without such locks (Windows, some network file systems) nothing is held.
 
     Raises:
         ValueError: another process holds it, in all ``processes``; the message says which one.

@@ -1,4 +1,4 @@
-"""The numbers of a run on disk: ``metrics.jsonl``, and TensorBoard where it is wanted."""
+"""The numbers of a run on disk: ``metrics.jsonl``, ``evaluations.json`` and TensorBoard."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _text_of(path: Path) -> str:
 
 
 class MetricsFile:
-    """Rows of numbers, one JSON object a line, appended and flushed as they come.
+    """Rows of numbers, one JSON object per line, appended and flushed one by one.
 
     Args:
         path: of the file.
@@ -70,7 +70,7 @@ class MetricsFile:
             self._stream.flush()
 
     def sync(self) -> None:
-        """Flush to the disk, so that the rows up to a checkpoint outlive whatever the checkpoint outlives."""
+        """Flush to the disk: rows up to a checkpoint must survive whatever the checkpoint survives."""
         if self._stream is not None:
             os.fsync(self._stream.fileno())
 

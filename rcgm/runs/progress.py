@@ -1,4 +1,4 @@
-"""What a person watching a run sees."""
+"""Progress of a run on a terminal or in a log."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ __all__ = ["Progress", "counting", "duration"]
 
 @contextlib.contextmanager
 def counting(total: int, unit: str, *, enabled: bool = True) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, for as long as the context lasts; gives the function to call with what has been done."""
+    """A progress bar on a terminal while the context lasts; gives a function to call with finished units."""
     hidden = not enabled or not sys.stderr.isatty()
     with tqdm(total=total, unit=unit, dynamic_ncols=True, leave=False, disable=hidden) as bar:
         yield bar.update
 
 
 class Progress:
-    """A bar on a terminal; elsewhere, as in the log of a cluster job, a line for each report.
+    """A progress bar on a terminal; elsewhere, as in the log of a cluster job, one line per report.
 
     Args:
         total: steps of the run.
-        done: steps that earlier parts of the run have made.
+        done: steps of earlier parts of the run.
         enabled: False shows nothing.
     """
 
@@ -37,7 +37,7 @@ class Progress:
         self._bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True) if terminal else None
 
     def advance(self) -> None:
-        """One step more is done."""
+        """Count one more step."""
         if self._bar is not None:
             self._bar.update()
 
@@ -65,7 +65,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """A time as people say it: ``40 s``, ``12 min``, ``3.4 h``, ``2.1 days``."""
+    """A time for people to read: ``40 s``, ``12 min``, ``3.4 h``, ``2.1 days``."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     if seconds < 100 * 60:

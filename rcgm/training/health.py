@@ -1,4 +1,4 @@
-"""Losses that stay on the device until somebody asks, and the check that they are finite."""
+"""Losses, which stay on the device until they are read, and the check that they are finite."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class LossWindow:
 
     Args:
         values: losses of a window that was saved before it was reported.
-        skip: leave out losses that are not finite, where the steps are left out.
+        skip: leave out losses that are not finite, because their steps are skipped.
     """
 
     def __init__(self, values: Iterable[float] = (), *, skip: bool = False) -> None:
@@ -52,7 +52,7 @@ class LossWindow:
         return list(self._values)
 
     def clear(self) -> None:
-        """Begin a new window."""
+        """Start a new window."""
         self._values.clear()
         self._waiting.clear()
 

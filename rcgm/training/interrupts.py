@@ -1,4 +1,4 @@
-"""Stopping a run politely: the step at hand is finished and saved."""
+"""Stopping a run by a signal: the current step is finished and saved."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ __all__ = ["StopRequest", "TrainingInterrupted"]
 
 
 class TrainingInterrupted(Exception):  # noqa: N818 - like KeyboardInterrupt, it is no error
-    """The run was asked to stop, and has saved what is needed to go on."""
+    """The run was asked to stop, and has saved a checkpoint to resume from."""
 
 
 PATIENCE = timedelta(seconds=10)
-"""For a vote that a failing process still has under way. The others began theirs in the same step or before."""
+"""Time to wait for the pending vote of a failing process. The others started theirs in the same step or before."""
 
 
 INSISTENT = ("SIGINT", "SIGTERM")
-"""Signals of which a second one ends the run at once."""
+"""Signals that end the run at once when they come a second time."""
 WARNINGS = ("SIGHUP", "SIGUSR1", "SIGUSR2")
 """Signals that may come more than once before a run has to end: of a terminal that closes, of a scheduler (Slurm's
 ``--signal``). One that was ignored from the start, as by nohup, still is."""
@@ -37,8 +37,8 @@ WARNINGS = ("SIGHUP", "SIGUSR1", "SIGUSR2")
 class StopRequest:
     """While it is entered, a signal to stop sets ``requested``: SIGINT, SIGTERM, SIGHUP, SIGUSR1 or SIGUSR2.
 
-    After the first, another SIGINT or SIGTERM acts as usual. Python delivers signals to the main thread only; entered
-    in another, it changes nothing. Left, it has no vote under way: a message that comes in while the interpreter ends
+    After the first, another SIGINT or SIGTERM acts as usual. Python delivers signals to the main thread only, so in
+    another thread this does nothing. At its end no vote is pending: a message that arrives while the interpreter ends
     would abort the process.
 
     Args:
@@ -73,8 +73,8 @@ class StopRequest:
     def agreed(self) -> bool:
         """Whether to stop now; to be called after every step, by all processes, which get the same answer.
 
-        Among several it is that to the question of the step before: it has had a step's time to go round, so that
-        nobody waits for it.
+        Several processes get the answer to the vote of the step before: it had the time of a step to arrive, so nobody
+        waits for it.
         """
         if self._processes.world_size == 1:
             return self.requested
@@ -84,7 +84,7 @@ class StopRequest:
         return stop
 
     def _outcome(self, timeout: timedelta | None = None) -> bool:
-        """What the vote under way decides; false where there is none."""
+        """Result of the pending vote; false without one."""
         if self._asked is None:
             return False
         (votes, work), self._asked = self._asked, None

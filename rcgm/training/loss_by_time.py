@@ -42,7 +42,7 @@ class LossByTime:
         self._sums += torch.where(inside, values[:, None], 0).sum(dim=2)
 
     def report(self) -> dict[str, float]:
-        """The means, by ``loss_t/LOW-HIGH``, of ranges with samples; then begin anew. Waits for the device."""
+        """The means of ranges with samples, by ``loss_t/LOW-HIGH``; then start again. Waits for the device."""
         if self._ranges == 0:
             return {}
         sums = self._sums
@@ -56,7 +56,7 @@ class LossByTime:
         }
 
     def state(self) -> list[list[list[float]]]:
-        """What has not been reported, by process. Each has to make the call. Waits for the device."""
+        """Unreported sums, by process. Each process has to make the call. Waits for the device."""
         own = self._sums.cpu()
         everywhere = [torch.empty_like(own) for _ in range(self._processes.world_size)]
         if self._processes.world_size > 1:
@@ -66,7 +66,7 @@ class LossByTime:
         return [sums.tolist() for sums in everywhere]
 
     def restore(self, state: Sequence[Sequence[Sequence[float]]]) -> None:
-        """Go on from :meth:`state`; from nothing where the number of ranges is another."""
+        """Continue from :meth:`state`; start again if the number of ranges differs."""
         sums = torch.tensor(state, dtype=torch.float64)
         if sums.ndim != 3 or sums.shape[1:] != self._sums.shape:
             return

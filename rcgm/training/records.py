@@ -95,7 +95,7 @@ class Records:
             plots.save_film_strip(self._folder.film_strip, previews)
 
     def sync(self) -> None:
-        """Flush the rows to the disk, so that those up to a checkpoint outlive whatever the checkpoint outlives."""
+        """Flush the rows to the disk: those up to a checkpoint must survive whatever the checkpoint survives."""
         self._metrics.sync()
 
     def close(self) -> None:

@@ -97,7 +97,7 @@ def test_outputs_are_checked_before_sampling(tmp_path, capsys):
         (["sample.every=1", "sample.guidance=2"], "sample.guidance must be 1 for a network that is trained with"),
         (["evaluate.at_end=true", "evaluate.guidance=2"], "evaluate.guidance must be 1 for a network that is trained"),
         (["data.labels=false", "evaluate.every=1", "evaluate.guidance=2"], "must be 1 for a network without classes"),
-        (["sample.every=1", "sample.decoder=nowhere"], "decoder is 'nowhere', and the data are no latents"),
+        (["sample.every=1", "sample.decoder=nowhere"], "decoder must be left out for data that are no latents"),
         (["evaluate.at_end=true", "evaluate.features=nowhere.pth"], "nowhere.pth"),
     ],
 )

@@ -135,5 +135,5 @@ def test_decoding_undoes_the_normalisation(autoencoder):
     images = Decoder(autoencoder, info, CPU)(normalisation.apply(latents))
     expected = load_autoencoder(autoencoder, device=CPU).decode(latents).clamp(-1, 1)
     torch.testing.assert_close(images, expected, rtol=1e-4, atol=1e-5)
-    with pytest.raises(ConfigError, match="the data are no latents"):
+    with pytest.raises(ConfigError, match="decoder must be left out for data that are no latents"):
         Decoder(autoencoder, DataInfo((4, 2, 2), None, "images"), CPU)
