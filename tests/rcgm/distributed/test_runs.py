@@ -115,7 +115,7 @@ def test_on_the_same_number_of_processes_it_goes_on_bit_for_bit(runs, name):
     assert expected == got
     one, two = (read_checkpoint(latest_checkpoint(runs.root / run / "checkpoints")) for run in ("straight", name))
     assert one.step == two.step == 12
-    assert one.layout == two.layout and {"student", "ema", "optimizer", "memory", "random"} == set(one.layout)
+    assert one.layout == two.layout and {"student", "ema", "optimizer", "objective", "random"} == set(one.layout)
     for group, named in one.tensors.items():
         for key, tensor in two.read(group).items():
             assert torch.equal(tensor, named[key]), f"{group} {key}"
@@ -127,7 +127,7 @@ def test_on_another_number_it_goes_on_to_rounding(runs, name):
         for key in ("step", "loss", "grad_norm", "ema_decay"):
             assert got[key] == pytest.approx(expected[key], rel=1e-3)
     one, two = (read_checkpoint(latest_checkpoint(runs.root / run / "checkpoints")) for run in ("straight", name))
-    for group in ("student", "ema", "memory"):
+    for group in ("student", "ema", "objective"):
         whole = one.read(group)
         for key, tensor in two.read(group).items():
             if key == "derivative.fitted":
