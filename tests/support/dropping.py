@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, silu
@@ -63,39 +65,39 @@ def masks(rows: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
         return [dropout(torch.ones(rows, WIDTH, dtype=dtype), RATE) for _ in range(DEPTH)]
 
 
-def mean_flow(network: nn.Module, x: Tensor, z: Tensor, t: Tensor, r: Tensor, step: float) -> Tensor:
-    """The loss of MeanFlow by a central difference, as a published loop has it: one state before each forward."""
+def column(value: Tensor) -> Tensor:
+    """Times ``[B]`` as a column in float64."""
+    return value[:, None].double()
+
+
+def from_one_state() -> Callable[..., Tensor]:
+    """Calls networks, each time from the state that the generator is in now."""
     state = torch.get_rng_state()
 
-    def evaluated(x: Tensor, t: Tensor) -> Tensor:
+    def evaluated(network: nn.Module, *point: Tensor) -> Tensor:
         torch.set_rng_state(state)
-        return network(x, t, r)
+        return network(*point)
 
-    def column(value: Tensor) -> Tensor:
-        return value[:, None].to(x.dtype)
+    return evaluated
 
+
+def mean_flow(network: nn.Module, x: Tensor, z: Tensor, t: Tensor, r: Tensor, step: float) -> Tensor:
+    """The loss of MeanFlow by a central difference, as a published loop has it: one state before each forward."""
+    evaluated = from_one_state()
     velocity = z - x
     x_t = column(t) * z + column(1 - t) * x
     with torch.no_grad():
-        ahead = evaluated(x_t + step * velocity, t + step)
-        behind = evaluated(x_t - step * velocity, t - step)
+        ahead = evaluated(network, x_t + step * velocity, t + step, r)
+        behind = evaluated(network, x_t - step * velocity, t - step, r)
         derivative = (ahead - behind) / (2 * step)
-    prediction = evaluated(x_t, t)
+    prediction = evaluated(network, x_t, t, r)
     target = velocity - column(t - r) * derivative
     return (prediction - target).square().mean()
 
 
 def recursive(student: nn.Module, target: nn.Module, x: Tensor, z: Tensor, t: Tensor, r: Tensor, dt: float) -> Tensor:
     """The loss of RCGM, order 2, rollout, as a published loop has it: one state before each forward."""
-    state = torch.get_rng_state()
-
-    def evaluated(network: nn.Module, x: Tensor, t: Tensor, r: Tensor) -> Tensor:
-        torch.set_rng_state(state)
-        return network(x, t, r)
-
-    def column(value: Tensor) -> Tensor:
-        return value[:, None].to(x.dtype)
-
+    evaluated = from_one_state()
     velocity = z - x
     x_t = column(t) * z + column(1 - t) * x
     first = t - dt

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rcgm.objectives.times import Times
 from rcgm.transports import Linear, Transport
+from tests.support.rounding import rounding_bound
 
 
 def _column(values: Tensor) -> Tensor:
@@ -75,3 +76,9 @@ def states(gaussian: Gaussian, times: Times, seed: int = 0) -> tuple[Tensor, Ten
     centre = _column(gaussian.transport.gamma(times.t)) * gaussian.mean
     x_t = centre + gaussian.deviation(times.t) * normal
     return x_t, *gaussian.pair(x_t, times.t)
+
+
+def vanishing(times: Times) -> float:
+    """What rounding may leave of a residual of the exact network, which divides by the length of its interval."""
+    apart = (times.t - times.r)[times.equal :]
+    return rounding_bound(size=10, divided_by=apart.min().item())

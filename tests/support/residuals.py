@@ -49,3 +49,12 @@ def assert_same_loss(ours: Tensor, theirs: Tensor, network: nn.Module, *, divide
     assert max(gradient.abs().max() for gradient in expected) > 1e-4  # or the comparison would say nothing
     for one, other in zip(found, expected, strict=True):
         assert_rounded(one, other, divided_by=divided_by)
+
+
+def edge_cases(edges: list[float]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Data, noise and times ``t``, ``r`` in float32: each edge with itself, with 0 and with a time just below it."""
+    ends = torch.tensor(edges)
+    t, r = torch.cat([ends, ends, ends]), torch.cat([ends, torch.zeros_like(ends), 0.999999 * ends])
+    generator = torch.Generator().manual_seed(0)
+    x, z = (torch.randn((len(t), 3), generator=generator) for _ in range(2))
+    return x, z, t, r

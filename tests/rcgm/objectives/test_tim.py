@@ -12,8 +12,8 @@ from rcgm.derivatives import Central, ForwardMode, OneSided
 from rcgm.objectives import FlowMatching, IntervalWeight, MixedTarget, TiM, Times
 from rcgm.transports import Linear, Transport, TrigFlow, TrigLinear
 from rcgm_kernels import Metric
-from tests.support.gaussian import problem, states
-from tests.support.residuals import read
+from tests.support.gaussian import problem, states, vanishing
+from tests.support.residuals import edge_cases, read
 from tests.support.rounding import assert_rounded, rounding_bound
 from tests.support.tim_algorithm import BATCH, EQUAL, NULL, PI, RANGE, TABLE, batch
 
@@ -57,12 +57,6 @@ def test_estimators_agree_in_the_limit(random_network):
     for close in values.values():
         # the error of the one-sided step 1e-5 times a second derivative of some tens, and B/B' up to 10
         torch.testing.assert_close(close, exact, rtol=1e-3, atol=1e-3)
-
-
-def vanishing(times):
-    """What the exact residual may be: predictions are differences divided by steps as short as those of ``times``."""
-    apart = (times.t - times.r)[times.equal :]
-    return rounding_bound(size=10, divided_by=apart.min().item())
 
 
 def draw(transport: Transport, equal: int = 0, room: float = 0.02):
@@ -146,10 +140,7 @@ EDGES = [0.0, 1e-30, 1e-12, 1e-7, 1e-4, 0.004, 0.5, 0.9999999, 1.0]
 @pytest.mark.parametrize("derivative", [Central(), OneSided()], ids=lambda d: type(d).__name__)
 @pytest.mark.parametrize("warp", ["tangent", "odds"])
 def test_every_time_is_finite_in_float32(warp, derivative, row, random_network):
-    t = torch.tensor(EDGES + EDGES + EDGES)
-    r = torch.cat([torch.tensor(EDGES), torch.zeros(len(EDGES)), 0.999999 * torch.tensor(EDGES)])
-    generator = torch.Generator().manual_seed(0)
-    x, z = (torch.randn((len(t), 3), generator=generator) for _ in range(2))
+    x, z, t, r = edge_cases(EDGES)
     student = random_network(1, torch.float32)
     for equal in (0, len(EDGES)):
         objective = TiM(transport=TABLE[row].transport, derivative=derivative, sample_weight=IntervalWeight(warp=warp))

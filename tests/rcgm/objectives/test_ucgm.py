@@ -12,7 +12,7 @@ from rcgm.derivatives import Auto, Central, ForwardMode, OneSided
 from rcgm.objectives import UCGM, FlowMatching, SelfEnhancedTarget, TeacherEnhancedTarget, Times, TimeSampler
 from rcgm.transports import EDM, Transport, TrigFlow
 from rcgm_kernels import Metric
-from tests.support.gaussian import problem, states
+from tests.support.gaussian import problem, states, vanishing
 from tests.support.residuals import read
 from tests.support.rounding import assert_rounded, rounding_bound
 from tests.support.ucgm_algorithm import BATCH, CURVED, HALF_PI, NULL, TRANSPORTS, batch, plain
@@ -64,12 +64,6 @@ def test_one_sided_difference_uses_the_prediction(random_network):
         df = (f(t, second) - f(t - 0.01, second)) / 0.01
         assert_rounded(R, (-4 * t / torch.sin(HALF_PI * t))[:, None] * df, divided_by=0.01)
         assert out.evaluations == (1 if network == "student" else 2)
-
-
-def vanishing(times):
-    """What the exact residual may be: predictions are differences divided by steps as short as those of ``times``."""
-    apart = (times.t - times.r)[times.equal :]
-    return rounding_bound(size=10, divided_by=apart.min().item())
 
 
 def draw(transport: Transport, equal: int = 0, room: float = 0.02):
