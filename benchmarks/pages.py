@@ -4,8 +4,7 @@
     python -m benchmarks.pages --check    fail if a page is not what the result files say
 
 A table stands wherever a page has ``<!-- begin NAME -->`` and ``<!-- end NAME -->``, with a NAME of
-``TABLES`` of :mod:`benchmarks.tables`, :mod:`benchmarks.step_tables`, :mod:`benchmarks.headline`,
-:mod:`benchmarks.costs` or :mod:`benchmarks.published_loops`. The plots go to docs/figures.
+``TABLES`` of one of the modules ``WITH_TABLES``. The plots go to docs/figures.
 """
 
 from __future__ import annotations
@@ -15,10 +14,11 @@ import re
 import sys
 from pathlib import Path
 
-from benchmarks import costs, headline, published_loops, step_tables, tables
+from benchmarks import costs, headline, own_images_table, published_loops, step_tables, tables
 from benchmarks.environment import FIGURES, ROOT, read
 
-TABLES = {**tables.TABLES, **step_tables.TABLES, **headline.TABLES, **costs.TABLES, **published_loops.TABLES}
+WITH_TABLES = (tables, step_tables, headline, costs, own_images_table, published_loops)
+TABLES = {name: make for module in WITH_TABLES for name, make in module.TABLES.items()}
 BLOCK = re.compile(r"<!-- begin (?P<name>\S+) -->.*?<!-- end (?P=name) -->", re.DOTALL)
 
 
