@@ -26,7 +26,7 @@ import torch
 from benchmarks import environment
 from benchmarks.limits import first_line
 from benchmarks.memory import high_water
-from benchmarks.step_sides import CLASSES, SIDES, Bench
+from benchmarks.step_variants import CLASSES, VARIANTS, Bench
 from benchmarks.steps import unavailable
 from rcgm.models import DiT
 
@@ -42,9 +42,9 @@ HEADS, BLOCKS, HEAD_SIZE = 16, 28, 72  # DiT-XL
 
 @dataclass(frozen=True)
 class Try:
-    """Two steps of a side: a batch of ``batch`` with a DiT of ``heads`` heads and blocks in proportion."""
+    """Two steps of a variant: a batch of ``batch`` with a DiT of ``heads`` heads and blocks in proportion."""
 
-    side: str
+    variant: str
     batch: int
     heads: int
     small: bool = False
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=1200.0 if device.type == "cuda" else 60.0, help="in all")
     parser.add_argument("--budget-mib", type=float, default=64.0, help="of tensors, on a CPU (64)")
-    parser.add_argument("--side", action="append", choices=NAMES, help="may be repeated; all by default")
+    parser.add_argument("--variant", action="append", choices=NAMES, help="may be repeated; all by default")
     parser.add_argument("--name", default=f"capacity_{device.type}", help="name of the result file")
     parser.add_argument("--try", dest="one", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def search(given: argparse.Namespace, device: torch.device) -> None:
-    """Find both limits of every side; the file holds what is known so far."""
+    """Find both limits of every variant; the file holds what is known so far."""
     small = device.type == "cpu"
     budget = given.budget_mib * 2**20 if small else None
     base = 4 if small else HEADS
@@ -90,18 +90,18 @@ def search(given: argparse.Namespace, device: torch.device) -> None:
     result: dict[str, Any] = {
         "environment": environment.describe(device), "bytes": memory, "small": small, "rows": [],
     }  # fmt: skip
-    chosen = [side for side in SIDES if side.name in (given.side or NAMES)]
-    for side in chosen:
-        row: dict[str, Any] = {"side": side.name, "family": side.family, "error": unavailable(side)}
+    chosen = [variant for variant in VARIANTS if variant.name in (given.variant or NAMES)]
+    for variant in chosen:
+        row: dict[str, Any] = {"variant": variant.name, "family": variant.family, "error": unavailable(variant)}
         result["rows"].append(row)
         if row["error"] is not None:
             continue
-        row["batch"] = largest(lambda n, name=side.name: fits(Try(name, n, base, small)), 1, 4096, end, step=1)
-        row["heads"] = largest(lambda n, name=side.name: fits(Try(name, 4, n, small)), base, 16 * base, end, step=2)
+        row["batch"] = largest(lambda n, name=variant.name: fits(Try(name, n, base, small)), 1, 4096, end, step=1)
+        row["heads"] = largest(lambda n, name=variant.name: fits(Try(name, 4, n, small)), base, 16 * base, end, step=2)
         if row["heads"]["fits"]:
-            row["parameters"] = parameters(Try(side.name, 1, row["heads"]["fits"], small))
+            row["parameters"] = parameters(Try(variant.name, 1, row["heads"]["fits"], small))
         environment.write(given.name, result)
-        print(f"{side.name:<40} batch {told(row['batch'])}   heads {told(row['heads'])}", flush=True)
+        print(f"{variant.name:<40} batch {told(row['batch'])}   heads {told(row['heads'])}", flush=True)
     print(f"written to {environment.write(given.name, result)}")
 
 
@@ -159,7 +159,7 @@ def within_budget(budget: float) -> Callable[[Try], bool]:
     def fits(one: Try) -> bool:
         device = torch.device("cpu")
         bench = one.bench(device)
-        step = bench.step(next(side for side in SIDES if side.name == one.side), one.batch)
+        step = bench.step(next(variant for variant in VARIANTS if variant.name == one.variant), one.batch)
         step()  # makes the optimizer's state
         return bench.state_bytes() + high_water(step, device) <= budget
 
@@ -169,7 +169,7 @@ def within_budget(budget: float) -> Callable[[Try], bool]:
 def attempt(one: Try, device: torch.device) -> int:
     """Two steps in this process: 0, or ``FULL``."""
     try:
-        step = one.bench(device).step(next(side for side in SIDES if side.name == one.side), one.batch)
+        step = one.bench(device).step(next(variant for variant in VARIANTS if variant.name == one.variant), one.batch)
         for _ in range(2):
             step()
         if device.type == "cuda":

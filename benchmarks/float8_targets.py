@@ -96,7 +96,7 @@ def by_torchao(network: nn.Module) -> nn.Module:
     return network
 
 
-def sides(network: nn.Module) -> Iterator[tuple[str, nn.Module, torch.dtype]]:
+def variants(network: nn.Module) -> Iterator[tuple[str, nn.Module, torch.dtype]]:
     """Name, network and autocast of each format."""
     on_gpu = next(network.parameters()).is_cuda
     yield "float32", network, torch.float32
@@ -128,7 +128,7 @@ def measure(name: str, device: torch.device) -> list[dict[str, object]]:
     few = {field: getattr(problem, field)[:SAMPLES].to(device) for field in ("x", "velocity", "t", "r")}
     problem = with_exact(replace(problem, network=problem.network.to(device), **few))
     rows = []
-    for label, network, dtype in sides(problem.network):
+    for label, network, dtype in variants(problem.network):
         errors = {step: problem.error(network, Central(step), dtype) for step in STEPS}
         step = min(errors, key=errors.__getitem__)
         rows.append({

@@ -25,7 +25,7 @@ def contenders(found: dict[str, Any]) -> list[tuple[str, Row]]:
     ran = [row for row in _of_case(found) if row["relative_time"] is not None]
 
     def best(key: str, family: str, start: str = "") -> Row:
-        own = [row for row in ran if row["family"] == family and row["side"].startswith(start)]
+        own = [row for row in ran if row["family"] == family and row["variant"].startswith(start)]
         return min(own, key=lambda row: (row[key], row["relative_time"]))
 
     bars = [

@@ -1,6 +1,6 @@
 """The operations of the kernel benchmark at one size, each beside the same thing in torch.
 
-A side is a list of works, one for each set of tensors: several sets, together larger than the last-level cache, are
+A variant is a list of works, one for each set of tensors: several sets, together larger than the last-level cache, are
 worked on in turn, as in a training step, where the network's activations have swept the cache before. The losses are in
 :mod:`benchmarks.loss_cases`.
 """
@@ -31,7 +31,7 @@ class Case:
     Args:
         bytes_moved: each input read once, each output written once.
         term_bytes: of one tensor of samples; allocations of that size are counted.
-        sides: ``"eager"``, ``"compile"`` and others, with our own by the names of their backends, ``ours``.
+        variants: ``"eager"``, ``"compile"`` and others, with our own by the names of their backends, ``ours``.
     """
 
     operation: str
@@ -40,14 +40,14 @@ class Case:
     bytes_moved: int
     term_bytes: int
     ours: tuple[str, ...]
-    sides: dict[str, list[Callable[[], object]]] = field(default_factory=dict)
+    variants: dict[str, list[Callable[[], object]]] = field(default_factory=dict)
 
     @property
     def sets(self) -> int:
         return min(MOST_SETS, max(2, math.ceil(CACHE_BYTES / self.bytes_moved)))
 
     def add(self, name: str, work: Callable[[], object]) -> None:
-        self.sides.setdefault(name, []).append(work)
+        self.variants.setdefault(name, []).append(work)
 
 
 def backends(device: torch.device) -> tuple[str, ...]:

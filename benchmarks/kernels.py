@@ -92,11 +92,11 @@ def measure(case: Case, rounds: int, device: torch.device) -> list[dict[str, Any
     """
     source = torch.empty(max(case.bytes_moved // 2, 1), dtype=torch.uint8, device=device)
     copies = [(source.random_(), torch.zeros_like(source)) for source in [source.clone() for _ in range(case.sets)]]
-    sides = {"floor": [lambda a=a, b=b: b.copy_(a) for a, b in copies]} | case.sides
+    variants = {"floor": [lambda a=a, b=b: b.copy_(a) for a, b in copies]} | case.variants
     seconds = medians(
-        {name: in_turn(works) for name, works in sides.items()}, rounds=rounds, calls=case.sets, device=device
+        {name: in_turn(works) for name, works in variants.items()}, rounds=rounds, calls=case.sets, device=device
     )
-    in_graph, errors = graph_times(sides, case, rounds, device)
+    in_graph, errors = graph_times(variants, case, rounds, device)
     rows = []
     for backend in case.ours:
         row: dict[str, Any] = {
@@ -108,7 +108,7 @@ def measure(case: Case, rounds: int, device: torch.device) -> list[dict[str, Any
             "times_floor": seconds[backend] / seconds["floor"],
             "share_of_copy": seconds["floor"] / seconds[backend],
             "times_l2": seconds[backend] / seconds[f"l2 {backend}"] if f"l2 {backend}" in seconds else None,
-            "large_allocations": large_allocations(case.sides[backend][0], case.term_bytes, device),
+            "large_allocations": large_allocations(case.variants[backend][0], case.term_bytes, device),
         }
         for other in ("eager", "compile", "published", "mul and add"):
             row[f"{other.replace(' ', '_')}_over_fused"] = (
@@ -124,16 +124,16 @@ def measure(case: Case, rounds: int, device: torch.device) -> list[dict[str, Any
 
 
 def graph_times(
-    sides: dict[str, list[Callable[[], object]]], case: Case, rounds: int, device: torch.device
+    variants: dict[str, list[Callable[[], object]]], case: Case, rounds: int, device: torch.device
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """Seconds of a call when all sets are one CUDA graph, and the errors of sides that cannot be captured."""
+    """Seconds of a call when all sets are one CUDA graph, and the errors of variants that cannot be captured."""
     if device.type != "cuda" or case.bytes_moved > GRAPH_BYTES:
         return {}, {}
     graphs, errors = {}, {}
-    for name, works in sides.items():
+    for name, works in variants.items():
         try:
             graphs[name] = graphed(works)
-        except Exception as error:  # what a side cannot do is a result
+        except Exception as error:  # what a variant cannot do is a result
             errors[name] = first_line(error)
     whole = medians(graphs, rounds=rounds, calls=4, device=device) if graphs else {}
     return {name: value / case.sets for name, value in whole.items()}, errors

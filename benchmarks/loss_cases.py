@@ -1,6 +1,6 @@
 """The losses of the kernel benchmark at one size, each beside the same thing in torch.
 
-Our side is the very call that the objectives of ``rcgm`` make in a training step, with the options of the published
+Our variant is the very call that the objectives of ``rcgm`` make in a training step, with the options of the published
 configurations: the loss of each sample, weighted by 1/B in float64, and their sum.
 """
 

@@ -19,9 +19,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import environment
-from benchmarks.step_sides import SIDES, Bench
+from benchmarks.step_variants import VARIANTS, Bench
 
-SIDE = "RCGM, order 2, rollout"
+VARIANT = "RCGM, order 2, rollout"
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx", "cudaGraphLaunch")
 WARMUPS, SHOWN = 3, 15
@@ -76,12 +76,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     preset, shape, dtype = ("B/2", (4, 32, 32), "bfloat16") if gpu else ("micro/2", (4, 16, 16), "float32")
     batch = given.batch or (64 if gpu else 8)
     bench = Bench(preset, shape, device, getattr(torch, dtype))
-    side = next(side for side in SIDES if side.name == SIDE)
-    found, recorded = profiled(bench.step(side, batch), device)
+    variant = next(variant for variant in VARIANTS if variant.name == VARIANT)
+    found, recorded = profiled(bench.step(variant, batch), device)
     if given.trace is not None:
         recorded.export_chrome_trace(str(given.trace))
     result = {
-        "environment": environment.describe(device), "side": side.name, "preset": preset, "shape": shape,
+        "environment": environment.describe(device), "variant": variant.name, "preset": preset, "shape": shape,
         "batch": batch, "autocast": dtype, **found,
     }  # fmt: skip
     for row in result["operations"]:

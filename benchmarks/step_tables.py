@@ -25,11 +25,11 @@ def _steps_of(found: dict[str, Any]) -> str:
         header = [f"DiT-{preset}", "form", *(f"batch {batch}" for batch in batches)]
         header += [f"memory, batch {batches[-1]}, MiB"]
         lines = []
-        for side, compiler in dict.fromkeys((row["side"], row["compiler"]) for row in rows):
-            own = {row["batch"]: row for row in rows if (row["side"], row["compiler"]) == (side, compiler)}
+        for variant, compiler in dict.fromkeys((row["variant"], row["compiler"]) for row in rows):
+            own = {row["batch"]: row for row in rows if (row["variant"], row["compiler"]) == (variant, compiler)}
             last = own[batches[-1]]["peak_bytes"]
             memory = "" if last is None else f"{last / MIB:,.0f}"
-            lines.append([side, compiler or "eager", *(_cell(own[batch]) for batch in batches), memory])
+            lines.append([variant, compiler or "eager", *(_cell(own[batch]) for batch in batches), memory])
         verdict = " ".join(filter(None, (_verdict(rows, batch) for batch in batches)))
         parts.append(f"{table(header, lines)}\n\n{verdict}")
     note = f" Note: {found['note']}." if found["note"] else ""
@@ -54,7 +54,7 @@ def _verdict(rows: list[dict[str, Any]], batch: int) -> str:
     ran = [row for row in rows if row["batch"] == batch and row["times_flow_matching"] is not None]
 
     def best(family: str, start: str = "") -> dict[str, Any] | None:
-        own = [row for row in ran if row["family"] == family and row["side"].startswith(start)]
+        own = [row for row in ran if row["family"] == family and row["variant"].startswith(start)]
         return min(own, key=lambda row: row["relative_time"], default=None)
 
     jvp, rcgm, difference = best("jvp"), best("rcgm", "RCGM, order 2"), best("difference")
@@ -62,7 +62,7 @@ def _verdict(rows: list[dict[str, Any]], batch: int) -> str:
         return ""
     form = "" if jvp["compiler"] is None else f" ({jvp['compiler']})"
     return (
-        f"Batch {batch}: the best by forward mode, {jvp['side'].removeprefix('MeanFlow, ')}{form}, takes "
+        f"Batch {batch}: the best by forward mode, {jvp['variant'].removeprefix('MeanFlow, ')}{form}, takes "
         f"{jvp['relative_time'] / rcgm['relative_time']:.2f} times as long as RCGM of order 2 and "
         f"{jvp['relative_time'] / difference['relative_time']:.2f} times as long as the central difference, and "
         f"{jvp['peak_bytes'] / difference['peak_bytes']:.2f} times the memory."
@@ -86,10 +86,10 @@ def capacity_table() -> str:
 
 def _capacity_of(found: dict[str, Any]) -> str:
     rows = [
-        [row["side"], row["error"], "", ""]
+        [row["variant"], row["error"], "", ""]
         if row["error"]
         else [
-            row["side"], str(row["batch"]["fits"]), f"{row.get('parameters', 0) / 1e6:,.1f}",
+            row["variant"], str(row["batch"]["fits"]), f"{row.get('parameters', 0) / 1e6:,.1f}",
             f"{row['heads']['fits']}{'' if row['heads']['fails'] else ' or more'}",
         ]
         for row in found["rows"]

@@ -4,8 +4,8 @@
     python -m benchmarks.steps --preset XL/2 --seconds 300
     python -m benchmarks.steps --compiler none          eager only (what a CPU does by default)
 
-A step is all of it: EMA, forwards without and with gradient, backward and AdamW, the same for every side, which share
-one network. Sides run by turns. Batches grow until no side fits or ``--seconds`` a preset are spent; a side that ends
+A step is all of it: EMA, forward passes without and with gradient, backward pass and AdamW. All variants share one
+network and run interleaved. Batches grow until no variant fits or ``--seconds`` a preset are spent. A variant that ends
 with an error keeps the error's first line. Memory is that of the state and of the highest point of a step.
 
 ``jvp-flash-attention`` takes part where it can be imported: ``PYTHONPATH`` may name the folder that it was unpacked to.
@@ -27,7 +27,7 @@ from benchmarks import environment, limits
 from benchmarks.forward_mode import flash_jvp_missing
 from benchmarks.limits import first_line
 from benchmarks.memory import high_water
-from benchmarks.step_sides import SIDES, Bench, Side
+from benchmarks.step_variants import VARIANTS, Bench, Variant
 from benchmarks.timing import keep_memory, medians
 
 LATENT = (4, 32, 32)
@@ -86,18 +86,18 @@ def measure(
         rows, peaks = [], {}
         torch.compiler.reset()
         for compiler in plan.compilers:
-            for side in SIDES:
-                key = (side.name, compiler)
-                error = failed.get(key) or unavailable(side)
+            for variant in VARIANTS:
+                key = (variant.name, compiler)
+                error = failed.get(key) or unavailable(variant)
                 if error is None:
-                    step = bench.step(side, batch, compiler)
+                    step = bench.step(variant, batch, compiler)
                     error, peak = try_step(step, device)
                 if error is None:
-                    steps[f"{side.name}/{compiler}"], peaks[key] = step, peak
+                    steps[f"{variant.name}/{compiler}"], peaks[key] = step, peak
                 else:
                     failed[key] = error
                 rows.append({
-                    "preset": preset, "batch": batch, "side": side.name, "family": side.family,
+                    "preset": preset, "batch": batch, "variant": variant.name, "family": variant.family,
                     "compiler": compiler, "error": error,
                 })  # fmt: skip
         if not steps:
@@ -111,8 +111,8 @@ def measure(
             return
 
 
-def unavailable(side: Side) -> str | None:
-    return flash_jvp_missing() if side.flash_jvp else None
+def unavailable(variant: Variant) -> str | None:
+    return flash_jvp_missing() if variant.flash_jvp else None
 
 
 def try_step(step: Callable[[], object], device: torch.device) -> tuple[str | None, int]:
@@ -122,7 +122,7 @@ def try_step(step: Callable[[], object], device: torch.device) -> tuple[str | No
         return None, high_water(step, device)
     except torch.OutOfMemoryError:
         error = "out of memory"
-    except Exception as raised:  # what a side cannot do is a result
+    except Exception as raised:  # what a variant cannot do is a result
         error = first_line(raised)
     gc.collect()
     if device.type == "cuda":
@@ -131,7 +131,7 @@ def try_step(step: Callable[[], object], device: torch.device) -> tuple[str | No
 
 
 def timed(steps: dict[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, float]:
-    """Medians by turns; short steps several times in a row."""
+    """Medians of interleaved steps; short ones run several times in a row."""
     begin = time.perf_counter()
     next(iter(steps.values()))()
     if device.type == "cuda":
@@ -145,12 +145,12 @@ def finish(
     device: torch.device,
 ) -> None:  # fmt: skip
     """Add what was measured. Absolute times are kept for GPUs alone: on a shared CPU only ratios mean something."""
-    own = seconds.get(f"{row['side']}/{row['compiler']}")
+    own = seconds.get(f"{row['variant']}/{row['compiler']}")
     flow = seconds.get(f"flow matching/{row['compiler']}")
     row["times_flow_matching"] = own / flow if own and flow else None
     row["relative_time"] = own / next(iter(seconds.values())) if own else None
     row["state_bytes"] = state
-    row["peak_bytes"] = state + peaks[row["side"], row["compiler"]] if own else None
+    row["peak_bytes"] = state + peaks[row["variant"], row["compiler"]] if own else None
     if own and device.type == "cuda":
         row["milliseconds"] = own * 1e3
         row["images_per_second"] = row["batch"] / own
@@ -158,7 +158,7 @@ def finish(
 
 def print_rows(rows: list[dict[str, Any]]) -> None:
     for row in rows:
-        head = f"{row['preset']:<8} batch {row['batch']:<5} {row['side']:<36} {row['compiler'] or 'eager':<9}"
+        head = f"{row['preset']:<8} batch {row['batch']:<5} {row['variant']:<36} {row['compiler'] or 'eager':<9}"
         if row["error"] is not None:
             print(f"{head} {row['error']}")
         elif row["times_flow_matching"] is not None:
@@ -189,6 +189,6 @@ def _parse(arguments: Sequence[str] | None, device: torch.device) -> tuple[Plan,
 
 
 if __name__ == "__main__":
-    # Every batch and form has graphs of its own; past the limit a side would run uncompiled without a word.
+    # Every batch and form has graphs of its own; past the limit a variant would run uncompiled without a word.
     torch._dynamo.config.recompile_limit = 64
     main()

@@ -261,7 +261,7 @@ def profile_table() -> str:
         for row in found["operations"]
     ]
     shape = "×".join(map(str, (found["batch"], *found["shape"])))
-    step = f"{found['side']}, DiT {found['preset']}, {shape}, {found['autocast']}: {found['step_ms']:.1f} ms a step"
+    step = f"{found['variant']}, DiT {found['preset']}, {shape}, {found['autocast']}: {found['step_ms']:.1f} ms a step"
     if found["waits"] is not None:
         step += f", of which the device works {found['device_ms']:.1f} ms; {found['launches']} launches, "
         step += f"{found['waits']} waits of the host"

@@ -1,7 +1,7 @@
-"""Timing by turns: every side of a comparison runs in every round, so that a slow moment meets all of them.
+"""Interleaved timing: every variant of a comparison runs in every round, so that a slow moment slows all of them.
 
-A round runs a side several times in a row: right after another side, a call would be charged for the interpreter's and
-the dispatcher's own memory, which that side swept out of the cache.
+A round runs a variant several times in a row. Right after another variant, a call would also have to fetch the memory
+of the interpreter and the dispatcher, which that variant has pushed out of the cache.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from tqdm import tqdm
 Work = Callable[[], object]
 
 
-def medians(sides: dict[str, Work], *, rounds: int, calls: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of a call of each side over ``rounds`` rounds of ``calls`` in a row.
+def medians(variants: dict[str, Work], *, rounds: int, calls: int, device: torch.device) -> dict[str, float]:
+    """Median seconds of a call of each variant over ``rounds`` rounds of ``calls`` in a row.
 
     Device events measure on a GPU, elsewhere the host's clock, or with one thread the processor time.
     """
-    for work in sides.values():
+    for work in variants.values():
         for _ in range(calls):
             work()
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in tqdm(range(rounds), leave=False, unit="round"):
-        for name, work in sides.items():
+        for name, work in variants.items():
             seconds[name].append(_seconds_a_call(work, calls, device))
     return {name: statistics.median(values) for name, values in seconds.items()}
 
@@ -51,9 +51,9 @@ def _seconds_a_call(work: Work, calls: int, device: torch.device) -> float:
 
 
 def keep_memory() -> None:
-    """Let the C library keep what is freed, as GPU allocators do, for all sides alike.
+    """Let the C library keep what is freed, as GPU allocators do, for all variants alike.
 
-    Else a side that frees much hands its pages back to the system, and the next side pays for fetching them.
+    Else a variant that frees much hands its pages back to the system, and the next variant pays for fetching them.
     """
     if sys.platform == "linux":
         trim_threshold, mmap_threshold = -1, -3

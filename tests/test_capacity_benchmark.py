@@ -60,9 +60,11 @@ def test_a_try_that_runs_out_of_memory_says_so_by_its_code(monkeypatch: pytest.M
 
 def test_the_benchmark_runs_small(tmp_path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(environment, "RESULTS", tmp_path)
-    sides = ["flow matching", "MeanFlow, jvp with gradient", "MeanFlow, jvp with gradient, flash"]
-    capacity.main(["--budget-mib", "8", "--name", "trial", *(part for side in sides for part in ("--side", side))])
-    rows = {row["side"]: row for row in json.loads((tmp_path / "trial.json").read_text())["rows"]}
+    variants = ["flow matching", "MeanFlow, jvp with gradient", "MeanFlow, jvp with gradient, flash"]
+    capacity.main(
+        ["--budget-mib", "8", "--name", "trial", *(part for variant in variants for part in ("--variant", variant))]
+    )
+    rows = {row["variant"]: row for row in json.loads((tmp_path / "trial.json").read_text())["rows"]}
     assert rows["flow matching"]["batch"]["fits"] > rows["MeanFlow, jvp with gradient"]["batch"]["fits"] > 0
     assert rows["flow matching"]["parameters"] > 0
     assert rows["MeanFlow, jvp with gradient, flash"]["error"]

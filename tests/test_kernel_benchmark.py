@@ -142,7 +142,7 @@ def measured() -> set[tuple]:
         for name in ("interpolate_case", "advance_case", "ema_case"):
             patch.setattr(kernels, name, lambda *_, **__: None)
         made = [make() for make in kernels.cases(CPU, full=False)]
-        return set().union(*(calls_of(case.sides["cpu"][0]) for case in made if case is not None))
+        return set().union(*(calls_of(case.variants["cpu"][0]) for case in made if case is not None))
 
 
 TRAINED = [

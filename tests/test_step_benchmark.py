@@ -1,4 +1,4 @@
-"""The training-step benchmark: its sides are what they say, and it runs, small."""
+"""The training-step benchmark: its variants are what they say, and it runs, small."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.torch_version import TorchVersion
 from benchmarks import environment, forward_mode, limits, steps
 from benchmarks.forward_mode import JvpMeanFlow, by_block, by_dual_numbers, by_transform, flash_jvp_attention
 from benchmarks.memory import held, high_water
-from benchmarks.step_sides import SIDES, TIMES, Bench
+from benchmarks.step_variants import TIMES, VARIANTS, Bench
 from rcgm.derivatives import ForwardMode
 from rcgm.models import DiT
 from rcgm.objectives import MeanFlow
@@ -68,24 +68,24 @@ def test_every_block_shares_one_compiled_graph():
 def test_sides_train_the_same_parameters(bench):
     before = [parameter.detach().clone() for parameter in bench.network.parameters()]
     known = {parameter.data_ptr() for parameter in bench.network.parameters()}
-    for side in SIDES:
-        if side.flash_jvp:
+    for variant in VARIANTS:
+        if variant.flash_jvp:
             continue
-        bench.step(side, 2)()
+        bench.step(variant, 2)()
         assert {parameter.data_ptr() for parameter in bench.network.parameters()} == known
         after = list(bench.network.parameters())
-        assert any(not torch.equal(old, new) for old, new in zip(before, after, strict=True)), side.name
+        assert any(not torch.equal(old, new) for old, new in zip(before, after, strict=True)), variant.name
         before = [parameter.detach().clone() for parameter in after]
 
 
 def test_a_compiled_side_takes_the_same_step():
-    side = next(side for side in SIDES if side.name == "MeanFlow, central difference")
+    variant = next(variant for variant in VARIANTS if variant.name == "MeanFlow, central difference")
     results = []
     for compiler in (None, EAGER):
         torch.manual_seed(0)
         bench = Bench("nano/2", SHAPE, CPU, torch.float32)
         randomised(bench.network)
-        bench.step(side, 2, compiler)()
+        bench.step(variant, 2, compiler)()
         results.append(torch.cat([parameter.detach().flatten() for parameter in bench.network.parameters()]))
     torch.testing.assert_close(results[0], results[1])
 
@@ -148,8 +148,8 @@ def test_the_benchmark_runs_small(tmp_path, monkeypatch: pytest.MonkeyPatch, cap
     monkeypatch.setattr(limits, "ATTEMPTS", {})
     steps.main(["--preset", "nano/2", "--batches", "2", "--rounds", "1", "--name", "trial"])
     result = json.loads((tmp_path / "trial.json").read_text())
-    rows = {row["side"]: row for row in result["rows"]}
-    assert set(rows) == {side.name for side in SIDES}
+    rows = {row["variant"]: row for row in result["rows"]}
+    assert set(rows) == {variant.name for variant in VARIANTS}
     assert rows["flow matching"]["times_flow_matching"] == 1
     for row in rows.values():
         assert (row["error"] is None) == (row["peak_bytes"] is not None)

@@ -1,4 +1,4 @@
-"""The sides of the training-step benchmark: one network, its EMA and optimizer, shared by all, and what differs."""
+"""The variants of the training-step benchmark: one network, its EMA and optimizer, shared by all, and what differs."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from rcgm.training.step import TrainStep
 
 CLASSES = 1000
 TIMES = TimeSampler("logit_normal", -0.4, 1.0, interval="sorted")
-"""Every sample has an interval: where ``r = t`` in a part of them, that part costs some sides nothing."""
+"""Every sample has an interval: where ``r = t`` in a part of them, that part costs some variants nothing."""
 
 
 @dataclass(frozen=True)
-class Side:
+class Variant:
     """A row of the benchmark.
 
     Args:
@@ -43,28 +43,28 @@ class Side:
     flash_jvp: bool = False
 
 
-def _rcgm(order: int, points: str) -> Side:
+def _rcgm(order: int, points: str) -> Variant:
     name = f"RCGM, order {order}" + (f", {points}" if order > 1 else "")
-    return Side(name, lambda network, compiler: RCGM(times=TIMES, order=order, points=points), "rcgm")
+    return Variant(name, lambda network, compiler: RCGM(times=TIMES, order=order, points=points), "rcgm")
 
 
-def _jvp(name: str, gradient: bool, *, dual: bool = False, flash: bool = False) -> Side:
+def _jvp(name: str, gradient: bool, *, dual: bool = False, flash: bool = False) -> Variant:
     def make(network: DiT, compiler: str | None) -> JvpMeanFlow:
         plain = by_dual_numbers if dual else by_transform
         derivative = plain if compiler is None else by_block(network, compiler)
         return JvpMeanFlow(MeanFlow(times=TIMES), derivative, gradient)
 
-    return Side(f"MeanFlow, {name}", make, "jvp", flash)
+    return Variant(f"MeanFlow, {name}", make, "jvp", flash)
 
 
-SIDES = (
-    Side("flow matching", lambda network, compiler: FlowMatching(times=TIMES), "flow matching"),
+VARIANTS = (
+    Variant("flow matching", lambda network, compiler: FlowMatching(times=TIMES), "flow matching"),
     _rcgm(1, "rollout"),
     _rcgm(2, "rollout"),
     _rcgm(2, "jump"),
     _rcgm(4, "rollout"),
     _rcgm(4, "jump"),
-    Side(
+    Variant(
         "MeanFlow, central difference",
         lambda network, compiler: MeanFlow(times=TIMES, derivative=Central()),
         "difference",
@@ -78,7 +78,7 @@ SIDES = (
 
 
 class Bench:
-    """A DiT with 1,000 classes, its EMA and AdamW on ``device``; every side trains the same parameters.
+    """A DiT with 1,000 classes, its EMA and AdamW on ``device``; every variant trains the same parameters.
 
     Args:
         preset: of the DiT.
@@ -99,13 +99,13 @@ class Bench:
         self.ema = Ema(self.network, 0.999)
         self.optimizer = build_optimizer(OptimizerConfig(lr=1e-5), self.network)
 
-    def step(self, side: Side, batch: int, compiler: str | None = None) -> Callable[[], object]:
-        """One training step of ``side`` on a random batch: EMA, forwards, backward, optimizer."""
+    def step(self, variant: Variant, batch: int, compiler: str | None = None) -> Callable[[], object]:
+        """One training step of ``variant`` on a random batch: EMA, forwards, backward, optimizer."""
         generator = torch.Generator(self.device).manual_seed(0)
         x = torch.randn((batch, *self.shape), generator=generator, device=self.device)
         labels = torch.randint(CLASSES, (batch,), generator=generator, device=self.device)
-        student, target = (self._variant(network, side, compiler) for network in (self.network, self.ema.network))
-        objective = side.make(self._variant(self.network, side, None), compiler)
+        student, target = (self._network(network, variant, compiler) for network in (self.network, self.ema.network))
+        objective = variant.make(self._network(self.network, variant, None), compiler)
         train = TrainStep(
             student, objective, self.optimizer, _Shared(self.ema, target), seed=0, autocast=self.autocast
         )  # fmt: skip
@@ -117,12 +117,12 @@ class Bench:
         return held([*self.network.parameters(), *self.network.buffers(), *self.ema.network.parameters(),
                      *self.ema.network.buffers(), *kept])  # fmt: skip
 
-    def _variant(self, network: DiT, side: Side, compiler: str | None) -> DiT:
+    def _network(self, network: DiT, variant: Variant, compiler: str | None) -> DiT:
         """The network with the same parameters, but attention and compiled blocks of its own."""
-        if not side.flash_jvp and compiler is None:
+        if not variant.flash_jvp and compiler is None:
             return network
         twin = copy.deepcopy(network, {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())})
-        if side.flash_jvp:
+        if variant.flash_jvp:
             use_flash_jvp(twin)
         if compiler is not None:
             compile_blocks(twin, compiler)
