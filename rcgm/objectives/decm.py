@@ -137,7 +137,7 @@ class DECM(Objective):
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
         if self.start_weight + self.end_weight == 0:
-            raise ValueError("start_weight and end_weight must not both be 0")
+            raise ValueError("start_weight and end_weight must not both be 0, got 0 and 0: choose one above 0")
 
     def _check_normalize(self) -> None:
         """The metric belongs to one part and the normalisation to the others, so these check it when they are built."""

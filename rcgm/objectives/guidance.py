@@ -44,7 +44,8 @@ class Guidance(ABC):
         if not (math.isfinite(self.scale) and self.scale >= 0):
             raise ValueError(f"guidance scale must be a finite number >= 0, got {self.scale!r}")
         if not 0 <= self.t_min <= self.t_max <= 1:
-            raise ValueError(f"guidance needs 0 <= t_min <= t_max <= 1, got {self.t_min!r} and {self.t_max!r}")
+            got = f"{self.t_min!r} and {self.t_max!r}"
+            raise ValueError(f"guidance t_min and t_max must have 0 <= t_min <= t_max <= 1, got {got}")
         one_of("guidance network", self.network, NETWORKS)
 
     def queries(self, point: Point) -> list[Query]:

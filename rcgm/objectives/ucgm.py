@@ -88,7 +88,7 @@ class UCGM(AlongPath):
 
     @property
     def sampler(self) -> str:
-        """Ratio 0 trains ``r = t`` alone, and its samples take many steps."""
+        """Ratio 0 trains ``r = t`` only, so sampling takes many steps."""
         return "ucgm_multi" if self.consistency_ratio == 0 else "ucgm"
 
     def subtracted(self) -> set[str]:

@@ -203,9 +203,9 @@ def test_needs_no_null_condition_otherwise():
         ((-0.1,), "guidance scale must be a finite number >= 0, got -0.1"),
         ((float("nan"),), "guidance scale must be a finite number >= 0, got nan"),
         ((float("inf"),), "guidance scale must be a finite number >= 0, got inf"),
-        ((1.0, 0.5, 0.4), "guidance needs 0 <= t_min <= t_max <= 1, got 0.5 and 0.4"),
-        ((1.0, -0.1, 0.4), "guidance needs 0 <= t_min <= t_max <= 1, got -0.1 and 0.4"),
-        ((1.0, 0.1, 1.4), "guidance needs 0 <= t_min <= t_max <= 1, got 0.1 and 1.4"),
+        ((1.0, 0.5, 0.4), "guidance t_min and t_max must have 0 <= t_min <= t_max <= 1, got 0.5 and 0.4"),
+        ((1.0, -0.1, 0.4), "guidance t_min and t_max must have 0 <= t_min <= t_max <= 1, got -0.1 and 0.4"),
+        ((1.0, 0.1, 1.4), "guidance t_min and t_max must have 0 <= t_min <= t_max <= 1, got 0.1 and 1.4"),
     ],
 )
 def test_bad_guidance(arguments, message):
