@@ -25,11 +25,11 @@ COMMANDS = {
 DESCRIPTION = """\
 Train generative models that sample in one, two or a few steps.
 
-  rcgm train configs/digits.yaml          train; everything is kept in runs/digits
+  rcgm train configs/digits.yaml          train; all files go to runs/digits
   rcgm sample runs/digits --steps 1,2,4   draw samples with the trained network
   rcgm evaluate runs/digits               measure how good the samples are
   rcgm encode images latents ...          turn a folder of images into latents to train on
-  rcgm export runs/digits                 the network as one safetensors file, or as a folder
+  rcgm export runs/digits                 write the network to one safetensors file or a folder
   rcgm info                               what is installed, and which kernels will run
 
 'rcgm COMMAND --help' explains a command and gives an example."""
@@ -79,6 +79,6 @@ def _parser() -> argparse.ArgumentParser:
     for name, command in COMMANDS.items():
         one = commands.add_parser(name, help=command.SHORT, description=command.TEXT, formatter_class=as_written)
         command.add_arguments(one)
-        one.add_argument("--traceback", action="store_true", help="show where in the program an error came from")
+        one.add_argument("--traceback", action="store_true", help="show the traceback of an error")
         one.set_defaults(run_command=command.run, less_memory=command.LESS_MEMORY)
     return parser

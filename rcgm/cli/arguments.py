@@ -31,7 +31,10 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help="folder of a run, such as runs/digits")
     parser.add_argument("--checkpoint", type=int, metavar="STEP", help="step of the checkpoint (default: the newest)")
     parser.add_argument(
-        "--weights", choices=("ema", "student"), default="ema", help="averaged weights or the last ones (default: ema)"
+        "--weights",
+        choices=("ema", "student"),
+        default="ema",
+        help="averaged weights or those of the last step (default: ema)",
     )
     add_device(parser)
 
@@ -40,10 +43,18 @@ def add_sampling(parser: argparse.ArgumentParser, *, count: int) -> None:
     """Which network, and how to draw samples with it."""
     add_checkpoint(parser)
     parser.add_argument(
-        "--steps", type=_step_counts, default=(1, 2, 4), metavar="1,2,4", help="numbers of steps (default: 1,2,4)"
+        "--steps",
+        type=_step_counts,
+        default=(1, 2, 4),
+        metavar="1,2,4",
+        help="numbers of sampling steps (default: 1,2,4)",
     )
     parser.add_argument(
-        "--count", type=positive, default=count, metavar="N", help="samples for each (default: %(default)s)"
+        "--count",
+        type=positive,
+        default=count,
+        metavar="N",
+        help="samples for each number of steps (default: %(default)s)",
     )
     parser.add_argument(
         "--sampler", choices=_Samplers(), default="auto", metavar="NAME",

@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
             update={name: value for name, value in given.items() if value is not None}
         )
         if options.save_reference is not None and settings.features is None:
-            raise ValueError("--save-reference needs --features")
+            raise ValueError("--save-reference must be left out without --features")
         sampler = run.sampler(
             options.sampler,
             guidance=options.guidance,

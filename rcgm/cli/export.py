@@ -13,8 +13,8 @@ SHORT = "write a trained model to one file or a folder"
 LESS_MEMORY = "use --device cpu"
 
 TEXT = """\
-Write the weights of a run to one safetensors file, under the names of the network's own state_dict, whether one
-process trained it or many; or, where the name does not end in .safetensors, to a folder of config.json and
+Write the weights of a run to one safetensors file, with the names of the network's state_dict, however many
+processes trained it. A name that does not end in .safetensors is a folder: it gets config.json and
 model.safetensors, which rcgm.models.load_pretrained reads.
 
 example:

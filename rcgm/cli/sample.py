@@ -19,14 +19,15 @@ SHORT = "draw samples with a trained model"
 LESS_MEMORY = "make --count smaller, or use --device cpu"
 
 TEXT = """\
-Draw samples with the network of a run, in each of the given numbers of steps from the same noise.
+Draw samples with the network of a run, in each given number of steps from the same noise. A sample depends only on
+the seed and its number, not on --count.
 
 example:
   rcgm sample runs/digits --steps 1,2,4,32 --count 20 --data --output samples.png
   rcgm sample runs/digits --steps 1 --count 80 --classes 3,7 --npz samples.npz
 
-The arrays of the .npz are named steps_1, steps_2, ... and labels. Latents are as the autoencoder gives them, with the
-normalisation of the data undone; where they are decoded, images_1, ... hold the images, in [-1, 1]."""
+The arrays of the .npz are steps_1, steps_2, ... and labels. Latents are stored as the autoencoder gives them, without
+the normalisation of the data. If they are decoded, images_1, ... hold the images, in [-1, 1]."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

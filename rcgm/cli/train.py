@@ -16,21 +16,21 @@ LESS_MEMORY = "make batch_size smaller or accumulate larger, or set parallel.act
 TEXT = """\
 Train the run that a configuration file describes.
 
-Any setting of the file can be changed on the command line by its dotted name. The folder of the run then holds
-the resolved configuration, checkpoints, metrics.jsonl, a TensorBoard log, the loss curve, samples drawn
-while training and, at the end, summary.json.
+Any setting of the file can be changed on the command line by its dotted name. The folder of the run holds the
+resolved configuration, checkpoints, metrics.jsonl, a TensorBoard log, the loss curve, pictures of samples and, at
+the end, summary.json.
 
 example:
   rcgm train configs/digits.yaml optimizer.lr=5e-4 objective.order=1 --output runs/order1
 
-From a frozen teacher, the network of another run:
+With a frozen teacher, the network of another run:
   rcgm train configs/digits.yaml objective.supervision=teacher teacher.run=runs/flow --output runs/distilled
 
 On several GPUs, or in several processes (docs/distributed.md):
   torchrun --nproc_per_node=8 -m rcgm.cli train configs/digits.yaml
 
-Ctrl-C stops after the step at hand and saves it; so do SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2. Then, or after a
-crash:
+Ctrl-C stops after the current step and saves a checkpoint; so do SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2. To resume,
+also after a crash:
   rcgm train configs/digits.yaml optimizer.lr=5e-4 objective.order=1 --output runs/order1 --resume"""
 
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="folder of the run (default: runs/ and CONFIG's name)"
     )
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the folder")
+    parser.add_argument("--resume", action="store_true", help="resume from the newest checkpoint in the folder")
     parser.add_argument(
         "--allow-change",
         action="append",

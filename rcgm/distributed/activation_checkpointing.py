@@ -1,4 +1,4 @@
-"""Activation checkpointing: what a forward computes is thrown away, and computed again in the backward."""
+"""Activation checkpointing: activations of the forward are dropped and recomputed in the backward."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 __all__ = ["recomputed"]
 
 EXPENSIVE = ("mm", "addmm", "bmm", "baddbmm", "_flash_attention_forward", "_efficient_attention_forward")
-"""Operators of aten whose results are kept: matrix products. Those of attention are found by their common name."""
+"""Operators of aten whose results are kept: matrix products. Operators of attention are found by their names."""
 
 
 def recomputed(forward: Callable[..., Any], *, selective: bool) -> Callable[..., Any]:

@@ -1,7 +1,6 @@
-"""Activation checkpointing, compilation and sharding of one network. Model code knows nothing of it.
+"""Activation checkpointing, compilation and sharding of one network, which needs no code for them.
 
-The one thing asked of a network is that its repeated part is a ``ModuleList`` called ``blocks``, each a module of its
-own; a network without is handled as one block.
+The repeated part of a network must be a ``ModuleList`` called ``blocks``; without one, the network is one block.
 """
 
 from __future__ import annotations
@@ -23,25 +22,24 @@ if TYPE_CHECKING:
 __all__ = ["blocks_of", "gather_nothing", "is_sharded", "make_mesh", "parallelize", "synchronise_gradients"]
 
 
-def make_mesh(config: ParallelConfig, device: torch.device, processes: int) -> DeviceMesh | None:
+def make_mesh(config: ParallelConfig, device: torch.device, world_size: int) -> DeviceMesh | None:
     """The mesh that networks are sharded over; None for one process.
 
-    One dimension for ``full``; for ``hybrid`` and ``replicate`` two, copies and the shards of a copy, of which
-    ``replicate`` has one.
+    It has one dimension for ``full``, and two for ``hybrid`` and ``replicate``: copies, and the shards of a copy.
 
     Raises:
-        ValueError: the processes are no multiple of the shards of a copy.
+        ValueError: ``world_size`` is no multiple of the shards of a copy.
     """
-    if processes == 1:
+    if world_size == 1:
         return None
     if config.shard == "full":
-        return init_device_mesh(device.type, (processes,), mesh_dim_names=("shard",))
+        return init_device_mesh(device.type, (world_size,), mesh_dim_names=("shard",))
     size = 1
     if config.shard == "hybrid":
-        size = config.shard_size or int(os.environ.get("LOCAL_WORLD_SIZE", processes))
-    if processes % size:
-        raise ValueError(f"parallel.shard_size must divide the number of processes, {processes}, got {size}")
-    return init_device_mesh(device.type, (processes // size, size), mesh_dim_names=("copy", "shard"))
+        size = config.shard_size or int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+    if world_size % size:
+        raise ValueError(f"parallel.shard_size must divide the number of processes, {world_size}, got {size}")
+    return init_device_mesh(device.type, (world_size // size, size), mesh_dim_names=("copy", "shard"))
 
 
 def parallelize(
@@ -52,17 +50,17 @@ def parallelize(
     compile: bool | str = False,
     keep_gathered: bool,
 ) -> None:
-    """Prepare ``network`` in place for training, or for forwards only where none of its parameters takes gradients.
+    """Prepare ``network`` in place for training, or for forwards only if none of its parameters takes gradients.
 
-    Afterwards its parameters are DTensors (with a mesh), under their old names; copies of it have to be made before.
+    With a mesh its parameters become DTensors, with the same names. Copies of the network have to be made before.
 
     Args:
         network: all its parameters trained, or none.
         config: section ``parallel`` of a run.
         mesh: see :func:`make_mesh`.
-        compile: whether to compile each block; the name of a backend of ``torch.compile`` for another than its own.
-        keep_gathered: whether gathered parameters stay from one forward to the next (of a trained network until its
-            backward) rather than be gathered again: see :func:`gather_nothing`.
+        compile: whether to compile each block, or the name of a backend of ``torch.compile``.
+        keep_gathered: keep gathered parameters from one forward to the next (of a trained network until its backward)
+            instead of gathering them again: see :func:`gather_nothing`.
     """
     trained = any(parameter.requires_grad for parameter in network.parameters())
     blocks = blocks_of(network) or [network]
@@ -92,7 +90,7 @@ def parallelize(
 
 
 def blocks_of(network: nn.Module) -> list[nn.Module]:
-    """The modules of the ``ModuleList`` called ``blocks``, at whatever depth; none where there is no such list."""
+    """The modules of each ``ModuleList`` called ``blocks``, at any depth."""
     lists = [
         module
         for name, module in network.named_modules()
@@ -107,9 +105,9 @@ def is_sharded(network: nn.Module) -> bool:
 
 
 def gather_nothing(network: nn.Module) -> None:
-    """Let go of what is gathered of the parameters of ``network``, so that they are its shards again.
+    """Free the gathered parameters of ``network``, so that they are its shards again.
 
-    To be called after the forwards of a network that has no backward, before its parameters are written or read.
+    Call it after the forwards of a network that has no backward, before its parameters are written or read.
     """
     if not isinstance(network, FSDPModule):
         return
@@ -125,7 +123,7 @@ def gather_nothing(network: nn.Module) -> None:
 
 
 def synchronise_gradients(network: nn.Module, value: bool) -> None:
-    """Whether the next backward adds up the gradients over the processes: false for all micro-batches but the last."""
+    """Whether the next backward sums the gradients over the processes: false for all micro-batches but the last."""
     if isinstance(network, FSDPModule):
         network.set_requires_gradient_sync(value)
 

@@ -1,14 +1,16 @@
-"""A run on disk and what is done with a finished one: checkpoints, records, samples, measures, export."""
+"""A run on disk, and the use of a finished one: checkpoints, records, samples, measures, export."""
 
 from rcgm.runs.checkpoint import CheckpointError, latest_checkpoint, read_checkpoint, save_checkpoint
 from rcgm.runs.export import export_run
 from rcgm.runs.folder import RunFolder
 from rcgm.runs.loading import LoadedRun, load_run
+from rcgm.runs.sampler import RunSampler
 
 __all__ = [
     "CheckpointError",
     "LoadedRun",
     "RunFolder",
+    "RunSampler",
     "export_run",
     "latest_checkpoint",
     "load_run",

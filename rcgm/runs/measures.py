@@ -150,7 +150,7 @@ def build_measure(
             save_reference=save_reference,
         )
     if save_reference is not None:
-        raise ValueError("save_reference needs features: give the weights of the Inception network")
+        raise ValueError("save_reference must be left out without features, the weights of the Inception network")
     if isinstance(dataset, Digits):
         return DigitMeasure()
     if dataset.info.kind == "points":

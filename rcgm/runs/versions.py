@@ -1,4 +1,4 @@
-"""Which versions of what a run was made with."""
+"""Versions of the libraries of a run."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ __all__ = ["AutocastNetwork", "Ema"]
 
 
 class AutocastNetwork:
-    """A network run under autocast to ``dtype``, whatever the caller's autocast, answering in the dtype of ``x``."""
+    """A network under autocast to ``dtype``, whatever autocast the caller uses; its output has the dtype of ``x``."""
 
     def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
         self.network = network
@@ -29,8 +29,8 @@ class AutocastNetwork:
 class Ema:
     """Average of a student's parameters, ``ema <- d ema + (1 - d) student``, as a network of the same class.
 
-    With warm-up, the first step has ``d = 0``, and each moves it by ``d <- d + (1 - d)(decay - d)/2`` for the next: an
-    average of the random initial weights would be a poor target for the first 1/(1 - decay) steps (math.md, section 2).
+    With warm-up, ``d = 0`` in the first step, and ``d <- d + (1 - d)(decay - d)/2`` after each step: an average of the
+    random initial weights would be a poor target in the first 1/(1 - decay) steps (math.md, section 2).
 
     Call :meth:`step` once per optimizer step, before the target forwards of that step. Student and average may be
     sharded, both in the same way, after this is made; each process then averages its shards.
@@ -41,15 +41,15 @@ class Ema:
         warmup: whether d grows from 0 or is ``decay`` from the first step.
         cast: bfloat16 or float16: ``target`` runs on a copy of its average in that format, written in the same pass
             over memory as the average itself.
-        target_decay: ``target`` is a second average with this decay, as where the published programs sample from a
-            slower average than they learn from; None for the first one. With 0 the target is the student.
+        target_decay: ``target`` is a second average with this decay: some published programs sample from a slower
+            average than the one they learn from. None: the first average. 0: the student.
         target_warmup: whether the second has a warm-up.
 
     Attributes:
         network: the average, parameters in float32 (float64 for a float64 student), without gradient: the network to
             sample from, in evaluation mode (``network.eval()``; :meth:`step` puts it back).
-        target: what an objective is to be given as its target network. It is in the mode that the student is in, as
-            in the published loops: objectives subtract the two, so that dropout has to be the same in both.
+        target: the target network for an objective. It has the mode of the student, as in the published loops:
+            objectives subtract the two, so dropout must be the same in both.
         current_decay: the d of the last step.
         second: the second average, or None.
 
@@ -103,7 +103,7 @@ class Ema:
 
     @property
     def is_student(self) -> bool:
-        """Whether there is no average to sample from but the student itself."""
+        """Whether there is no average, and the student itself is sampled from."""
         return self.network is self._student
 
     @torch.no_grad()
@@ -142,16 +142,16 @@ class Ema:
 
     @property
     def copies(self) -> list[nn.Module]:
-        """The networks that this keeps beside the student, the one that ``target`` runs last; none without average."""
+        """The networks beside the student, the one of ``target`` last; none without an average."""
         second = [] if self.second is None else self.second.copies
         if self.is_student:
             return second
         return [self.network, *([] if self._cast_network is None else [self._cast_network]), *second]
 
     def release(self) -> None:
-        """Let go of gathered parameters, where the networks are sharded: once the target forwards of a step are made.
+        """Free gathered parameters of sharded networks, after the target forwards of a step.
 
-        The student's are let go of by its own backward.
+        The backward of the student frees those of the student.
         """
         for network in self.copies:
             gather_nothing(network)

@@ -1,4 +1,4 @@
-"""The weights that a run begins from, where they are those of a file."""
+"""Initial weights of a run from a file."""
 
 from __future__ import annotations
 

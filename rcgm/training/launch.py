@@ -148,4 +148,4 @@ def _train(
 def _initialise(student: nn.Module, teacher: Teacher, show_progress: bool) -> None:
     kept = initialise_from(teacher, student)
     if kept and show_progress:
-        print(f"tensors that the teacher does not have keep their first values: {', '.join(kept)}", file=sys.stderr)
+        print(f"tensors that the teacher does not have keep their initial values: {', '.join(kept)}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""torch's global generators in a run, which dropout and the like draw from."""
+"""torch's global generators in a run, from which dropout and similar modules draw."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
 
 
 def global_random_state(device: torch.device, processes: Processes) -> dict[str, Tensor]:
-    """torch's global generators of all processes, uint8 tensors: what dropout and the like draw from."""
+    """State of torch's global generators of all processes, uint8 tensors."""
     own = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         own["cuda"] = torch.cuda.get_rng_state(device)
@@ -39,7 +39,7 @@ def global_random_state(device: torch.device, processes: Processes) -> dict[str,
 def restore_global_random_state(
     states: dict[str, Tensor], device: torch.device, processes: Processes, *, seed: int, step: int
 ) -> None:
-    """Undo :func:`global_random_state`. What was not there then is seeded, from ``seed``, ``step`` and the rank."""
+    """Undo :func:`global_random_state`. Missing states are seeded from ``seed``, ``step`` and the rank."""
     torch.manual_seed(seed_of(seed, Purpose.GLOBAL, processes.rank, step))
     state = states.get(f"cpu.{processes.rank}")
     if state is not None:
@@ -50,7 +50,7 @@ def restore_global_random_state(
 
 
 def separate_global_generators(seed: int, processes: Processes) -> None:
-    """Give every process but the first numbers of its own: dropout is to differ, initial weights are to be alike."""
+    """Seed the generators of all ranks but 0 anew: dropout must differ between ranks, initial weights must not."""
     if not processes.is_main:
         torch.manual_seed(seed_of(seed, Purpose.GLOBAL, processes.rank, 0))
 

@@ -1,4 +1,4 @@
-"""One optimizer step: what is computed, and nothing about when, where it is logged or how it is saved."""
+"""One optimizer step: what is computed. Schedules, logs and checkpoints are elsewhere."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ __all__ = ["StepResult", "TrainStep"]
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step says about itself: tensors of no dimension on the device of the student, without gradient."""
+    """Results of a step: tensors of no dimension on the device of the student, without gradient."""
 
     loss: Tensor
     grad_norm: Tensor | None
     rows: int = 0
-    """That went through a network here: once without gradient, three times with the student's backward."""
+    """Rows that went through a network in this process; a row counts three times with the backward of the student."""
 
 
 class TrainStep:
     """EMA, forwards, backwards, clipping and the optimizer, in that order.
 
-    The rows of the batch are dealt out to ``accumulate`` micro-batches (:class:`~rcgm.distributed.Share`). Each begins
-    with a generator seeded from (seed, step), draws for the whole batch and keeps what belongs to its rows. So the
-    numbers of a step do not depend on the steps before it, nor on how many processes and micro-batches share it.
-    Losses and gradients are means over all rows, of whatever process and micro-batch. Nothing waits for the device.
+    The rows of the batch are dealt out to ``accumulate`` micro-batches (:class:`~rcgm.distributed.Share`). Each
+    starts with a generator seeded from (seed, step), draws for the whole batch and keeps the draws of its rows. So the
+    numbers of a step depend neither on the steps before it nor on the number of processes and micro-batches. Losses and
+    gradients are means over the rows of all processes and micro-batches. Nothing waits for the device.
 
     Args:
         student: in training mode; takes gradients.
@@ -46,16 +46,16 @@ class TrainStep:
         optimizer: over the student's parameters, and those that the objective learns.
         ema: gives the target network.
         seed: of the run.
-        accumulate: micro-batches a step; the first have a row more where it does not divide the batch.
+        accumulate: micro-batches per step; if it does not divide the batch, the first ones have one row more.
         autocast: torch.float32 for none, or the dtype of the forwards.
         clip_grad_norm: largest norm of the whole gradient of the student, or None.
         null_cond: what a dropped condition becomes, leading dimension 1; None without conditions.
         teacher: a frozen network ``(x, t, r, cond)``, or None.
-        frozen: modules of the teacher, whose gathered parameters are let go of with the target's.
-        processes: that share each step. Student, average and teacher are sharded over them; what the objective learns
-            is not, and its gradients are averaged here.
-        target: what runs the forwards of ``ema.target``; None for itself.
-        by_time: takes in the losses of the samples, where the objective tells them; None for nothing.
+        frozen: modules of the teacher, whose gathered parameters are freed with those of the target.
+        processes: that share each step. Student, average and teacher are sharded over them. What the objective learns
+            is not sharded; its gradients are averaged here.
+        target: runs the forwards of ``ema.target``; None for ``ema.target`` itself.
+        by_time: collects the losses of the samples, if the objective gives them; None collects nothing.
         guard: skips steps that are not finite; None makes every step.
     """
 
@@ -158,7 +158,7 @@ class TrainStep:
         return StepResult(loss, norm, evaluated)
 
     def _observe(self, output: Any) -> int:
-        """Note the losses by time, and give the rows that went through a network."""
+        """Collect the losses by time; returns the rows that went through a network."""
         losses = getattr(output, "losses", None)
         if losses is None:
             return 0

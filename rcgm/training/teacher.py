@@ -21,8 +21,8 @@ class Teacher:
     Args:
         network: frozen; moved nowhere.
         step: of the checkpoint that it was loaded from.
-        any_step: false for a network that was trained at ``r = t`` alone: it is given ``r = t`` whatever is asked, and
-            so answers with the instantaneous prediction.
+        any_step: false for a network that was trained only at ``r = t``: it is always given ``r = t``, and so gives the
+            instantaneous prediction.
     """
 
     def __init__(self, network: nn.Module, step: int, *, any_step: bool) -> None:
@@ -44,7 +44,7 @@ def load_teacher(
     device: torch.device,
     step: int | None = None,
 ) -> Teacher:
-    """The teacher of ``config``, after a check that it speaks of the same things as the student.
+    """The teacher of ``config``, after a check that its data, classes and transport are those of the student.
 
     Args:
         config: which run, and what of it.

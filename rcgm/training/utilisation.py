@@ -1,4 +1,4 @@
-"""How much of a device's arithmetic a run uses."""
+"""Model FLOPs utilisation (MFU)."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ PEAK_TFLOPS: dict[str, float] = {
     "RTX 4090": 165.2,
     "RTX 3090": 71.0,
 }
-"""Published dense bfloat16 rates, in 1e12 operations a second, by what the name of the device has in it."""
+"""Published dense bfloat16 rates, in 1e12 operations per second, by a part of the device's name."""
 
 
 def peak_flops(device: torch.device, override: float | None = None) -> float | None:
-    """Floating-point operations a second that ``device`` can make at most; None where that is not known.
+    """Peak rate of ``device`` in floating-point operations per second; None if it is not known.
 
     Args:
         device: whose name is looked up in :data:`PEAK_TFLOPS`, if it is a GPU.
-        override: in 1e12 a second, which wins.
+        override: peak rate in 1e12 per second, used instead.
     """
     if override is not None:
         return override * 1e12
@@ -83,10 +83,10 @@ def forward_flops(build: Callable[[], nn.Module], info: DataInfo) -> int:
 
 
 class Utilisation:
-    """Model FLOPs utilisation: operations that the formulas need, over those that the device could have made.
+    """Model FLOPs utilisation: operations of the forwards and backwards, relative to the peak of the device.
 
-    A forward without gradient counts once, one with tangent twice, the student's with its backward three times. What
-    is computed again to save memory does not count.
+    A forward without gradient counts once, one with a tangent twice, that of the student with its backward three times.
+    Recomputed activations do not count.
 
     Args:
         build: makes the network of the run.

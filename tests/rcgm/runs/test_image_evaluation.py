@@ -73,7 +73,7 @@ def test_statistics_are_only_of_images_that_are_judged(tmp_path, capsys):
     train(parse_config({**DIGITS, "steps": 1, "evaluate": {"at_end": False}}), tmp_path, show_progress=False)
     code = main(["evaluate", str(tmp_path), "--save-reference", str(tmp_path / "a.safetensors"), "--device", "cpu"])
     assert code == 2
-    assert "--save-reference needs --features" in capsys.readouterr().err
+    assert "--save-reference must be left out without --features" in capsys.readouterr().err
 
 
 def test_a_missing_package_is_named_without_a_traceback(tmp_path, capsys, monkeypatch):
