@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from rcgm.config import (
     ConfigError,
@@ -43,6 +44,11 @@ def test_every_configuration_of_the_project_builds(path, tmp_path):
     if config.data.name == "latents":  # which the encode command makes first
         latents = write_shards(tmp_path, make=lambda index, flipped: torch.randn(8, 4, 4))
         config = load_config(path, [f"data.path={latents}", "data.moments=log_variance"])
+    if config.data.name == "image_folder":  # the user's own images
+        for label in "ab":
+            (tmp_path / label).mkdir()
+            Image.new("RGB", (40, 40)).save(tmp_path / label / "0.png")
+        config = load_config(path, [f"data.root={tmp_path}"])
     dataset = build_dataset_from(config)
     config = fit_to_data(config, dataset.info)
     build_objective_from(config)
