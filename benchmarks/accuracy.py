@@ -1,4 +1,4 @@
-"""Every kernel against float64, on every size class and number format, on every backend that this machine has.
+"""Compares every kernel with float64, by size class, number format and backend of this machine.
 
     python -m benchmarks.accuracy     prints the worst error of each, in units of what is allowed; exit code 1 above 1
 

@@ -1,4 +1,4 @@
-"""Every combination of the options of an objective, each trained for two steps: no crash, nothing that is not a number.
+"""Trains every combination of the options of an objective for two steps: none may crash or give a non-finite number.
 
     python -m benchmarks.configurations                      all combinations of the main options (``MAIN``), while the
                                                              others take turns; benchmarks/results/configurations.json
@@ -6,9 +6,9 @@
                                                              as the tests do
     python -m benchmarks.configurations --objective rcgm     one objective alone, written nowhere
 
-A configuration may be refused when it is built, which is counted by what it is told. It fails if the training raises
-anything, a loss or a gradient is not finite, or a loss is above 1e6; where ``Objective`` documents that losses may be
-as large (``may_be_large``) it is counted apart. Exit code 1 if any fails.
+A configuration may be refused when it is built; refusals are counted by their message. It fails if training raises an
+error, if a loss or a gradient is not finite, or if a loss is above 1e6; where ``Objective`` documents that losses can
+be that large (``may_be_large``), it is counted separately. The exit code is 1 if any fails.
 """
 
 from __future__ import annotations

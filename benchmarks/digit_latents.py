@@ -1,4 +1,4 @@
-"""The digits as a folder of images and an autoencoder for them, and what a network of its latents reaches.
+"""Writes the digits as a folder of images with an autoencoder, and measures a network trained on its latents.
 
 python -m benchmarks.digit_latents prepare     writes images/ and autoencoder/ into runs/digit_latents
 python -m benchmarks.digit_latents measure     reads runs/digits_latent; configs/digits_latent.yaml has the commands

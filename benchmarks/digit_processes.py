@@ -1,4 +1,4 @@
-"""Whether several processes train the digits to the quality of one: runs of configs/digits.yaml side by side.
+"""Compares the quality of configs/digits.yaml trained by several processes with that of one.
 
 rcgm train configs/digits.yaml device=cpu seed=1 --output runs/one
 torchrun --nproc_per_node=2 -m rcgm.cli train configs/digits.yaml device=cpu seed=1 --output runs/two

@@ -1,4 +1,4 @@
-"""The digits run of ``make demo`` and what it reaches, kept as a result.
+"""Keeps the result of the digits run of ``make demo``.
 
 python -m benchmarks.digits            reads runs/digits, which `make demo` leaves
 python -m benchmarks.digits RUN_DIR    reads another run of the digits

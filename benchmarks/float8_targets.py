@@ -1,4 +1,4 @@
-"""What float8 does to the forwards without gradient: to ``dF/dt``, and to RCGM's residual.
+"""Effect of float8 in the forwards without gradient on ``dF/dt`` and on RCGM's residual.
 
 python -m benchmarks.float8_targets
 

@@ -1,4 +1,4 @@
-"""Every objective on the same data for the same time: what each reaches, and what a step of it costs.
+"""Trains every objective on the same data for the same time, and measures quality and cost of a step.
 
     python -m benchmarks.objectives          digits and two moons, reduced form, under 45 minutes on two cores
     python -m benchmarks.objectives --digits-seconds 5 --moons-seconds 5 --name trial     to see that it runs

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, and whether the host waits for the device in it.
+"""Profiles a training step: which operations take the time, and whether the host waits for the device.
 
 python -m benchmarks.profile_step                    writes benchmarks/results/profile.json
 python -m benchmarks.profile_step --trace step.json  and a trace for chrome://tracing or ui.perfetto.dev

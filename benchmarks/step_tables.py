@@ -13,7 +13,7 @@ MIB, GIB = 2**20, 2**30
 
 
 def steps_table() -> str:
-    """Step time over that of flow matching, and memory, by preset and batch; what compares the two families below."""
+    """Step time relative to flow matching, and memory, by preset and batch; below, the two families compared."""
     return _of_devices("steps", _steps_of)
 
 
@@ -34,7 +34,7 @@ def _steps_of(found: dict[str, Any]) -> str:
         parts.append(f"{table(header, lines)}\n\n{verdict}")
     note = f" Note: {found['note']}." if found["note"] else ""
     parts.append(
-        f"Step time over that of flow matching in the same form; medians of {found['rounds']} rounds, "
+        f"Step time relative to flow matching in the same form; medians of {found['rounds']} rounds, "
         f"{found['autocast']}. {provenance(found)}.{note}"
     )
     return "\n\n".join(parts)
@@ -50,7 +50,7 @@ def _cell(row: dict[str, Any]) -> str:
 
 
 def _verdict(rows: list[dict[str, Any]], batch: int) -> str:
-    """The best form by forward mode over the difference and the order 2, whoever wins."""
+    """The best form of forward mode, relative to the difference and to order 2, whichever is faster."""
     ran = [row for row in rows if row["batch"] == batch and row["times_flow_matching"] is not None]
 
     def best(family: str, start: str = "") -> dict[str, Any] | None:
@@ -62,7 +62,7 @@ def _verdict(rows: list[dict[str, Any]], batch: int) -> str:
         return ""
     form = "" if jvp["compiler"] is None else f" ({jvp['compiler']})"
     return (
-        f"Batch {batch}: the best by forward mode, {jvp['variant'].removeprefix('MeanFlow, ')}{form}, takes "
+        f"Batch {batch}: the best form of forward mode, {jvp['variant'].removeprefix('MeanFlow, ')}{form}, takes "
         f"{jvp['relative_time'] / rcgm['relative_time']:.2f} times as long as RCGM of order 2 and "
         f"{jvp['relative_time'] / difference['relative_time']:.2f} times as long as the central difference, and "
         f"{jvp['peak_bytes'] / difference['peak_bytes']:.2f} times the memory."
@@ -97,7 +97,7 @@ def _capacity_of(found: dict[str, Any]) -> str:
     memory = f"{found['bytes'] / GIB:.1f} GiB" if not found["small"] else f"a budget of {found['bytes'] / MIB:.0f} MiB"
     base = "a DiT of 4 heads of 16" if found["small"] else "DiT-XL/2"
     header = ["objective", f"largest batch, {base}", "largest network, million parameters, batch 4", "its heads"]
-    return f"{table(header, rows)}\n\n{memory}, to within an eighth. {provenance(found)}."
+    return f"{table(header, rows)}\n\nWithin {memory}; sizes are found to within an eighth. {provenance(found)}."
 
 
 def _of_devices(name: str, text: Callable[[dict[str, Any]], str]) -> str:

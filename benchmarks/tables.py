@@ -96,8 +96,8 @@ def moons_table() -> str:
         [str(order), *(cell(order, decay, short) for decay in DECAYS), cell(order, 0.999, longest)] for order in (1, 2)
     ]
     return (
-        f"{table(header, rows)}\n\nSquared MMD of 1-step samples after {short:,} steps, lower is better; two sets of "
-        f"real points are {found['floor']:.4f} apart. {provenance(found)}."
+        f"{table(header, rows)}\n\nSquared MMD of 1-step samples after {short:,} steps, lower is better; between two "
+        f"sets of real points it is {found['floor']:.4f}. {provenance(found)}."
     )
 
 
@@ -136,8 +136,8 @@ def objectives_table() -> str:
             "evaluations without gradient",
         ]
         parts.append(table(header, cells))
-    spent = ", ".join(f"{seconds:g} s of one core for each on {task}" for task, seconds in found["seconds"].items())
-    parts.append(f"{spent}; lower is better. {provenance(found)}.")
+    spent = " and ".join(f"{seconds:g} s on {task}" for task, seconds in found["seconds"].items())
+    parts.append(f"Each trained for {spent}, on one core; lower is better. {provenance(found)}.")
     return "\n\n".join(parts)
 
 
@@ -263,7 +263,7 @@ def profile_table() -> str:
     shape = "×".join(map(str, (found["batch"], *found["shape"])))
     step = f"{found['variant']}, DiT {found['preset']}, {shape}, {found['autocast']}: {found['step_ms']:.1f} ms a step"
     if found["waits"] is not None:
-        step += f", of which the device works {found['device_ms']:.1f} ms; {found['launches']} launches, "
+        step += f", of which the device is busy for {found['device_ms']:.1f} ms; {found['launches']} launches, "
         step += f"{found['waits']} waits of the host"
     return f"{table(['operation', 'calls', 'ms', 'share'], rows)}\n\n{step}. {provenance(found)}."
 
@@ -279,8 +279,8 @@ def backends_table() -> str:
             "any GPU that Triton supports",
             ran if ran != never else f"tested in Triton's interpreter; {never}",
         ],
-        ["`cpu`", "C++/OpenMP, AVX-512, AVX2 or baseline by what the machine has", "tested"],
-        ["`reference`", "plain tensors, any device, float64-capable: the definition", "tested"],
+        ["`cpu`", "C++/OpenMP; AVX-512, AVX2 or baseline, chosen at run time", "tested"],
+        ["`reference`", "plain tensors, any device, also in float64: the definition", "tested"],
     ]
     return table(["backend", "what it is", "state"], rows)
 

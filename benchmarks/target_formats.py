@@ -1,4 +1,4 @@
-"""What the number format of the target forwards, and the step of the difference, do to training.
+"""Effect of the number format of the target forwards, and of the step of the difference, on training.
 
     python -m benchmarks.target_formats               digits under bfloat16 autocast, 3 seeds of each, about 20 minutes
     python -m benchmarks.target_formats --steps 5 --seeds 1 --name trial         to see that it runs
