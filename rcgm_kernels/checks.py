@@ -85,7 +85,7 @@ def stored_rows(name: str, value: Tensor, like: Tensor) -> None:
 
 
 def has_tangent(value: Tensor) -> bool:
-    """Whether a tensor is a dual number of forward-mode differentiation."""
+    """True if a tensor is a dual number of forward-mode differentiation."""
     return forward_ad._current_level >= 0 and forward_ad.unpack_dual(value).tangent is not None
 
 

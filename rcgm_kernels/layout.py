@@ -31,7 +31,7 @@ def sample_size(tensor: Tensor) -> int:
 
 
 def has_dense_samples(tensor: Tensor) -> bool:
-    """Whether each sample of ``tensor`` is contiguous; the batch may have any stride."""
+    """True if each sample of ``tensor`` is contiguous; the batch may have any stride."""
     if tensor.is_contiguous():
         return True
     expected = 1
@@ -81,14 +81,14 @@ def meetings(tensors: Sequence[Tensor]) -> list[tuple[int, int]]:
 
 
 def is_same_memory(a: Tensor, b: Tensor) -> bool:
-    """Whether each element of ``a`` is where the same element of ``b`` is."""
+    """True if each element of ``a`` is where the same element of ``b`` is."""
     return a is b or (
         a.data_ptr() == b.data_ptr() and a.dtype == b.dtype and a.shape == b.shape and a.stride() == b.stride()
     )
 
 
 def share_memory(a: Tensor, b: Tensor) -> bool:
-    """Whether an element of ``a`` is in the memory of one of ``b``; also where that takes too long to find out."""
+    """True if an element of ``a`` shares its memory with one of ``b``, or if that takes too long to find out."""
     if not meetings([a, b]):
         return False
     try:
@@ -98,7 +98,7 @@ def share_memory(a: Tensor, b: Tensor) -> bool:
 
 
 def overlaps_itself(tensor: Tensor) -> bool:
-    """Whether two elements may share their memory. Elements that interlace count as such, which nobody needs."""
+    """True if two elements may share their memory. Interlaced elements count as such: nobody needs them."""
     reach = 0
     for stride, extent in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if extent > 1:

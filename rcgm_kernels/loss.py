@@ -239,7 +239,10 @@ def _checked_weights(inputs: LossInputs, options: LossOptions) -> dict[str, Tens
         checked["weight"] = checks.scalars("weight", inputs.weight, inputs.pred, LEARN_A_WEIGHT)
     if inputs.normalize_scale is not None:
         if options.normalize is None:
-            raise ValueError("normalize_scale must be None without normalize: it multiplies the normalised residual")
+            given = type(inputs.normalize_scale).__name__
+            raise ValueError(
+                f"normalize_scale must be None without normalize, got {given}: it multiplies the normalised residual"
+            )
         checked["normalize_scale"] = checks.scalars("normalize_scale", inputs.normalize_scale, inputs.pred)
     return checked
 

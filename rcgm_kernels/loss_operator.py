@@ -38,9 +38,10 @@ def check_count(terms: Sequence[Tensor], options: LossOptions) -> None:
     """Check how many tensors are combined."""
     count = len(terms) + options.pred_in_residual
     if count > checks.MAX_TERMS:
-        raise ValueError(f"at most {checks.MAX_TERMS} tensors can be combined, got {count}")
+        most = f"tensors of the combination must be at most {checks.MAX_TERMS}"
+        raise ValueError(f"{most}, got {count}: leave out terms or segments")
     if not count:
-        raise ValueError("terms must not be empty when pred_coeff is 0: there is nothing to combine")
+        raise ValueError("terms must not be empty where pred_coeff is 0, got []: there is nothing to combine")
 
 
 def _residual_loss(inputs: LossInputs, options: LossOptions, backend: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -75,7 +76,9 @@ def _check_residual_loss(inputs: LossInputs, options: LossOptions, backend: str)
     if options.times:
         segments = len(terms) - 1 - (not options.pred_in_residual)
         if segments < 0:
-            raise ValueError(f"terms must end with the velocity and begin with the base if any, got {len(terms)}")
+            raise ValueError(
+                f"terms must be the base if it is not pred, the segments and the velocity, got {len(terms)} tensors"
+            )
         rows = segments + 2
     for name, values in inputs.per_sample().items():
         shape = (rows, pred.shape[0]) if name == "scalars" else tuple(pred.shape[:1])
@@ -90,7 +93,7 @@ def _differentiable_residual_loss(
             if values.requires_grad:
                 raise ValueError(f"{name} must not require a gradient, since it would get none: detach() it")
         if inputs.pred.requires_grad and not options.with_gradient:
-            raise ValueError("with_gradient must be true for a pred that requires a gradient")
+            raise ValueError("with_gradient must be True for a pred that requires a gradient, got False")
     return _ResidualLoss.in_one.apply(*inputs, options, backend)[:3]
 
 
@@ -179,7 +182,7 @@ NO_SECOND_DERIVATIVE = (
 
 
 def _graph_is_kept() -> bool:
-    """Whether the running backward pass keeps its graph (``retain_graph=True``) and may come by again."""
+    """True if the running backward pass keeps its graph (``retain_graph=True``) and may run again."""
     return torch._C._autograd._get_current_graph_task_keep_graph()
 
 

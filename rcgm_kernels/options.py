@@ -165,7 +165,8 @@ class LossOptions:
             raise ValueError(f"normalize must be a finite number >= 0 or None, got {self.normalize!r}")
         if self.normalize is not None and self.metric.cosine:
             raise ValueError(
-                "normalize and a cosine term exclude each other: set metric cosine to 0 or normalize to None"
+                f"normalize must be None with a cosine term, got {self.normalize!r}: a normalised tangent has no "
+                "target to compare the prediction with. Set metric cosine to 0 or normalize to None"
             )
         if self.reduce not in REDUCES:
             raise ValueError(f"reduce must be one of {', '.join(REDUCES)}, got {self.reduce!r}")
@@ -266,7 +267,7 @@ class LossOptions:
         return size if self.reduce == "mean" else 1
 
     def gradient_is_scaled(self, dtype: torch.dtype) -> bool:
-        """Whether the gradient is stored with a scale for each sample, so that it fits the range of ``dtype``.
+        """True if the gradient is stored with a scale for each sample, so that it fits the range of ``dtype``.
 
         A gradient of size ``1 / (D B)`` would vanish in float16 before a gradient scaler's factor reaches it, and one
         that fits could overflow if it were stored without that factor. So each sample is multiplied by a power of two

@@ -123,7 +123,7 @@ def advance(
         torch.ops.rcgm_kernels.advance_(out, x, velocity, t, r, backend)
         return out
     if out is not None:
-        raise RuntimeError("advance cannot write into out inside of torch.func transforms: leave out away")
+        raise RuntimeError("out must be None inside of torch.func transforms, got a tensor: they cannot write in place")
     backwards, whole = (r.double() - t.double())[None], torch.ones_like(r)[None]
     return interpolate(x, velocity, backwards, whole, backend=backend)[0]
 

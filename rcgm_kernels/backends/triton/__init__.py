@@ -82,7 +82,7 @@ def ema_update_(ema: Sequence[Tensor], params: Sequence[Tensor], decay: float, c
 
 
 def _interpreting() -> bool:
-    """Whether kernels run in the interpreter: the variable says so until they are defined, which settles it."""
+    """True if kernels run in the interpreter. TRITON_INTERPRET decides, once: when they are defined."""
     common = sys.modules.get(f"{__name__}.common")
     if common is not None:
         return common.INTERPRETED

@@ -47,7 +47,7 @@ class Form(NamedTuple):
 
     @property
     def gradient_waits(self) -> bool:
-        """Whether the factor of the gradient depends on the sums over the sample; formulas.h."""
+        """True if the factor of the gradient depends on the sums over the sample; formulas.h."""
         return self.metric != "l2" or self.cosine or self.normalize or self.adaptive != "" or not self.tight
 
 
