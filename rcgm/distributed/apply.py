@@ -113,7 +113,7 @@ def gather_nothing(network: nn.Module) -> None:
         return
     if hasattr(network, "reset_iter_state"):
         # It also forgets the order of the forwards, which FSDP keeps for a backward and which would else grow for ever.
-        # Before the first forward it fails, and there is nothing to let go of.
+        # Before the first forward it fails, and there is nothing to free.
         if network._get_fsdp_state()._is_root:
             network.reset_iter_state()
         return

@@ -106,5 +106,7 @@ class RunFolder:
         """
         path = latest_checkpoint(self.checkpoints)
         if path is None:
-            raise CheckpointError(f"no complete checkpoint in '{self.checkpoints}': run without --resume to begin anew")
+            raise CheckpointError(
+                f"no complete checkpoint in '{self.checkpoints}': run without --resume to start a run"
+            )
         return read_checkpoint(path, processes)

@@ -66,7 +66,7 @@ class StepMetrics:
         return losses
 
     def report(self, steps: int, seconds: float) -> dict[str, float | None]:
-        """The numbers of the last ``steps``, which took ``seconds``; then begin anew.
+        """The numbers of the last ``steps``, which took ``seconds``; then start again.
 
         ``loss`` is None where every step was skipped. Each process has to make the call, which waits for the device.
 
