@@ -1,7 +1,7 @@
 // A cosine over the channels at each position: tiles of positions, all channels of each. Included by kernels.cpp inside the
 // namespace of one instruction set.
 
-constexpr int64_t kTile = 512;
+constexpr int64_t kTile = kChunk;
 
 // What a tile keeps for its second look: the residual, if all channels of a tile fit, and two factors of each position.
 template <typename T>
@@ -33,12 +33,29 @@ static void tile_gradient(const LossArguments& a, const Formats& formats, const 
   }
   for (int64_t channel = 0; channel < channels; ++channel) {
     const int64_t offset = channel * positions + first;
-    if (!keep) residual_chunk(c, b, offset, length, split, anchor, term, values);
+    if (!keep) squares_of_residual(formats, c, b, offset, length, anchor, term, values);
     const T* residual = keep ? kept.residual + channel * length : values;
     load_chunk(a.pred, b, offset, length, split, pred);
-    const T *r = of_residual, *p = of_pred, *own = pred;
-    store_chunk<T>(a.gradient, b, offset, length, split, [=](int64_t i) { return r[i] * residual[i] + p[i] * own[i]; });
+    for (int64_t i = 0; i < length; ++i) pred[i] = of_residual[i] * residual[i] + of_pred[i] * pred[i];
+    store_chunk<T>(a.gradient, b, offset, length, split, pred);
   }
+}
+
+// The cosine at each position of a tile; its factors go to `kept`. Overwrites `pp` and `pr`.
+template <typename T>
+__attribute__((flatten)) static Sums cosines_of_tile(const T* rr, T* pp, T* pr, const T* yy, int64_t length, KeptTile<T>& kept) {
+#pragma omp simd
+  for (int64_t i = 0; i < length; ++i) {
+    const Cosine<T> k = cosine_of(rr[i], pp[i], pr[i], yy[i]);
+    kept.residual_factor[i] = k.residual_factor;
+    kept.pred_factor[i] = k.pred_factor;
+    pp[i] = k.value;
+    pr[i] = k.steep;
+  }
+  double squares = 0, value = 0, steep = 0;
+#pragma omp simd reduction(+ : squares, value, steep)
+  for (int64_t i = 0; i < length; ++i) squares += double(rr[i]), value += double(pp[i]), steep += double(pr[i]);
+  return {squares, value, steep, 0};
 }
 
 // One tile of positions of a sample, all its channels. As loss_block.
@@ -55,7 +72,7 @@ static Sums loss_tile(const LossArguments& a, const Formats& formats, const Comb
     alignas(64) T some_rr[kTile] = {}, some_pp[kTile] = {}, some_pr[kTile] = {}, some_yy[kTile] = {};
     for (int64_t channel = from; channel < channels && channel < from + kTogether; ++channel) {
       T* residual = keep ? kept.residual + channel * length : values;
-      residual_chunk(c, b, channel * positions + first, length, split, anchor, term, residual);
+      squares_of_residual(formats, c, b, channel * positions + first, length, anchor, term, residual);
       load_chunk(a.pred, b, channel * positions + first, length, split, pred);
 #pragma omp simd
       for (int64_t i = 0; i < length; ++i) {
@@ -68,15 +85,7 @@ static Sums loss_tile(const LossArguments& a, const Formats& formats, const Comb
     }
     for (int64_t i = 0; i < length; ++i) rr[i] += some_rr[i], pp[i] += some_pp[i], pr[i] += some_pr[i], yy[i] += some_yy[i];
   }
-  Sums sums = {0, 0, 0, 0};
-  for (int64_t i = 0; i < length; ++i) {
-    const Cosine<T> k = cosine_of(rr[i], pp[i], pr[i], yy[i]);
-    kept.residual_factor[i] = k.residual_factor;
-    kept.pred_factor[i] = k.pred_factor;
-    sums.rr += double(rr[i]);
-    sums.pp += double(k.value);
-    sums.pr += double(k.steep);
-  }
+  const Sums sums = cosines_of_tile(rr, pp, pr, yy, length, kept);
   if (outcome) tile_gradient(a, formats, c, b, block, *outcome, kept);
   return sums;
 }

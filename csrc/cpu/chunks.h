@@ -19,7 +19,7 @@ static void load_chunk(const Array& array, int64_t b, int64_t offset, int64_t le
   with_type(array.dtype, element(array, b, offset), [&](auto* data) { load_values(data, length, split, values); });
 }
 
-template <typename T, typename Value>
-static void store_chunk(const MutableArray& array, int64_t b, int64_t offset, int64_t length, bool split, const Value& value) {
-  with_type(array.dtype, element(array, b, offset), [&](auto* data) { store_values<T>(data, length, split, value); });
+template <typename T>
+static void store_chunk(const MutableArray& array, int64_t b, int64_t offset, int64_t length, bool split, const T* values) {
+  with_type(array.dtype, element(array, b, offset), [&](auto* data) { store_values(data, length, split, values); });
 }

@@ -100,24 +100,23 @@ RCGM_FN void load_values(const BFloat16* data, int64_t length, bool split, float
   }
 }
 
-// data[i] = value(i), where value is asked for positions in the order of the chunks that it reads.
-template <typename T, typename Storage, typename Value>
-RCGM_FN void store_values(Storage* data, int64_t length, bool, const Value& value) {
+template <typename T, typename Storage>
+RCGM_FN void store_values(Storage* data, int64_t length, bool, const T* values) {
 #pragma omp simd
-  for (int64_t i = 0; i < length; ++i) store<T>(data, i, value(i));
+  for (int64_t i = 0; i < length; ++i) store<T>(data, i, values[i]);
 }
-template <typename T, typename Value>
-RCGM_FN void store_values(BFloat16* data, int64_t length, bool split, const Value& value) {
+template <typename T>
+RCGM_FN void store_values(BFloat16* data, int64_t length, bool split, const T* values) {
   if (!split) {
 #pragma omp simd
-    for (int64_t i = 0; i < length; ++i) store<T>(data, i, value(i));
+    for (int64_t i = 0; i < length; ++i) store<T>(data, i, values[i]);
     return;
   }
   Word* words = reinterpret_cast<Word*>(data);
   const int64_t half = length / 2;
 #pragma omp simd
   for (int64_t i = 0; i < half; ++i) {
-    const uint32_t low = rounded_bfloat16(float(value(i))), high = rounded_bfloat16(float(value(half + i)));
+    const uint32_t low = rounded_bfloat16(float(values[i])), high = rounded_bfloat16(float(values[half + i]));
     words[i].bits = (high & 0xffff0000u) | (low >> 16);
   }
 }

@@ -13,7 +13,7 @@ static void ema_chunk(const EmaTensor& e, double decay, int64_t offset, int64_t 
 #pragma omp simd
   for (int64_t i = 0; i < length; ++i) average[i] = moved(average[i], load<T>(param, i), keep, take);
   if (!e.copy) return;  // the chunk is in the first-level cache still
-  store_chunk<T>(MutableArray{e.copy, 0, e.copy_dtype}, 0, offset, length, false, [=](int64_t i) { return average[i]; });
+  store_chunk<T>(MutableArray{e.copy, 0, e.copy_dtype}, 0, offset, length, false, average);
 }
 
 static void ema(const EmaArguments& a) {

@@ -117,8 +117,6 @@ static FusedChunk fused_chunk_of(int count) {
   return nullptr;
 }
 
-RCGM_FN FusedChunk fused_chunk_for(const Formats& formats, const Combination<double>&) { return nullptr; }
-
 // The fused loop for this combination, or null where only the general path will do.
 static FusedChunk fused_chunk_for(const Formats& formats, const Combination<float>& c) {
   if (!formats.same) return nullptr;
@@ -129,4 +127,43 @@ static FusedChunk fused_chunk_for(const Formats& formats, const Combination<floa
     case DType::kBFloat16: return fused_chunk_of<BFloat16>(count);
     default: return nullptr;
   }
+}
+
+template <typename T>
+static double squares_of(const T* residual, int64_t length) {
+  T rr = 0;
+#pragma omp simd reduction(+ : rr)
+  for (int64_t i = 0; i < length; ++i) rr += residual[i] * residual[i];
+  return double(rr);
+}
+
+// Whether a chunk of this length can be worked on by a fused loop: an odd bfloat16 has no word.
+RCGM_FN bool fits_words(const Formats& formats, int64_t length) {
+  return formats.dtype != DType::kBFloat16 || formats.split(length);
+}
+
+// R of a chunk in `residual`, and the sum of its squares; `anchor` and `term` are scratch.
+static double squares_of_residual(const Formats& formats, const Combination<float>& c, int64_t b, int64_t offset,
+                                  int64_t length, float* anchor, float* term, float* residual) {
+  const FusedChunk fused = fused_chunk_for(formats, c);
+  if (fused && fits_words(formats, length)) return fused(c, b, offset, length, 0, nullptr, residual);
+  residual_chunk(c, b, offset, length, formats.split(length), anchor, term, residual);
+  return squares_of(residual, length);
+}
+static double squares_of_residual(const Formats& formats, const Combination<double>& c, int64_t b, int64_t offset,
+                                  int64_t length, double* anchor, double* term, double* residual) {
+  residual_chunk(c, b, offset, length, formats.split(length), anchor, term, residual);
+  return squares_of(residual, length);
+}
+
+// Writes the gradient of a chunk with `factor` where a fused loop can, and gives the sum of R^2.
+static bool gradient_at_once(const Formats& formats, const Combination<float>& c, int64_t b, int64_t offset, int64_t length,
+                             double factor, void* gradient, double* rr) {
+  const FusedChunk fused = fused_chunk_for(formats, c);
+  if (!fused || !fits_words(formats, length)) return false;
+  *rr = fused(c, b, offset, length, float(factor), gradient, nullptr);
+  return true;
+}
+static bool gradient_at_once(const Formats&, const Combination<double>&, int64_t, int64_t, int64_t, double, void*, double*) {
+  return false;
 }

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define RCGM_FN static inline __attribute__((always_inline))
+#define RCGM_FN static inline
 #define RCGM_NAME_OF(isa) #isa
 #define RCGM_STRING(isa) RCGM_NAME_OF(isa)
 #define RCGM_JOIN_(a, b) a##b

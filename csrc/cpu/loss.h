@@ -36,25 +36,6 @@ struct Plan {
   }
 };
 
-// The sum of R^2 over a chunk. Writes the gradient if `outcome` is given, else R to `residual`.
-static double squares_of_chunk(const Plan& plan, const Combination<float>& c, FusedChunk fused, int64_t b, int64_t offset,
-                               int64_t length, const Outcome* outcome, float* residual) {
-  const float factor = outcome ? float(outcome->residual_factor) : 0;
-  return fused(c, b, offset, length, factor, outcome ? element(plan.a.gradient, b, offset) : nullptr, residual);
-}
-static double squares_of_chunk(const Plan&, const Combination<double>&, FusedChunk, int64_t, int64_t, int64_t, const Outcome*,
-                               double*) {
-  return 0;  // no loop is fused in double
-}
-
-template <typename T>
-static double squares_of(const T* residual, int64_t length) {
-  T rr = 0;
-#pragma omp simd reduction(+ : rr)
-  for (int64_t i = 0; i < length; ++i) rr += residual[i] * residual[i];
-  return double(rr);
-}
-
 template <typename T>
 static void add_products(const T* pred, const T* residual, int64_t length, Sums* sums) {
   T pp = 0, pr = 0, yy = 0;
@@ -78,24 +59,23 @@ static Sums loss_block(const Plan& plan, const Combination<T>& c, int64_t b, int
   alignas(64) T anchor[kChunk], term[kChunk], values[kChunk], pred[kChunk];
   const bool cosine = a.options.cosine != 0;
   const int64_t end = a.size < (block + 1) * kBlock ? a.size : (block + 1) * kBlock;
-  const FusedChunk fused_loop = fused_chunk_for(plan.formats, c);
   Sums sums = {0, 0, 0, 0};
   for (int64_t offset = block * kBlock; offset < end; offset += kChunk) {
     const int64_t length = end - offset < kChunk ? end - offset : kChunk;
-    const bool split = plan.formats.split(length), fused = fused_loop && (split || plan.formats.dtype != DType::kBFloat16);
-    const Outcome* at_once = fused && !cosine ? outcome : nullptr;
-    T* residual = kept ? kept + offset : values;
-    if (fused) {
-      sums.rr += squares_of_chunk(plan, c, fused_loop, b, offset, length, at_once, residual);
-    } else {
-      residual_chunk(c, b, offset, length, split, anchor, term, residual);
-      sums.rr += squares_of(residual, length);
+    const bool split = plan.formats.split(length);
+    double rr;
+    if (outcome && !cosine &&
+        gradient_at_once(plan.formats, c, b, offset, length, outcome->residual_factor, element(a.gradient, b, offset), &rr)) {
+      sums.rr += rr;
+      continue;
     }
+    T* residual = kept ? kept + offset : values;
+    sums.rr += squares_of_residual(plan.formats, c, b, offset, length, anchor, term, residual);
     if (cosine) {
       load_chunk(a.pred, b, offset, length, split, pred);
       add_products(pred, residual, length, &sums);
     }
-    if (outcome && !at_once) write_gradient<T>(a, *outcome, b, offset, length, split, residual, cosine ? pred : nullptr);
+    if (outcome) write_gradient<T>(a, *outcome, b, offset, length, split, residual, cosine ? pred : nullptr);
   }
   return sums;
 }

@@ -99,7 +99,7 @@ static void sum_samples(const Stretch& x, T* values, double* sums) {
 // As combination_of: the coefficient of the anchor is `own`, and 0 has it left out. Returns the first lane whose knots are out
 // of order, or -1.
 template <typename T>
-static int64_t read_coefficients(const LossArguments& a, Pack<T>& p) {
+__attribute__((flatten)) static int64_t read_coefficients(const LossArguments& a, Pack<T>& p) {
   alignas(64) double total[kLanes];
   alignas(64) double rows[kMaxTerms + 2][kLanes];
   const int first = a.options.pred_in_residual ? 0 : 1, count = a.options.times ? knots_of(a) : a.count;
@@ -185,7 +185,7 @@ static void finish_lanes(const LossOptions& o, int64_t size, Pack<T>& p) {
 
 // The same with options that the compiler knows, so that it can use vectors.
 template <Metric kMetric, bool kInverse, typename T>
-static void finish_known(const LossOptions& given, int64_t size, Pack<T>& p) {
+__attribute__((flatten)) static void finish_known(const LossOptions& given, int64_t size, Pack<T>& p) {
   LossOptions o = {};
   o.metric = kMetric;
   o.metric_c = given.metric_c;
@@ -229,7 +229,7 @@ static void write_stretch(const LossArguments& a, const Stretch& x, const T* r, 
     repeat(x, given, numbers);
     for (int64_t i = 0; i < x.length; ++i) residual[i] = numbers[i] == 0 ? 0 : residual[i];  // it may hold anything
   }
-  store_chunk<T>(a.gradient, b, 0, x.length, x.split, [=](int64_t i) { return residual[i]; });
+  store_chunk<T>(a.gradient, b, 0, x.length, x.split, residual);
 }
 
 // Asks for the tensors of the pack after the next.

@@ -51,11 +51,11 @@ static void combine_chunk(const Array& x, const Array& y, int64_t b, int64_t off
     });
     return;
   }
-  alignas(64) T x_values[kChunk], y_values[kChunk];
-  const T *own = x_values, *other = y_values;
+  alignas(64) T x_values[kChunk], y_values[kChunk], values[kChunk];
   load_chunk(x, b, offset, length, false, x_values);
   load_chunk(y, b, offset, length, false, y_values);
-  store_chunk<T>(out, row, offset, length, false, [=](int64_t i) { return combine(own[i], other[i]); });
+  for (int64_t i = 0; i < length; ++i) values[i] = combine(x_values[i], y_values[i]);
+  store_chunk<T>(out, row, offset, length, false, values);
 }
 
 template <typename T>
@@ -99,11 +99,11 @@ static void scale_as(const ScaleArguments& a) {
   for_each_chunk(a.batch, a.size, a.threads, [&](int64_t b, int64_t offset, int64_t length) {
     const T factor = T(number(a.upstream, 0, b) / number(a.scales, 0, b));
     if (factor == 1) return;
-    alignas(64) T buffer[kChunk];
-    const T* values = buffer;
+    alignas(64) T values[kChunk];
     const bool split = a.gradient.dtype == DType::kBFloat16 && length % 2 == 0;
-    load_chunk(gradient, b, offset, length, split, buffer);
-    store_chunk<T>(a.gradient, b, offset, length, split, [=](int64_t i) { return values[i] * factor; });
+    load_chunk(gradient, b, offset, length, split, values);
+    for (int64_t i = 0; i < length; ++i) values[i] *= factor;
+    store_chunk<T>(a.gradient, b, offset, length, split, values);
   });
 }
 

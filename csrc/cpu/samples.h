@@ -32,10 +32,12 @@ static bool left_out(const LossArguments& a, int64_t b, double* losses) {
 template <typename T>
 static void write_gradient(const LossArguments& a, const Outcome& outcome, int64_t b, int64_t offset, int64_t length,
                            bool split, const T* residual, const T* pred) {
+  alignas(64) T values[kChunk];
   const T r = T(outcome.residual_factor), p = T(outcome.pred_factor);
   if (pred) {
-    store_chunk<T>(a.gradient, b, offset, length, split, [=](int64_t i) { return r * residual[i] + p * pred[i]; });
+    for (int64_t i = 0; i < length; ++i) values[i] = r * residual[i] + p * pred[i];
   } else {
-    store_chunk<T>(a.gradient, b, offset, length, split, [=](int64_t i) { return r * residual[i]; });
+    for (int64_t i = 0; i < length; ++i) values[i] = r * residual[i];
   }
+  store_chunk(a.gradient, b, offset, length, split, values);
 }
