@@ -26,7 +26,7 @@ def test_prediction_keeps_its_coefficient():
     combination = WEIGHTS * (PREDICTION - term(A)) + 2 * PREDICTION
     torch.testing.assert_close(combination.pred_coeff, WEIGHTS + 2)
     assert (-PREDICTION).pred_coeff == -1
-    with pytest.raises(ValueError, match="no value before the prediction"):
+    with pytest.raises(ValueError, match="no value before the student has predicted"):
         combination.value()
 
 
