@@ -1,4 +1,4 @@
-"""What all pictures share: colours, figures, and how they are written.
+"""The common style of all pictures: colours, figures, files.
 
 Drawn with matplotlib's Agg canvas on figures of their own: they need no display and leave pyplot alone.
 """

@@ -108,7 +108,7 @@ class EvaluationsFile:
 
 
 class TensorBoard:
-    """Scalars and pictures for TensorBoard, or nothing at all.
+    """Scalars and pictures for TensorBoard; nothing if not enabled.
 
     Args:
         folder: where the event files go.

@@ -18,9 +18,9 @@ IDENTIFIER = "wandb_id.txt"
 
 
 class WeightsAndBiases:
-    """Scalars and pictures for Weights & Biases, or nothing at all.
+    """Scalars and pictures for Weights & Biases; without settings nothing.
 
-    A run folder is one run there, also after it has been resumed: its identifier is kept in ``wandb_id.txt``.
+    A run folder is one run there, also after a resume: its identifier is kept in ``wandb_id.txt``.
 
     Args:
         settings: None writes nothing and does not import wandb.

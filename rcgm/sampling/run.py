@@ -1,4 +1,4 @@
-"""What all samplers share: checks, guidance, number formats, progress and trajectory."""
+"""The common part of all samplers: checks, guidance, number formats, progress and trajectory."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ STATE_DTYPES = (torch.float32, torch.float64)
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What can be asked of every sampler, by name.
+    """Options of every sampler, given by name.
 
     Args:
         transport: the path that the network was trained on.
-        guidance: weight w of ``F_null + w (F_cond - F_null)``; 1 is no guidance and costs nothing. Both halves are one
-            forward.
-        guidance_interval: times ``(low, high)`` in which guidance applies; outside it costs nothing.
+        guidance: weight w of ``F_null + w (F_cond - F_null)``; 1 is no guidance and costs nothing. Both predictions are
+            made in one forward.
+        guidance_interval: times ``(low, high)`` in which guidance applies; outside of them it costs nothing.
         null_cond: the null condition for guidance, with leading dimension 1 or B.
         generator: of fresh noise, for samplers that draw some; of the device of ``noise``. Or one generator for each
             sample, so that a sample does not depend on the others: all on the CPU or all on the device of ``noise``.
@@ -47,7 +47,7 @@ class Options:
 
 
 class Run:
-    """One sampling: the state, and what the network predicts of it.
+    """The state while sampling, and predictions of the network from it.
 
     Args:
         network: any callable ``(x, t, r, cond) -> tensor``.
@@ -106,11 +106,11 @@ class Run:
         return null + self.options.guidance * (full - null)
 
     def move(self, x: Tensor, prediction: Tensor, t: float, r: float) -> Tensor:
-        """Where the step by ``prediction`` leads."""
+        """The state at ``r`` after a step by ``prediction`` from ``x`` at ``t``."""
         return self.transport.move(x, prediction, self.times(t), self.times(r))
 
     def pair(self, x: Tensor, prediction: Tensor, t: float) -> tuple[Tensor, Tensor]:
-        """The data and the noise that ``prediction`` at ``(x, t)`` stands for: ``x_hat, z_hat``."""
+        """The data and the noise that follow from ``prediction`` at ``(x, t)``: ``x_hat, z_hat``."""
         time, transport = self.times(t).double(), self.transport
         inverse = 1 / transport.determinant(time)
         by_prediction = torch.stack([transport.alpha(time) * inverse, -transport.gamma(time) * inverse])
@@ -119,7 +119,7 @@ class Run:
         return data, noise
 
     def regressed(self, data: Tensor, noise: Tensor, t: float) -> Tensor:
-        """The prediction at ``t`` that stands for a pair."""
+        """The prediction at ``t`` that follows from a pair of data and noise."""
         time = self.times(t).double()
         return interpolate(data, noise, self.transport.alpha_hat(time)[None], self.transport.gamma_hat(time)[None])[0]
 
@@ -132,7 +132,7 @@ class Run:
         return self.transport.points(data, noise, self.times(t).double()[None])[0]
 
     def renoised(self, x: Tensor, t: float, r: float) -> Tensor:
-        """``x`` at ``t`` with as much fresh noise as takes it up to the time ``r``: a step of the forward process."""
+        """``x`` at ``t`` with the fresh noise that brings it to the time ``r``: a step of the forward process."""
         times = torch.tensor([t, r], dtype=torch.float64, device=x.device)
         (data_t, data_r), (noise_t, noise_r) = self.transport.gamma(times), self.transport.alpha(times)
         kept = data_r / data_t
@@ -142,7 +142,7 @@ class Run:
         return interpolate(x, self.fresh(), added.expand(every)[None], kept.expand(every)[None])[0]
 
     def fresh(self) -> Tensor:
-        """Noise that has not been used."""
+        """Fresh noise, of the shape of the state."""
         generator, like = self.options.generator, self.x
         if generator is None or isinstance(generator, torch.Generator):
             return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
@@ -150,7 +150,7 @@ class Run:
         return torch.stack(rows).to(like.device)
 
     def advance(self, x: Tensor) -> None:
-        """``x`` is the state after one more step."""
+        """Make ``x`` the state after one more step."""
         self.x = x
         self.done += 1
         if self.options.trajectory:
