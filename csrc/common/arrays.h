@@ -41,7 +41,7 @@ enum class Metric : int { kL2 = 0, kPseudoHuber = 1, kBarron = 2, kBarronReweigh
 
 enum class Reduction : int { kMean = 0, kSum = 1, kNone = 2 };
 
-// rcgm_kernels/backends/native.py names the fields in this order.
+// LossPlan.numbers of rcgm_kernels/plan.py gives the fields in this order.
 struct LossOptions {
   bool times;             // the per-sample numbers are knots [N+2, batch] rather than coefficients [K, batch]
   bool pred_in_residual;  // the combination starts with the prediction; else with the first term
