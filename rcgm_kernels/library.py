@@ -3,10 +3,11 @@
 ``torch.library.custom_op`` would do, but its autograd layer for operations that take lists of tensors costs over 100
 microseconds a call, as much as the whole operation on small latents.
 
-An operation has two doors. A public function checks its arguments by their public names and calls the implementation
-itself where everything is plain (:func:`is_plain`). Whatever else there is goes by torch's dispatcher: it resolves
-tensors that are not what their memory holds (negative bit, zero tensor), applies modes, transforms and subclasses, and
-then calls the implementation behind the operation's own checks, so that ``torch.ops.rcgm_kernels`` is as safe to call.
+An operation can be called in two ways. A public function checks its arguments by their public names and calls the
+implementation directly if the call is plain (:func:`is_plain`). All other calls go through torch's dispatcher. It
+resolves tensors that are not what their memory holds (negative bit, zero tensor) and applies modes, transforms and
+subclasses. Then it calls the implementation after the operation's own checks, so that ``torch.ops.rcgm_kernels`` is as
+safe to call.
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ def is_special(tensors: Sequence[Tensor]) -> bool:
 def is_plain(*tensors: Tensor | None) -> bool:
     """True if the dispatcher can be bypassed: nothing observes the call, and no tensor is special or of a subclass.
 
-    It would only cost time, of which there is none to spare on small latents on a CPU.
+    On small latents on a CPU the dispatcher takes longer than the kernel.
     """
     if is_observed():
         return False

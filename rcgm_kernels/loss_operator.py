@@ -100,8 +100,8 @@ def _differentiable_residual_loss(
 class _ResidualLoss(Differentiable):
     """The forward pass has made the gradient already; the backward pass multiplies it by the upstream one.
 
-    The last result is empty. It belongs to the graph, so that a second derivative, which would be wrong, finds a way
-    through it to its error.
+    The last result is empty and part of the graph. A second derivative, which would be wrong, reaches its error through
+    it.
     """
 
     @staticmethod
@@ -138,7 +138,7 @@ class _ResidualLoss(Differentiable):
 
 
 class _PlainResidualLoss(torch.autograd.Function):
-    """The same for tensors that need no dispatcher: as little as possible between the caller and the backend."""
+    """The same for calls that bypass the dispatcher, with as little Python as possible."""
 
     @staticmethod
     def forward(ctx, pred: Tensor, inputs: LossInputs, plan: LossPlan, backend: ModuleType) -> tuple[Tensor, Tensor]:
@@ -188,14 +188,14 @@ def _graph_is_kept() -> bool:
 
 def _scaled(gradient: Tensor, upstream: Tensor, scales: Tensor, backend: str, again: bool) -> Tensor:
     """``gradient * upstream`` without the stored scales, in place where nobody will ask for ``gradient`` again."""
-    if torch._C._are_functorch_transforms_active():  # writing in place is nothing for them
+    if torch._C._are_functorch_transforms_active():  # they cannot write in place
         dtype = compute_dtype(gradient, upstream)
         factor = upstream.to(dtype) / scales if scales.numel() else upstream.to(dtype)
         return (gradient.to(dtype) * batched(factor, gradient)).to(gradient.dtype)
     if again or type(gradient) is not Tensor:  # a tracer's tensor: the compiler decides what to reuse
         gradient = gradient.clone()
     elif not scales.numel() and upstream.device.type == "cpu" and upstream.ndim == 0 and upstream.item() == 1:
-        return gradient  # as the kernel would, but for the price of the call
+        return gradient  # the kernel would change nothing
     torch.ops.rcgm_kernels.scale_gradient_(gradient, upstream, scales, backend)
     return gradient
 

@@ -1,9 +1,9 @@
 """The backends, and which of them runs an operation.
 
 A backend is a module with ``NAME``, ``unavailable() -> str | None`` (why it cannot run here), ``supports(device)`` and
-the functions that ``reference.py`` defines: ``residual_loss``, ``scale_gradient_``, ``interpolate``, ``advance_``,
-``ema_update_``, with the same arguments and the same numbers to rounding. To add a backend, write such a module and
-name it in ``BACKENDS``, at the place that says when it is preferred.
+the functions that ``reference.py`` defines: ``residual_loss``, ``scale_gradient_``, ``interpolate``, ``advance_`` and
+``ema_update_``. They take the same arguments and give the same numbers, up to rounding. To add a backend, write such a
+module and add it to ``BACKENDS``. The order there is the order of preference.
 """
 
 from __future__ import annotations

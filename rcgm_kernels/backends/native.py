@@ -1,6 +1,6 @@
 """How tensors and options are handed to the C++ and CUDA extensions: as addresses and numbers.
 
-The other side is csrc/common: arrays.h has the structs and numbers, fields.h reads the tuples.
+In csrc/common, arrays.h has the structs and numbers, and fields.h reads the tuples.
 """
 
 from __future__ import annotations
