@@ -68,7 +68,7 @@ def by_block(network: DiT, compiler: str) -> Derivative:
         for block in network.blocks:
             tokens, tokens_slope = along(block, tokens, condition, tokens_slope, condition_slope)
         return torch.func.jvp(
-            lambda tokens, condition: network._unpatchify(network.final_layer(tokens, condition)),
+            lambda tokens, condition: network.image_of(network.final_layer(tokens, condition)),
             (tokens, condition), (tokens_slope, condition_slope),
         )  # fmt: skip
 

@@ -250,7 +250,10 @@ class DiT(nn.Module):
         further = self._further(interval)
         for block in self.blocks:
             tokens = block(tokens, condition, *further)
-        pixels = self.final_layer(tokens, condition)
+        return self.image_of(self.final_layer(tokens, condition))
+
+    def image_of(self, pixels: Tensor) -> Tensor:
+        """The image ``[B, in_channels, *input_size]`` of what the last layer says of each token's patch."""
         if self.patch_overlap:
             return join_windows(pixels, self._grid(), self.patch_size, self.patch_overlap)
         return join_patches(pixels, self._grid(), self.patch_size)

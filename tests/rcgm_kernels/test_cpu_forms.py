@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rcgm_kernels import AdaptiveWeight, Metric, fused_loss
-from tests.support.cases import cpu_implementations, running
+from tests.support.implementations import cpu_implementations, running
 
 METRICS = [
     {},

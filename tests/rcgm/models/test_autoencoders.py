@@ -58,7 +58,7 @@ def test_shapes(tmp_path):
 
 
 def test_folders(tmp_path):
-    with pytest.raises(ValueError, match=r"needs a folder with a config\.json"):
+    with pytest.raises(ValueError, match=r"autoencoder must be a folder with a config\.json and \*\.safetensors, got"):
         load_autoencoder(tmp_path, device=CPU)
     weights = save_kl(tmp_path / "a") / "diffusion_pytorch_model.safetensors"
     change_config(tmp_path / "a", latent_channels=8)
