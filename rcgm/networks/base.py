@@ -57,9 +57,9 @@ class PublishedNetwork(nn.Module, ABC):
         if interval not in INTERVALS:
             raise ValueError(f"interval must be one of {', '.join(INTERVALS)}, got {interval!r}")
         self.transformer = transformer
-        sinusoids, self._time_embedding = time_inputs(transformer)
-        self._sinusoids = sinusoids
-        self.interval_embedder = IntervalEmbedding(self._time_embedding) if interval == "embedding" else None
+        # a tuple, which does not register the two a second time: their parameters have one name
+        self._time_inputs = time_inputs(transformer)
+        self.interval_embedder = IntervalEmbedding(self._time_inputs[1]) if interval == "embedding" else None
 
     @classmethod
     def from_pretrained(
@@ -100,7 +100,8 @@ class PublishedNetwork(nn.Module, ABC):
         added = None
         if self.interval_embedder is not None:
             added = self.interval_embedder(self._features(t - r))
-        with self._time_embedding.given(self._features(t), added):
+        _, embedding = self._time_inputs
+        with embedding.given(self._features(t), added):
             prediction = self.predict(x.to(dtype), t, inputs)
         return prediction if self.sign == 1 else self.sign * prediction
 
@@ -114,7 +115,8 @@ class PublishedNetwork(nn.Module, ABC):
         return 1000.0
 
     def _features(self, time: Tensor) -> Tensor:
-        return self._sinusoids((time * (self.time_scale / self._sinusoids.scale)).float())
+        sinusoids, _ = self._time_inputs
+        return sinusoids((time * (self.time_scale / sinusoids.scale)).float())
 
     def _check(self, t: Tensor, r: Tensor, cond: Any) -> None:
         for name, time in (("t", t), ("r", r)):

@@ -62,8 +62,9 @@ class IntervalEmbedding(nn.Module):
     def __init__(self, like: TimestepEmbedding) -> None:
         super().__init__()
         first, last = like.linear_1, like.linear_2
-        self.linear_1 = nn.Linear(first.in_features, first.out_features, first.bias is not None, dtype=torch.float32)
-        self.linear_2 = nn.Linear(last.in_features, last.out_features, last.bias is not None, dtype=torch.float32)
+        options = {"device": first.weight.device, "dtype": torch.float32}
+        self.linear_1 = nn.Linear(first.in_features, first.out_features, first.bias is not None, **options)
+        self.linear_2 = nn.Linear(last.in_features, last.out_features, last.bias is not None, **options)
         self.act, self.post_act = like.act, like.post_act
         with torch.no_grad():
             for own, theirs in zip(self.linear_1.parameters(), first.parameters(), strict=True):

@@ -69,7 +69,7 @@ def test_half_precision_keeps_the_times(name):
     half.transformer.to(torch.bfloat16)
     embedding = {}
     for key, module in (("full", network), ("half", half)):
-        module._time_embedding.register_forward_hook(
+        module._time_inputs[1].register_forward_hook(
             lambda *call, key=key: embedding.setdefault(key, []).append(call[2])
         )
     t = torch.tensor([0.7] * 3)
@@ -97,9 +97,17 @@ def test_a_copy_is_independent(name):
 
 def test_the_stock_network_keeps_its_names(name):
     stock = FAMILIES[name].build().state_dict()
-    found = wrapped(name).transformer.state_dict()
+    network = wrapped(name)
+    found = network.transformer.state_dict()
     assert list(found) == list(stock)
     assert all(torch.equal(found[key], stock[key]) for key in stock)
+    interval = [f"interval_embedder.{key}" for key in network.interval_embedder.state_dict()]
+    assert list(network.state_dict()) == [*(f"transformer.{key}" for key in stock), *interval]  # each once
+
+
+def test_the_interval_lies_on_the_device_of_the_network(name):
+    network = NETWORKS[name](FAMILIES[name].build().to("meta"))
+    assert {parameter.device.type for parameter in network.parameters()} == {"meta"}
 
 
 @torch.no_grad()
