@@ -20,21 +20,10 @@ from rcgm.config.components import bind_arguments, parameters_of
 from rcgm.derivatives import Central, OneSided
 from rcgm.objectives import RCGM, FlowMatching
 from rcgm.transports import Linear
+from tests.support.configurations import MINIMAL, parse
 from tests.support.latent_files import write_shards
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-
-MINIMAL = {
-    "steps": 10,
-    "batch_size": 8,
-    "data": {"name": "two_moons", "size": 100},
-    "model": {"name": "mlp", "width": 8},
-    "objective": {"name": "rcgm"},
-}
-
-
-def parse(*overrides: str):
-    return parse_config(apply_overrides(MINIMAL, overrides))
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)

@@ -2,20 +2,9 @@
 
 import pytest
 
-from rcgm.config import ConfigError, apply_overrides, parse_config
+from rcgm.config import ConfigError
 from rcgm.config.yaml_text import dump_yaml, parse_yaml
-
-MINIMAL = {
-    "steps": 10,
-    "batch_size": 8,
-    "data": {"name": "two_moons", "size": 100},
-    "model": {"name": "mlp", "width": 8},
-    "objective": {"name": "rcgm"},
-}
-
-
-def parse(*overrides: str):
-    return parse_config(apply_overrides(MINIMAL, overrides))
+from tests.support.configurations import parse
 
 
 @pytest.mark.parametrize(
