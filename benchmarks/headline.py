@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from benchmarks.environment import read
-from benchmarks.tables import NOT_MEASURED, provenance
+from benchmarks.tables import of_result, provenance
 
 Row = dict[str, Any]
 
@@ -37,11 +37,9 @@ def contenders(found: dict[str, Any]) -> list[tuple[str, Row]]:
     return bars if least is bars[-1][1] else [*bars, ("JVP, form with least memory", least)]
 
 
-def headline_table() -> str:
+@of_result("steps_cpu")
+def headline_table(found: dict[str, Any]) -> str:
     """The comparison in words, for the README."""
-    found = read("steps_cpu")
-    if found is None:
-        return NOT_MEASURED
     rows = dict(contenders(found))
     order2, fast = rows["RCGM, order 2"], rows["JVP, fastest form"]
     least = rows.get("JVP, form with least memory", fast)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
-from benchmarks.environment import read
-from benchmarks.tables import NOT_MEASURED, provenance, table
+from benchmarks.tables import of_result, provenance, table
 
 
-def fidelity_table() -> str:
-    found = read("fidelity")
-    if found is None:
-        return NOT_MEASURED
+@of_result("fidelity")
+def fidelity_table(found: dict[str, Any]) -> str:
     rows = [
         [
             case["problem"],
@@ -31,10 +29,8 @@ def fidelity_table() -> str:
     return f"{table(header, rows)}\n\n{provenance(found)}."
 
 
-def roundings_table() -> str:
-    found = read("fidelity")
-    if found is None:
-        return NOT_MEASURED
+@of_result("fidelity")
+def roundings_table(found: dict[str, Any]) -> str:
     names = list(found["roundings"])
     rows = [
         [way, *(f"{found['roundings'][name][way]['error']:.2g}" for name in names)]
@@ -43,19 +39,15 @@ def roundings_table() -> str:
     return table(["way to round in bfloat16", *(f"random, {name}" for name in names)], rows)
 
 
-def gaps_table() -> str:
-    found = read("fidelity")
-    if found is None:
-        return NOT_MEASURED
+@of_result("fidelity")
+def gaps_table(found: dict[str, Any]) -> str:
     columns = list(next(iter(found["gaps"].values())))
     rows = [[gap, *(f"{row[column]:.2g}" for column in columns)] for gap, row in found["gaps"].items()]
     return table(["`dt`", *columns], rows)
 
 
-def target_formats_table() -> str:
-    found = read("target_formats")
-    if found is None:
-        return NOT_MEASURED
+@of_result("target_formats")
+def target_formats_table(found: dict[str, Any]) -> str:
     formats = ["bfloat16", "float16", "float32"]
     by_method: dict[str, dict[str, str]] = {}
     for row in found["rows"]:
@@ -69,10 +61,8 @@ def target_formats_table() -> str:
     )
 
 
-def float8_table() -> str:
-    found = read("float8_targets")
-    if found is None:
-        return NOT_MEASURED
+@of_result("float8_targets")
+def float8_table(found: dict[str, Any]) -> str:
     rows = [
         [
             row["problem"],

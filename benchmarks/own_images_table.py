@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
-from benchmarks.environment import read
-from benchmarks.tables import NOT_MEASURED, provenance, table
+from benchmarks.tables import of_result, provenance, table
 from rcgm.plots import steps_title
 
 
-def own_images_table() -> str:
+@of_result("own_images")
+def own_images_table(found: dict[str, Any]) -> str:
     """What samples are worth, by steps of training and of sampling."""
-    found = read("own_images")
-    if found is None:
-        return NOT_MEASURED
     sampled = list(next(iter(found["evaluations"].values())))
     header = ["steps of training"]
     header += [f"{what}, {steps_title(int(steps))}" for steps in sampled for what in ("right", "Fréchet distance")]

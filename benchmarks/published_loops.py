@@ -10,12 +10,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from typing import Any
 
 import torch
 
 from benchmarks import environment
-from benchmarks.environment import read
-from benchmarks.tables import NOT_MEASURED, provenance, table
+from benchmarks.tables import of_result, provenance, table
 from tests.support.published_cases import CASES, compare
 
 
@@ -28,10 +28,8 @@ def measure() -> list[dict[str, object]]:
     return rows
 
 
-def published_loops_table() -> str:
-    found = read("published_loops")
-    if found is None:
-        return NOT_MEASURED
+@of_result("published_loops")
+def published_loops_table(found: dict[str, Any]) -> str:
     header = ["loop", "options", "difference of the value", "of the gradient", "norm of the gradient, ours / theirs"]
     rows = [
         [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,8 +13,22 @@ DECAYS = (0.0, 0.9, 0.99, 0.999)
 QUALITY = {"digits": "Fréchet distance", "two_moons": "squared MMD"}
 TASKS = {"digits": "digits", "two_moons": "two moons"}
 QUALITY_OF_DIGITS = ("class accuracy", "Fréchet distance")
-OTHER_SIDES = ("compile_over_fused", "published_over_fused")
+OTHER_VARIANTS = ("compile_over_fused", "published_over_fused")
 NOT_MEASURED = "Not measured."
+
+
+def of_result(name: str) -> Callable[[Callable[[dict[str, Any]], str]], Callable[[], str]]:
+    """Make a table of the result file ``name``; where there is none, the table says so."""
+
+    def decorate(make: Callable[[dict[str, Any]], str]) -> Callable[[], str]:
+        @functools.wraps(make)
+        def made() -> str:
+            found = read(name)
+            return NOT_MEASURED if found is None else make(found)
+
+        return made
+
+    return decorate
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -33,10 +48,8 @@ def judged(measured: dict[str, float]) -> list[str]:
     return [f"{measured['class_accuracy']:.3f}", f"{measured['frechet_distance']:.2f}"]
 
 
-def digits_table() -> str:
-    found = read("digits")
-    if found is None:
-        return NOT_MEASURED
+@of_result("digits")
+def digits_table(found: dict[str, Any]) -> str:
     rows = [
         [steps, *judged(measured), f"{measured['nearest_median_ratio']:.2f}"]
         for steps, measured in found["metrics"].items()
@@ -51,10 +64,8 @@ def digits_table() -> str:
     return f"{table(header, rows)}\n\n{settings}; {trained}. {provenance(found)}."
 
 
-def digit_processes_table() -> str:
-    found = read("digit_processes")
-    if found is None:
-        return NOT_MEASURED
+@of_result("digit_processes")
+def digit_processes_table(found: dict[str, Any]) -> str:
     first = found["rows"][0]
     header = ["seed", "processes"]
     header += [f"{what}, {steps_title(int(steps))}" for steps in first["metrics"] for what in QUALITY_OF_DIGITS]
@@ -71,19 +82,15 @@ def digit_processes_table() -> str:
     return f"{table(header, rows)}\n\n{provenance(found)}."
 
 
-def digit_latents_table() -> str:
-    found = read("digit_latents")
-    if found is None:
-        return NOT_MEASURED
+@of_result("digit_latents")
+def digit_latents_table(found: dict[str, Any]) -> str:
     header = ["sampling steps", *QUALITY_OF_DIGITS]
     rows = [[what, *judged(measured)] for what, measured in found["metrics"].items()]
     return f"{table(header, rows)}\n\n{provenance(found)}."
 
 
-def moons_table() -> str:
-    found = read("moons")
-    if found is None:
-        return NOT_MEASURED
+@of_result("moons")
+def moons_table(found: dict[str, Any]) -> str:
 
     def cell(order: int, decay: float, steps: int) -> str:
         row = next(r for r in found["rows"] if (r["order"], r["decay"], r["steps"]) == (order, decay, steps))
@@ -101,10 +108,8 @@ def moons_table() -> str:
     )
 
 
-def objectives_table() -> str:
-    found = read("objectives")
-    if found is None:
-        return NOT_MEASURED
+@of_result("objectives")
+def objectives_table(found: dict[str, Any]) -> str:
     parts = []
     for task, quality in QUALITY.items():
         if task not in found["seconds"]:
@@ -160,7 +165,7 @@ def kernels_table() -> str:
                 row.get("backend", "cpu"),
                 f"{row['times_floor']:.2f}",
                 f"{row['eager_over_fused']:.1f}",
-                *("" if row.get(key) is None else f"{row[key]:.2f}" for key in (*OTHER_SIDES, "times_l2")),
+                *("" if row.get(key) is None else f"{row[key]:.2f}" for key in (*OTHER_VARIANTS, "times_l2")),
                 str(row["large_allocations"]),
             ]
             for row in found["rows"]
@@ -172,10 +177,8 @@ def kernels_table() -> str:
     return "\n\n".join(parts) if parts else NOT_MEASURED
 
 
-def profile_table() -> str:
-    found = read("profile")
-    if found is None:
-        return NOT_MEASURED
+@of_result("profile")
+def profile_table(found: dict[str, Any]) -> str:
     rows = [
         [f"`{row['name']}`", str(row["calls"]), f"{row['ms']:.2f}", f"{row['share']:.1%}"]
         for row in found["operations"]
