@@ -30,6 +30,28 @@ inline LossOptions loss_options(const pybind11::tuple& fields) {
   return loss_options([&](int i) { return number(fields, size_t(i)); });
 }
 
+// What the LossArguments of both extensions share, of (batch, size, pred, terms, scalars, pred_coeff, scale, weight,
+// normalize_scale, options, loss, gradient, storage_scales, ...); terms, and what comes after these, are read by each.
+template <typename LossArguments>
+LossArguments loss_without_terms(const pybind11::tuple& t) {
+  LossArguments a = {};
+  a.batch = integer(t, 0);
+  a.size = integer(t, 1);
+  a.pred = array(fields_of(t, 2));
+  a.scalars = scalars(fields_of(t, 4));
+  a.pred_coeff = scalars(fields_of(t, 5));
+  a.scale = scalars(fields_of(t, 6));
+  a.weight = scalars(fields_of(t, 7));
+  a.normalize_scale = scalars(fields_of(t, 8));
+  a.options = loss_options(fields_of(t, 9));
+  a.loss = pointer(t, 10);
+  a.gradient = mutable_array(fields_of(t, 11));
+  a.storage_scales = pointer<float>(t, 12);
+  return a;
+}
+
+inline pybind11::tuple terms_of_loss(const pybind11::tuple& t) { return fields_of(t, 3); }
+
 // (average, param, copy, elements, dtypes of the three)
 inline EmaTensor ema_tensor(const pybind11::tuple& t) {
   return {pointer(t, 0),         pointer<const void>(t, 1), pointer(t, 2),        integer(t, 3),

@@ -26,29 +26,16 @@ Place place(const py::tuple& t) {
   return {*found, int(integer(t, 1))};
 }
 
-// batch, size, pred, terms, scalars, pred_coeff, scale, weight, normalize_scale, options, loss, gradient, storage_scales
 LossArguments loss_arguments(const py::tuple& t) {
-  const py::tuple terms = fields_of(t, 3);
+  const py::tuple terms = terms_of_loss(t);
   if (terms.size() > size_t(kMaxTerms)) throw std::invalid_argument("more terms than kMaxTerms");
-  LossArguments a = {};
-  a.batch = integer(t, 0);
-  a.size = integer(t, 1);
-  a.pred = array(fields_of(t, 2));
+  LossArguments a = loss_without_terms<LossArguments>(t);
   a.float64 = a.pred.dtype == DType::kFloat64;
   for (size_t i = 0; i < terms.size(); ++i) {
     const Array term = array(fields_of(terms, i));
     a.float64 |= term.dtype == DType::kFloat64;
     a.terms[a.count++] = term;
   }
-  a.scalars = scalars(fields_of(t, 4));
-  a.pred_coeff = scalars(fields_of(t, 5));
-  a.scale = scalars(fields_of(t, 6));
-  a.weight = scalars(fields_of(t, 7));
-  a.normalize_scale = scalars(fields_of(t, 8));
-  a.options = loss_options(fields_of(t, 9));
-  a.loss = pointer(t, 10);
-  a.gradient = mutable_array(fields_of(t, 11));
-  a.storage_scales = pointer<float>(t, 12);
   return a;
 }
 

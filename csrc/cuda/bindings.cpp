@@ -17,27 +17,14 @@ namespace {
 // (device, stream)
 Place place(const py::tuple& t) { return {int(integer(t, 0)), pointer(t, 1)}; }
 
-// batch, size, pred, terms, scalars, pred_coeff, scale, weight, normalize_scale, options, loss, gradient, storage_scales,
-// workspace, counter
+// As loss_without_terms, and then: workspace, counter
 LossArguments loss_arguments(const py::tuple& t) {
-  const py::tuple terms = fields_of(t, 3);
-  LossArguments a = {};
-  a.batch = integer(t, 0);
-  a.size = integer(t, 1);
-  a.pred = array(fields_of(t, 2));
-  a.options = loss_options(fields_of(t, 9));
+  const py::tuple terms = terms_of_loss(t);
+  LossArguments a = loss_without_terms<LossArguments>(t);
   const bool pred_first = a.options.pred_in_residual;
   if (terms.size() + pred_first > size_t(kMaxTerms)) throw std::invalid_argument("more terms than kMaxTerms");
   if (pred_first) a.tensors[a.count++] = a.pred;
   for (size_t i = 0; i < terms.size(); ++i) a.tensors[a.count++] = array(fields_of(terms, i));
-  a.scalars = scalars(fields_of(t, 4));
-  a.pred_coeff = scalars(fields_of(t, 5));
-  a.scale = scalars(fields_of(t, 6));
-  a.weight = scalars(fields_of(t, 7));
-  a.normalize_scale = scalars(fields_of(t, 8));
-  a.loss = pointer(t, 10);
-  a.gradient = mutable_array(fields_of(t, 11));
-  a.storage_scales = pointer<float>(t, 12);
   a.workspace = pointer<double>(t, 13);
   a.counter = pointer<unsigned>(t, 14);
   return a;
