@@ -1,4 +1,4 @@
-"""configs/mnist.yaml on images of 28x28 pixels: scikit-learn's digits, scaled up. Ten minutes on two idle cores.
+"""configs/mnist.yaml on images of 28x28 pixels: scikit-learn's digits, scaled up.
 
     python -m benchmarks.own_images
 
