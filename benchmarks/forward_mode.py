@@ -42,8 +42,8 @@ def by_dual_numbers(network: Network, point: Triple, tangents: Triple, cond: Any
     """``torch.autograd.forward_ad``, without a transform."""
     with fw.dual_level():
         dual = [fw.make_dual(value, tangent) for value, tangent in zip(point, tangents, strict=True)]
-        value, slope = fw.unpack_dual(network(*dual, cond))
-        return value, slope
+        value, derivative = fw.unpack_dual(network(*dual, cond))
+        return value, derivative
 
 
 def by_block(network: DiT, compiler: str) -> Derivative:
@@ -63,22 +63,22 @@ def by_block(network: DiT, compiler: str) -> Derivative:
         return tokens + network.pos_embed.to(tokens.dtype), condition
 
     def derivative(_: Network, point: Triple, tangents: Triple, cond: Any) -> tuple[Tensor, Tensor]:
-        values, slopes = torch.func.jvp(lambda x, t, r: embedded(x, t, r, cond), point, tangents)
-        (tokens, condition), (tokens_slope, condition_slope) = values, slopes
+        values, derivatives = torch.func.jvp(lambda x, t, r: embedded(x, t, r, cond), point, tangents)
+        (tokens, condition), (tokens_tangent, condition_tangent) = values, derivatives
         for block in network.blocks:
-            tokens, tokens_slope = along(block, tokens, condition, tokens_slope, condition_slope)
+            tokens, tokens_tangent = along(block, tokens, condition, tokens_tangent, condition_tangent)
         return torch.func.jvp(
             lambda tokens, condition: network.image_of(network.final_layer(tokens, condition)),
-            (tokens, condition), (tokens_slope, condition_slope),
+            (tokens, condition), (tokens_tangent, condition_tangent),
         )  # fmt: skip
 
     return derivative
 
 
 def _block_along(
-    block: nn.Module, tokens: Tensor, condition: Tensor, tokens_slope: Tensor, condition_slope: Tensor
+    block: nn.Module, tokens: Tensor, condition: Tensor, tokens_tangent: Tensor, condition_tangent: Tensor
 ) -> tuple[Tensor, Tensor]:
-    return torch.func.jvp(block, (tokens, condition), (tokens_slope, condition_slope))
+    return torch.func.jvp(block, (tokens, condition), (tokens_tangent, condition_tangent))
 
 
 @dataclass(frozen=True)
@@ -109,10 +109,10 @@ class JvpMeanFlow:
         tangents = (velocity, torch.ones_like(times.t), torch.zeros_like(times.r))
         chosen = contextlib.nullcontext() if self.attention is None else sdpa_kernel(self.attention)
         with chosen, torch.set_grad_enabled(self.gradient):
-            prediction, slope = self.derivative(student, where, tangents, cond)
+            prediction, derivative = self.derivative(student, where, tangents, cond)
         if not self.gradient:
             prediction = student(*where, cond)
-        value = PREDICTION - term(target) + (times.t - times.r) * term(slope.detach())
+        value = PREDICTION - term(target) + (times.t - times.r) * term(derivative.detach())
         loss = self.objective.losses(prediction, Residual(value), point).sum()
         return ObjectiveOutput(loss, prediction.detach(), times.t, times.r, 1, 1)
 
