@@ -18,8 +18,6 @@ PACKAGES = {
     "encode": ("diffusers",),
 }
 """What an extra brings, as it is imported."""
-OPTIONAL_PACKAGES = {"torch_fidelity", "wandb"}
-"""Packages of extras of their own; what needs one says what to install."""
 
 
 def fail(message: str, code: int = 2) -> int:
@@ -32,9 +30,9 @@ def fail(message: str, code: int = 2) -> int:
 
 def missing_package(error: ModuleNotFoundError) -> str | None:
     """What to install, or None where what is missing is no package of an extra."""
-    package = (error.name or "").partition(".")[0]
-    if package in OPTIONAL_PACKAGES:
+    if "pip install" in str(error):  # what needs the package knows its extra
         return str(error)
+    package = (error.name or "").partition(".")[0]
     extra = next((extra for extra, brought in PACKAGES.items() if package in brought), None)
     return None if extra is None else f"this command needs the package '{package}': pip install 'rcgm[{extra}]'"
 

@@ -10,13 +10,14 @@ from rcgm.config.errors import ConfigError
 from rcgm.data import DATASETS, DataInfo
 from rcgm.models import MODELS
 from rcgm.models.presets import with_preset
+from rcgm.networks import NETWORKS
 from rcgm.objectives import OBJECTIVES
 
 __all__ = ["REGISTRIES", "arguments_from_data", "expand_preset", "supplied_by_data"]
 
 REGISTRIES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     "data": DATASETS,
-    "model": MODELS,
+    "model": {**MODELS, **{name: network.from_pretrained for name, network in NETWORKS.items()}},
     "objective": OBJECTIVES,
 }
 

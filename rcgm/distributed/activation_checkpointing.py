@@ -24,10 +24,10 @@ def recomputed(forward: Callable[..., Any], *, selective: bool) -> Callable[...,
     contexts = functools.partial(create_selective_checkpoint_contexts, _policy) if selective else None
     options = {} if contexts is None else {"context_fn": contexts}
 
-    def run(*inputs: Any) -> Any:
+    def run(*inputs: Any, **named: Any) -> Any:
         if not torch.is_grad_enabled():
-            return forward(*inputs)
-        return checkpoint(forward, *inputs, use_reentrant=False, **options)
+            return forward(*inputs, **named)
+        return checkpoint(forward, *inputs, use_reentrant=False, **options, **named)
 
     return run
 

@@ -1,6 +1,7 @@
 """Activation checkpointing, compilation and sharding of one network, which needs no code for them.
 
-The repeated part of a network must be a ``ModuleList`` called ``blocks``; without one, the network is one block.
+The repeated part of a network must be a ``ModuleList`` called ``blocks``, or be named by ``block_names`` of the network
+or a module in it; without one, the network is one block.
 """
 
 from __future__ import annotations
@@ -90,11 +91,16 @@ def parallelize(
 
 
 def blocks_of(network: nn.Module) -> list[nn.Module]:
-    """The modules of each ``ModuleList`` called ``blocks``, at any depth."""
+    """The modules of each ``ModuleList`` of the given names, at any depth.
+
+    The names are those that a module in ``network`` has as ``block_names``, or else ``blocks``.
+    """
+    given = {name for module in network.modules() for name in getattr(module, "block_names", ())}
+    names = given or {"blocks"}
     lists = [
         module
         for name, module in network.named_modules()
-        if isinstance(module, nn.ModuleList) and name.rpartition(".")[2] == "blocks"
+        if isinstance(module, nn.ModuleList) and name.rpartition(".")[2] in names
     ]
     return [block for modules in lists for block in modules]
 

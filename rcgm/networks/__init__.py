@@ -1,8 +1,8 @@
 """Published text-to-image networks as networks ``(x, t, r, cond)``, one file a family.
 
 A file says what differs: how ``(x, t, cond)`` become arguments, which modules are blocks, which layers LoRA adapts.
-A new family is a subclass of ``PublishedNetwork`` and a line in ``NETWORKS``. These modules need diffusers, so nothing
-else in rcgm imports them before they are asked for.
+A new family is a subclass of ``PublishedNetwork`` and a line in ``NETWORKS``. Diffusers is imported when a network is
+made.
 """
 
 from rcgm.networks.base import PublishedNetwork

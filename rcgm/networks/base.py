@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from diffusers import ModelMixin
 from torch import Tensor, nn
 
-from rcgm.networks.times import IntervalEmbedding, time_inputs
+from rcgm.networks.stock import load_transformer, stock_class
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
 
 __all__ = ["INTERVALS", "PublishedNetwork"]
 
@@ -39,8 +40,8 @@ class PublishedNetwork(nn.Module, ABC):
         ValueError: ``interval`` is neither, or the network has no time embedding of the usual kind.
     """
 
-    STOCK: ClassVar[type[ModelMixin]]
-    """The class of diffusers."""
+    STOCK: ClassVar[str]
+    """Name of the class of diffusers."""
     block_names: ClassVar[tuple[str, ...]] = ("transformer_blocks",)
     """Names of the ModuleLists of repeated blocks, which are compiled, checkpointed and sharded one by one."""
     lora_targets: ClassVar[tuple[str, ...]]
@@ -52,10 +53,12 @@ class PublishedNetwork(nn.Module, ABC):
 
     def __init__(self, transformer: ModelMixin, *, interval: str = "embedding") -> None:
         super().__init__()
-        if not isinstance(transformer, self.STOCK):
-            raise TypeError(f"transformer must be a {self.STOCK.__name__}, got {type(transformer).__name__}")
+        if not isinstance(transformer, stock_class(self.STOCK)):
+            raise TypeError(f"transformer must be a {self.STOCK}, got {type(transformer).__name__}")
         if interval not in INTERVALS:
             raise ValueError(f"interval must be one of {', '.join(INTERVALS)}, got {interval!r}")
+        from rcgm.networks.times import IntervalEmbedding, time_inputs  # needs diffusers
+
         self.transformer = transformer
         # a tuple, which does not register the two a second time: their parameters have one name
         self._time_inputs = time_inputs(transformer)
@@ -63,21 +66,21 @@ class PublishedNetwork(nn.Module, ABC):
 
     @classmethod
     def from_pretrained(
-        cls, path: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32, interval: str = "embedding"
+        cls, path: str | os.PathLike[str], *, dtype: str | torch.dtype = "float32", interval: str = "embedding"
     ) -> PublishedNetwork:
-        """Load the transformer of a folder, or of a name on the hub.
+        """Load the transformer of a folder, or of a name on the hub; what a configuration says of a model.
 
         Args:
-            path: of a whole pipeline, whose folder ``transformer`` is taken, or of a transformer alone.
-            dtype: of the weights.
+            path: folder of a whole pipeline, whose folder ``transformer`` is taken, or of a transformer alone; or the
+                name of a pipeline on the hub, ``owner/name``.
+            dtype: of the weights, float32 or bfloat16. The embedding of the interval is float32.
             interval: see the class.
 
         Raises:
-            OSError: there is no such model.
+            ModuleNotFoundError: diffusers is not installed.
+            ValueError: there is no such model, it is of another class or cannot be read; and see the class.
         """
-        whole = not (Path(path) / "config.json").is_file()
-        options = {"subfolder": "transformer"} if whole else {}
-        return cls(cls.STOCK.from_pretrained(path, torch_dtype=dtype, **options), interval=interval)
+        return cls(load_transformer(cls.STOCK, path, dtype), interval=interval)
 
     def forward(self, x: Tensor, t: Tensor, r: Tensor, cond: TextCondition) -> Tensor:
         """The average velocity over [r, t] at ``x``.

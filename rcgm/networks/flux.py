@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import os
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from diffusers import FluxTransformer2DModel
 from torch import Tensor
 
 from rcgm.networks.base import PublishedNetwork
 from rcgm.networks.packing import packed, unpacked
+from rcgm.networks.stock import load_transformer
+
+if TYPE_CHECKING:
+    from diffusers import FluxTransformer2DModel
 
 __all__ = ["Flux"]
 
@@ -21,7 +25,7 @@ class Flux(PublishedNetwork):
         guidance: what a network with a guidance embedding (FLUX.1-dev) is told; others take none.
     """
 
-    STOCK = FluxTransformer2DModel
+    STOCK: ClassVar[str] = "FluxTransformer2DModel"
     block_names: ClassVar[tuple[str, ...]] = ("transformer_blocks", "single_transformer_blocks")
     conditions: ClassVar[tuple[str, ...]] = ("text", "pooled")
     lora_targets: ClassVar[tuple[str, ...]] = (
@@ -34,6 +38,17 @@ class Flux(PublishedNetwork):
     ) -> None:
         super().__init__(transformer, interval=interval)
         self.guidance = guidance
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        dtype: str | torch.dtype = "float32",
+        interval: str = "embedding",
+        guidance: float = 3.5,
+    ) -> Flux:
+        return cls(load_transformer(cls.STOCK, path, dtype), interval=interval, guidance=guidance)
 
     def predict(self, x: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         height, width = x.shape[-2:]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from diffusers import QwenImageTransformer2DModel
 from torch import Tensor
 
 from rcgm.networks.base import PublishedNetwork
@@ -16,7 +15,7 @@ __all__ = ["QwenImage"]
 class QwenImage(PublishedNetwork):
     """Qwen-Image: latents ``[B, 16, H/8, W/8]``, even height and width; ``text`` and ``mask`` of the prompt."""
 
-    STOCK = QwenImageTransformer2DModel
+    STOCK: ClassVar[str] = "QwenImageTransformer2DModel"
     lora_targets: ClassVar[tuple[str, ...]] = (
         *("to_q", "to_k", "to_v", "to_out.0"),
         *("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from diffusers import SanaTransformer2DModel
 from torch import Tensor
 
 from rcgm.networks.base import PublishedNetwork
+
+if TYPE_CHECKING:
+    from diffusers import SanaTransformer2DModel
 
 __all__ = ["Sana"]
 
@@ -19,7 +21,7 @@ class Sana(PublishedNetwork):
     (SANA-Sprint) are few-step models already, and are refused.
     """
 
-    STOCK = SanaTransformer2DModel
+    STOCK: ClassVar[str] = "SanaTransformer2DModel"
     lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
 
     def __init__(self, transformer: SanaTransformer2DModel, *, interval: str = "embedding") -> None:

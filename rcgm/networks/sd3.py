@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from diffusers import SD3Transformer2DModel
 from torch import Tensor
 
 from rcgm.networks.base import PublishedNetwork
@@ -15,7 +14,7 @@ __all__ = ["StableDiffusion3"]
 class StableDiffusion3(PublishedNetwork):
     """Latents ``[B, 16, H/8, W/8]``; ``text``, the states of all encoders, and ``pooled`` ``[B, C]``."""
 
-    STOCK = SD3Transformer2DModel
+    STOCK: ClassVar[str] = "SD3Transformer2DModel"
     conditions: ClassVar[tuple[str, ...]] = ("text", "pooled")
     lora_targets: ClassVar[tuple[str, ...]] = (
         *("to_q", "to_k", "to_v", "to_out.0"),

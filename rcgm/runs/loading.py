@@ -13,10 +13,9 @@ import torch
 from torch import nn
 
 from rcgm.config import ConfigError, TrainConfig, build_model_from, build_objective_from, parse_config
-from rcgm.config.registries import arguments_from_data
+from rcgm.config.registries import REGISTRIES, arguments_from_data
 from rcgm.data import DataInfo, Normalisation
 from rcgm.distributed.shares import Processes
-from rcgm.models import MODELS
 from rcgm.runs.checkpoint import STATE, Checkpoint, CheckpointError, find_checkpoints, read_checkpoint
 from rcgm.runs.folder import RunFolder
 from rcgm.runs.guidance import check_guidance
@@ -150,7 +149,7 @@ def data_info_of(checkpoint: Checkpoint) -> DataInfo:
 def _check_shapes(config: TrainConfig, info: DataInfo, path: Path) -> None:
     """Raise unless the network is made for such data: it is asked for samples of their shape."""
     given = config.model.arguments
-    decided = arguments_from_data(MODELS[config.model.name], info)
+    decided = arguments_from_data(REGISTRIES["model"][config.model.name], info)
     for name in ("input_size", "in_channels", "dim"):
         if name in decided and name in given and given[name] != decided[name]:
             size = given[name]

@@ -1,0 +1,93 @@
+"""Classes and weights of diffusers, which is imported when one is asked for."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
+
+__all__ = ["DTYPES", "load_transformer", "stock_class"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""Of weights, by their name in a configuration."""
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+PART = "transformer"
+
+
+def stock_class(name: str) -> type[Any]:
+    """A class of diffusers.
+
+    Raises:
+        ModuleNotFoundError: diffusers is not installed, or is older than the class.
+    """
+    try:
+        import diffusers  # takes seconds
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{name} needs the package {error.name}: pip install 'rcgm[text]'", name=error.name
+        ) from error
+    if not hasattr(diffusers, name):
+        raise ModuleNotFoundError(
+            f"diffusers {diffusers.__version__} has no {name}: pip install -U diffusers", name="diffusers"
+        )
+    return getattr(diffusers, name)
+
+
+def load_transformer(
+    name: str, path: str | os.PathLike[str], dtype: str | torch.dtype = "float32", *, part: str = PART
+) -> ModelMixin:
+    """Load a transformer of the class ``name``.
+
+    On the meta device (``with torch.device("meta")``) its weights are not read.
+
+    Args:
+        name: of its class in diffusers.
+        path: folder of a pipeline, whose folder ``part`` is taken, or of the transformer alone; or a name on the hub,
+            ``owner/name``, of a pipeline.
+        dtype: of the weights, a key or a value of ``DTYPES``.
+        part: its name in the pipeline.
+
+    Raises:
+        ModuleNotFoundError: see :func:`stock_class`.
+        ValueError: no such model, one of another class, files that cannot be read, or another dtype.
+    """
+    kind = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if kind not in DTYPES.values():
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    stock = stock_class(name)
+    options = _where(path, part)
+    try:
+        config = stock.load_config(path, **options)
+    except Exception as error:  # diffusers and the hub's client each raise their own
+        raise ValueError(f"path: cannot load '{path}': {error}") from error
+    found = config.get("_class_name")
+    if found != name:
+        got = "no class of diffusers" if found is None else f"a {found}: choose the family of that class"
+        raise ValueError(f"path must hold a {name}, got '{path}' with {got}")
+    try:
+        if torch.get_default_device().type == "meta":
+            return stock.from_config(config).to(kind)
+        return stock.from_pretrained(path, torch_dtype=kind, use_safetensors=True, **options)
+    except Exception as error:
+        raise ValueError(f"path: cannot load the {name} in '{path}': {error}") from error
+
+
+def _where(path: str | os.PathLike[str], part: str) -> dict[str, Any]:
+    """The options by which diffusers finds the transformer of ``path``."""
+    folder = Path(path)
+    if not folder.exists():
+        if HUB_NAME.fullmatch(str(path)):
+            return {"subfolder": part}
+        raise ValueError(f"path must be a folder of diffusers or a name on the hub, owner/name, got '{path}'")
+    for place, options in ((folder, {}), (folder / part, {"subfolder": part})):
+        if (place / "config.json").is_file():
+            return {**options, "local_files_only": True}
+    raise ValueError(
+        f"path must hold {part}/config.json (a pipeline) or config.json (a transformer), got '{path}' without either"
+    )

@@ -1,0 +1,108 @@
+"""Published networks by their name in a configuration, and what is said where that cannot be."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from rcgm.config import ConfigError, build_model_from, config_to_yaml, parse_config
+from rcgm.config.yaml_text import parse_yaml
+from rcgm.distributed import blocks_of
+from rcgm.networks import NETWORKS
+from tests.support.tiny_networks import FAMILIES
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def folder(name, tmp_path_factory):
+    path = tmp_path_factory.mktemp(name)
+    FAMILIES[name].build().save_pretrained(path / "transformer")
+    return path
+
+
+def values(model: dict) -> dict:
+    return {"steps": 1, "batch_size": 2, "data": {"name": "digits"}, "model": model, "objective": {"name": "rcgm"}}
+
+
+def build(**model):
+    return build_model_from(parse_config(values(model)))
+
+
+def test_a_configuration_names_a_network(name, folder):
+    config = parse_config(values({"name": name, "path": str(folder), "interval": "none", "dtype": "bfloat16"}))
+    assert parse_config(parse_yaml(config_to_yaml(config))) == config
+    network = build_model_from(config)
+    assert type(network) is NETWORKS[name]
+    assert network.interval_embedder is None and network.transformer.dtype == torch.bfloat16
+    defaults = parse_config(values({"name": name, "path": str(folder)})).model.arguments
+    assert (defaults["interval"], defaults["dtype"]) == ("embedding", "float32")
+
+
+def test_blocks_are_those_that_the_family_names(name, folder):
+    network = build(name=name, path=str(folder))
+    expected = [block for names in network.block_names for block in getattr(network.transformer, names)]
+    assert blocks_of(network) == expected != []
+    assert blocks_of(torch.nn.Sequential(network)) == expected
+
+
+def test_no_weights_are_read_on_the_meta_device(name, folder):
+    with torch.device("meta"):
+        network = NETWORKS[name].from_pretrained(folder, dtype="bfloat16")
+    assert {parameter.device.type for parameter in network.parameters()} == {"meta"}
+    assert network.transformer.dtype == torch.bfloat16
+
+
+def test_flux_is_told_the_guidance_of_the_configuration(tmp_path):
+    FAMILIES["flux"].build().save_pretrained(tmp_path)
+    assert build(name="flux", path=str(tmp_path), guidance=2.0).guidance == 2.0
+    with pytest.raises(ConfigError, match=r"unknown key 'model\.guidance'"):
+        build(name="sana", path=str(tmp_path), guidance=2.0)
+
+
+def test_a_model_that_is_not_there(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"path must be a folder of diffusers or a name on the hub, owner/name, got '.*x'"
+    ):
+        build(name="sana", path=str(tmp_path / "x"))
+    with pytest.raises(ConfigError, match=r"path must hold transformer/config\.json \(a pipeline\) or config\.json"):
+        build(name="sana", path=str(tmp_path))
+    with pytest.raises(ConfigError, match=r"model\.path: missing"):
+        build(name="sana")
+    with pytest.raises(ConfigError, match="dtype must be one of float32, bfloat16, got 'half'"):
+        build(name="sana", path=str(tmp_path), dtype="half")
+
+
+def test_a_model_of_another_class_is_named(tmp_path):
+    FAMILIES["flux"].build().save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"path must hold a SanaTransformer2DModel, got .* a FluxTransformer2DModel"):
+        build(name="sana", path=str(tmp_path))
+
+
+def test_damaged_files_are_named(tmp_path):
+    FAMILIES["sana"].build().save_pretrained(tmp_path)
+    (tmp_path / "diffusion_pytorch_model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ConfigError, match="path: cannot load the SanaTransformer2DModel in"):
+        build(name="sana", path=str(tmp_path))
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match="path: cannot load"):
+        build(name="sana", path=str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({}))
+    with pytest.raises(ConfigError, match="with no class of diffusers"):
+        build(name="sana", path=str(tmp_path))
+
+
+def test_only_a_network_that_is_made_needs_diffusers(tmp_path):
+    program = (
+        "import sys\nsys.modules['diffusers'] = None\n"
+        "import rcgm.training, rcgm.cli\nfrom rcgm.networks import NETWORKS\n"
+        "try:\n    NETWORKS['sana'].from_pretrained('x')\n"
+        "except ModuleNotFoundError as error:\n    print(error)\n"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=600)
+    assert found.stdout == "SanaTransformer2DModel needs the package diffusers: pip install 'rcgm[text]'\n"
