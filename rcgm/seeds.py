@@ -17,7 +17,7 @@ class Purpose(Enum):
     INITIAL_WEIGHTS = "initial weights of the student"
     OBJECTIVE_WEIGHTS = "initial weights of what an objective learns"
     GLOBAL = "torch's global generators, which dropout draws from: process, step"
-    ORDER = "order of the data: epoch"
+    ORDER = "order of the data: epoch, and number of the shape where samples have several"
     AUGMENTATION = "random changes of a sample: epoch, index"
     ENCODING = "latents drawn from an encoder: image, whether flipped"
     PREVIEW = "noise of the samples drawn while training: number of the sample"

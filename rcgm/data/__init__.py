@@ -2,18 +2,19 @@
 
 from rcgm.data.arrays import Arrays
 from rcgm.data.digits import Digits
-from rcgm.data.examples import examples, samples_at
+from rcgm.data.examples import examples, of_one_shape, samples_at
 from rcgm.data.fingerprint import data_fingerprint, fingerprint_differences
 from rcgm.data.image_folder import ImageFolder
 from rcgm.data.in_memory import InMemoryDataset
-from rcgm.data.info import DataInfo
+from rcgm.data.info import DataInfo, TextInfo
 from rcgm.data.latents import Latents
 from rcgm.data.normalisation import Normalisation
 from rcgm.data.points import SCurve, SwissRoll, TwoMoons
-from rcgm.data.protocols import Augmented, BatchReader, Fingerprinted
+from rcgm.data.protocols import Augmented, BatchReader, Bucketed, Fingerprinted
 from rcgm.data.registry import DATASETS, build_dataset
 from rcgm.data.stream import BatchStream
 from rcgm.data.summary import describe_data
+from rcgm.data.text import EncodedPairs
 
 __all__ = [
     "DATASETS",
@@ -21,8 +22,10 @@ __all__ = [
     "Augmented",
     "BatchReader",
     "BatchStream",
+    "Bucketed",
     "DataInfo",
     "Digits",
+    "EncodedPairs",
     "Fingerprinted",
     "ImageFolder",
     "InMemoryDataset",
@@ -30,11 +33,13 @@ __all__ = [
     "Normalisation",
     "SCurve",
     "SwissRoll",
+    "TextInfo",
     "TwoMoons",
     "build_dataset",
     "data_fingerprint",
     "describe_data",
     "examples",
     "fingerprint_differences",
+    "of_one_shape",
     "samples_at",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rcgm.data.protocols import BatchReader
+from rcgm.data.protocols import BatchReader, Bucketed
 
 
 def examples(dataset: Any, count: int, labels: Tensor | None = None) -> Tensor:
@@ -26,7 +26,8 @@ def examples(dataset: Any, count: int, labels: Tensor | None = None) -> Tensor:
         ValueError: the data set has no labels, or no sample of a class.
     """
     if labels is None:
-        chosen = [index * len(dataset) // count for index in range(count)]
+        alike = of_one_shape(dataset)
+        chosen = [alike[index * len(alike) // count] for index in range(count)]
     else:
         if getattr(dataset, "labels", None) is None:
             raise ValueError("labels must be None for a data set without classes")
@@ -40,6 +41,11 @@ def examples(dataset: Any, count: int, labels: Tensor | None = None) -> Tensor:
             for turn, place in enumerate(places):
                 chosen[place] = int(members[turn * len(members) // len(places)])
     return samples_at(dataset, torch.tensor(chosen))
+
+
+def of_one_shape(dataset: Any) -> range:
+    """The indices of the samples that have the shape of the data set's ``info``: all, or the largest bucket."""
+    return max(dataset.buckets, key=len) if isinstance(dataset, Bucketed) else range(len(dataset))
 
 
 def samples_at(dataset: Any, indices: Tensor) -> Tensor:

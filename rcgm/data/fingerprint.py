@@ -24,6 +24,8 @@ HASHED = {
     "files": "names of some files differ",
     "sizes": "sizes of some files differ",
     "content": "content of some samples differs",
+    "shapes": "shapes of some samples differ",
+    "null": "conditions of the empty caption differ",
 }
 """What differs where only hashes are known."""
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+
+Labels = torch.Tensor | Mapping[str, torch.Tensor] | None
+"""What samples are conditioned on: labels int64 `[B]`, tensors `[B, ...]` by name, or nothing."""
 
 
 @runtime_checkable
@@ -16,9 +20,18 @@ class BatchReader(Protocol):
 
     in_memory: bool
 
-    def take(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """For int64 indices `[B]` return samples float32 `[B, ...]` and labels int64 `[B]`, or None without labels."""
+    def take(self, indices: torch.Tensor) -> tuple[torch.Tensor, Labels]:
+        """For int64 indices `[B]` return samples float32 `[B, ...]` and labels int64 `[B]`, or None without labels;
+        or tensors `[B, ...]` by name."""
         ...
+
+
+@runtime_checkable
+class Bucketed(Protocol):
+    """Has samples of several shapes, of which a batch can hold one alone."""
+
+    buckets: Sequence[range]
+    """Indices of the samples of each shape; together those of all samples."""
 
 
 @runtime_checkable

@@ -13,6 +13,7 @@ from rcgm.data.digits import Digits
 from rcgm.data.image_folder import ImageFolder
 from rcgm.data.latents import Latents
 from rcgm.data.points import SCurve, SwissRoll, TwoMoons
+from rcgm.data.text import EncodedPairs
 
 DATASETS: dict[str, type[Dataset]] = {
     "two_moons": TwoMoons,
@@ -22,6 +23,7 @@ DATASETS: dict[str, type[Dataset]] = {
     "image_folder": ImageFolder,
     "arrays": Arrays,
     "latents": Latents,
+    "encoded_pairs": EncodedPairs,
 }
 """Data sets, by their name in a configuration."""
 
@@ -30,7 +32,8 @@ def build_dataset(name: str, **arguments: Any) -> Dataset:
     """Build the data set `DATASETS[name]` from its arguments.
 
     Returns:
-        A map-style data set of `(float32 tensor, int label or -1)` with an attribute `info` (`DataInfo`).
+        A map-style data set of `(float32 tensor, int label or -1)`, or of `(float32 tensor, tensors by name)`, with an
+        attribute `info` (`DataInfo`).
 
     Raises:
         ValueError: no such name; or the data set's own.

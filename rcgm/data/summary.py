@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rcgm.data.examples import samples_at
+from rcgm.data.examples import of_one_shape, samples_at
 from rcgm.data.fingerprint import CONTENT_SAMPLES, content_indices, evenly_spaced
 from rcgm.data.protocols import BatchReader
 
@@ -27,11 +27,17 @@ def describe_data(dataset: Any, *, values: bool = True) -> list[str]:
         Lines.
     """
     info = dataset.info
-    what = "points" if info.kind == "points" else "images" if info.normalisation is None else "latents"
+    if info.text is not None:
+        what = "latents with captions"
+    else:
+        what = "points" if info.kind == "points" else "images" if info.normalisation is None else "latents"
     shape = " x ".join(map(str, info.shape))
     lines = [f"data: {len(dataset):,} {what} of {shape}{_values(dataset) if values else ''}"]
     labels = getattr(dataset, "labels", None)
-    if info.num_classes is None:
+    if info.text is not None:
+        tensors = (f"{name} {' x '.join(map(str, size))}" for name, size in info.text.tensors.items())
+        lines.append(f"conditions of {info.text.family or 'an encoder of your own'}: {', '.join(tensors)}")
+    elif info.num_classes is None:
         lines.append("classes: none")
     elif labels is None:
         lines.append(f"classes: {info.num_classes:,}")
@@ -55,8 +61,9 @@ def _values(dataset: Any) -> str:
 
 
 def _some(dataset: Any) -> Tensor:
+    alike = of_one_shape(dataset)
     if isinstance(dataset, BatchReader):
-        indices = content_indices(len(dataset), dataset.info.shape)
+        indices = content_indices(len(alike), dataset.info.shape)
     else:
-        indices = evenly_spaced(len(dataset), CONTENT_SAMPLES)
-    return samples_at(dataset, torch.tensor(indices))
+        indices = evenly_spaced(len(alike), CONTENT_SAMPLES)
+    return samples_at(dataset, torch.tensor(indices) + alike.start)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rcgm.config import ConfigError
-from rcgm.data import DataInfo, samples_at
+from rcgm.data import DataInfo, of_one_shape, samples_at
 from rcgm.distributed.shares import Processes
 from rcgm.evaluation import FeatureNetwork, Reference, evaluate_images, read_reference, write_reference
 
@@ -104,8 +104,9 @@ class ImageMeasure:
         return judged and Reference(known.mean, known.covariance, judged[0])
 
     def _of_data(self) -> Reference | None:
-        count = min(self._count, len(self._dataset))
-        indices = torch.arange(count) * len(self._dataset) // count
+        alike = of_one_shape(self._dataset)
+        count = min(self._count, len(alike))
+        indices = torch.arange(count) * len(alike) // count + alike.start
 
         def real(rows: range) -> Tensor:
             return self._pixels(samples_at(self._dataset, indices[rows.start : rows.stop]))

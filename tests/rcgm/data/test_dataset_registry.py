@@ -4,6 +4,7 @@ import torch
 from PIL import Image
 
 from rcgm.data import DATASETS, DataInfo, build_dataset
+from tests.support.encoded_pairs import write_pairs
 
 
 @pytest.fixture
@@ -13,6 +14,7 @@ def arguments(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "images" / "a.png")
     (tmp_path / "latents").mkdir()
     np.save(tmp_path / "latents" / "latents.npy", np.zeros((3, 4, 2, 2), dtype=np.float32))
+    write_pairs(tmp_path / "pairs")
     return {
         "two_moons": {"size": 10},
         "s_curve": {"size": 10},
@@ -21,6 +23,7 @@ def arguments(tmp_path):
         "image_folder": {"root": str(tmp_path / "images"), "size": 2},
         "arrays": {"path": str(tmp_path / "x.npy")},
         "latents": {"path": str(tmp_path / "latents")},
+        "encoded_pairs": {"path": str(tmp_path / "pairs")},
     }
 
 
@@ -30,7 +33,10 @@ def test_builds_every_kind(name, arguments):
     assert isinstance(data, DATASETS[name]) and isinstance(data.info, DataInfo)
     sample, label = data[0]
     assert tuple(sample.shape) == data.info.shape and sample.dtype == torch.float32
-    assert type(label) is int and (label == -1) == (data.info.num_classes is None)
+    if data.info.text is None:
+        assert type(label) is int and (label == -1) == (data.info.num_classes is None)
+    else:
+        assert {name: tuple(tensor.shape) for name, tensor in label.items()} == data.info.text.tensors
 
 
 def test_refuses_names_and_arguments():
