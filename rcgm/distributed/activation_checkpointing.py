@@ -15,11 +15,22 @@ EXPENSIVE = ("mm", "addmm", "bmm", "baddbmm", "_flash_attention_forward", "_effi
 """Operators of aten whose results are kept: matrix products. Operators of attention are found by their names."""
 
 
-def recomputed(forward: Callable[..., Any], *, selective: bool) -> Callable[..., Any]:
+def recomputed(
+    forward: Callable[..., Any],
+    *,
+    selective: bool,
+    pinned: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda forward: forward,
+) -> Callable[..., Any]:
     """``forward``, whose activations are not kept, or with ``selective`` only those of matrix products and attention.
 
     Selective recomputation costs little time, as norms, modulations and activation functions are limited by memory
     and not by arithmetic; full recomputation costs one more forward.
+
+    Args:
+        forward: of a block.
+        selective: see above.
+        pinned: makes of ``forward`` one that does in the backward what it would do now, where a state of the network
+            decides about that (:meth:`rcgm.roles.SharedBase.pinned`).
     """
     contexts = functools.partial(create_selective_checkpoint_contexts, _policy) if selective else None
     options = {} if contexts is None else {"context_fn": contexts}
@@ -27,7 +38,9 @@ def recomputed(forward: Callable[..., Any], *, selective: bool) -> Callable[...,
     def run(*inputs: Any, **named: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*inputs, **named)
-        return checkpoint(forward, *inputs, use_reentrant=False, **options, **named)
+        # A compiler traces both forwards here and now, in one state.
+        kept = forward if torch.compiler.is_compiling() else pinned(forward)
+        return checkpoint(kept, *inputs, use_reentrant=False, **options, **named)
 
     return run
 

@@ -16,6 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from rcgm.distributed.activation_checkpointing import recomputed
+from rcgm.roles import Role, base_of
 
 if TYPE_CHECKING:
     from rcgm.config import ParallelConfig
@@ -56,19 +57,22 @@ def parallelize(
     With a mesh its parameters become DTensors, with the same names. Copies of the network have to be made before.
 
     Args:
-        network: all its parameters trained, or none.
+        network: of a role, its base is prepared with the adapters of all roles on it: one call serves them all.
+            What is trained has one dtype.
         config: section ``parallel`` of a run.
         mesh: see :func:`make_mesh`.
         compile: whether to compile each block, or the name of a backend of ``torch.compile``.
         keep_gathered: keep gathered parameters from one forward to the next (of a trained network until its backward)
             instead of gathering them again: see :func:`gather_nothing`.
     """
+    pinned = {"pinned": network.shared.pinned} if isinstance(network, Role) else {}
+    network = base_of(network)
     trained = any(parameter.requires_grad for parameter in network.parameters())
     blocks = blocks_of(network) or [network]
     for block in blocks:
         forward: Callable = block.forward
         if trained and config.activation_checkpointing != "none":
-            forward = recomputed(forward, selective=config.activation_checkpointing == "selective")
+            forward = recomputed(forward, selective=config.activation_checkpointing == "selective", **pinned)
         if compile:
             forward = torch.compile(forward, backend=compile if isinstance(compile, str) else "inductor")
         if forward != block.forward:
@@ -107,14 +111,16 @@ def blocks_of(network: nn.Module) -> list[nn.Module]:
 
 def is_sharded(network: nn.Module) -> bool:
     """Whether :func:`parallelize` has sharded ``network``."""
-    return isinstance(network, FSDPModule)
+    return isinstance(base_of(network), FSDPModule)
 
 
 def gather_nothing(network: nn.Module) -> None:
     """Free the gathered parameters of ``network``, so that they are its shards again.
 
-    Call it after the forwards of a network that has no backward, before its parameters are written or read.
+    Call it after the forwards of a network that has no backward, before its parameters are written or read. Of a role,
+    the base is freed, for all roles.
     """
+    network = base_of(network)
     if not isinstance(network, FSDPModule):
         return
     if hasattr(network, "reset_iter_state"):
@@ -130,6 +136,7 @@ def gather_nothing(network: nn.Module) -> None:
 
 def synchronise_gradients(network: nn.Module, value: bool) -> None:
     """Whether the next backward sums the gradients over the processes: false for all micro-batches but the last."""
+    network = base_of(network)
     if isinstance(network, FSDPModule):
         network.set_requires_gradient_sync(value)
 

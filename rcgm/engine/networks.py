@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from rcgm.engine.conditions import Condition
+from rcgm.roles import Role
 
 Network = Callable[[Tensor, Tensor, Tensor, Condition], Tensor]
 """``(x, t, r, cond)`` to a prediction of the shape of ``x`` ``[B, ...]``; times ``[B]``, ``0 <= r <= t <= 1``."""
@@ -24,8 +25,8 @@ def module_of(network: Any) -> nn.Module | None:
 def is_frozen(network: Network) -> bool:
     """True for a module, or a wrapper of one, with ordinary parameters that are not trained."""
     module = module_of(network)
-    # a sharded module (it has unshard) keeps what a forward gathers
-    if module is None or hasattr(module, "unshard"):
+    # A sharded module (it has unshard) keeps what a forward gathers, and the base of a role serves the student too.
+    if module is None or hasattr(module, "unshard") or isinstance(module, Role):
         return False
     parameter = next(module.parameters(), None)
     return type(parameter) is nn.Parameter and not parameter.requires_grad

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +83,9 @@ class DiT(nn.Module):
         >>> network(torch.randn(2, 1, 8, 8), t, r, torch.tensor([3, 10])).shape  # 10 is the null class
         torch.Size([2, 1, 8, 8])
     """
+
+    lora_targets: ClassVar[tuple[str, ...]] = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "mlp.w12", "mlp.w3")
+    """Names of the linear layers that LoRA adapts if nobody says which; a network has some of them."""
 
     def __init__(
         self,

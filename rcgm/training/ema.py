@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rcgm.distributed import gather_nothing
+from rcgm.roles import base_of
 from rcgm_kernels import ema_update_
 
 __all__ = ["AutocastNetwork", "Ema"]
@@ -109,8 +110,8 @@ class Ema:
     @torch.no_grad()
     def step(self) -> None:
         """Move the averages towards the student; buffers are copied, and so is the mode."""
-        self.release()
         for copied in self.copies:
+            gather_nothing(copied)
             if copied.training != self._student.training:
                 copied.train(self._student.training)
         if self.second is not None:
@@ -151,10 +152,11 @@ class Ema:
     def release(self) -> None:
         """Free gathered parameters of sharded networks, after the target forwards of a step.
 
-        The backward of the student frees those of the student.
+        The backward of the student frees those of the student, and of a base that the student shares.
         """
         for network in self.copies:
-            gather_nothing(network)
+            if base_of(network) is not base_of(self._student):
+                gather_nothing(network)
 
     def _moved(self, decay: float) -> float:
         return decay + (1.0 - decay) * (self.decay - decay) / 2.0

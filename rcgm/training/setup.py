@@ -12,6 +12,7 @@ from rcgm.config import EmaConfig, EvaluateConfig, SampleConfig, TrainConfig, bu
 from rcgm.distributed import make_mesh, parallelize
 from rcgm.distributed.shares import Processes
 from rcgm.engine.cuda_graphs import GraphedNetwork
+from rcgm.roles import Role, base_of
 from rcgm.runs.decoding import Decoder
 from rcgm.runs.folder import RunFolder
 from rcgm.runs.sampler import RunSampler, method_of, null_condition
@@ -44,6 +45,8 @@ def parallelize_networks(
 ) -> None:
     """Compile and shard all networks, in place; after the averages are made, as such networks cannot be copied.
 
+    The base of roles is prepared once for all of them. Its parameters stay gathered as those of a target do.
+
     Raises:
         ValueError: CUDA graphs with several processes.
     """
@@ -53,9 +56,14 @@ def parallelize_networks(
     settings = config.parallel
     mesh = make_mesh(settings, next(student.parameters()).device, processes.world_size)
     frozen = [*ema.copies, *([] if teacher is None else [teacher.network])]
+    prepared: list[nn.Module] = []
     for network in (student, *frozen):
-        kept = settings.keep_student_gathered if network is student else settings.keep_target_gathered
+        if any(base_of(network) is module for module in prepared):
+            continue
+        trained_alone = network is student and not isinstance(student, Role)
+        kept = settings.keep_student_gathered if trained_alone else settings.keep_target_gathered
         parallelize(network, settings, mesh, compile=config.compile, keep_gathered=kept)
+        prepared.append(base_of(network))
 
 
 def build_metrics(config: TrainConfig, dataset: Any, device: torch.device, processes: Processes) -> StepMetrics:

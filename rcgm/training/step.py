@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from rcgm.distributed import gather_nothing, synchronise_gradients
 from rcgm.distributed.shares import Processes
 from rcgm.engine.formats import autocast_to
+from rcgm.roles import base_of
 from rcgm.seeds import Purpose, seed_of
 from rcgm.training.ema import Ema
 from rcgm.training.loss_by_time import LossByTime
@@ -88,7 +89,7 @@ class TrainStep:
         self._clip_grad_norm = clip_grad_norm
         self._null_cond = null_cond
         self._teacher = teacher
-        self._frozen = list(frozen)
+        self._frozen = [network for network in frozen if base_of(network) is not base_of(student)]
         self._processes = Processes() if processes is None else processes
         self._target = ema.target if target is None else target
         self._parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
