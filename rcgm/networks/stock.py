@@ -12,7 +12,7 @@ import torch
 if TYPE_CHECKING:
     from diffusers import ModelMixin
 
-__all__ = ["DTYPES", "load_transformer", "stock_class"]
+__all__ = ["DTYPES", "dtype_of", "dtype_option", "is_hub_name", "load_transformer", "stock_class"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """Of weights, by their name in a configuration."""
@@ -24,10 +24,11 @@ def stock_class(name: str) -> type[Any]:
     """A class of diffusers.
 
     Raises:
-        ModuleNotFoundError: diffusers is not installed, or is older than the class.
+        ModuleNotFoundError: diffusers or transformers is not installed, or diffusers is older than the class.
     """
     try:
         import diffusers  # takes seconds
+        import transformers  # noqa: F401 - without it diffusers has stand-ins for many classes
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"{name} needs the package {error.name}: pip install 'rcgm[text]'", name=error.name
@@ -37,6 +38,27 @@ def stock_class(name: str) -> type[Any]:
             f"diffusers {diffusers.__version__} has no {name}: pip install -U diffusers", name="diffusers"
         )
     return getattr(diffusers, name)
+
+
+def dtype_of(dtype: str | torch.dtype) -> torch.dtype:
+    """A dtype of weights: a key or a value of ``DTYPES``, otherwise ValueError."""
+    kind = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if kind not in DTYPES.values():
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    return kind
+
+
+def dtype_option(value: Any) -> dict[str, Any]:
+    """The option of diffusers' ``from_pretrained`` that says the dtype, under the name of the installed version."""
+    from diffusers import __version__
+
+    renamed = tuple(int(part) for part in __version__.split(".")[:2]) >= (0, 42)
+    return {"dtype" if renamed else "torch_dtype": value}
+
+
+def is_hub_name(path: str | os.PathLike[str]) -> bool:
+    """Whether ``path`` has the form of a name on the hub, ``owner/name``."""
+    return HUB_NAME.fullmatch(str(path)) is not None
 
 
 def load_transformer(
@@ -57,9 +79,7 @@ def load_transformer(
         ModuleNotFoundError: see :func:`stock_class`.
         ValueError: no such model, one of another class, files that cannot be read, or another dtype.
     """
-    kind = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if kind not in DTYPES.values():
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    kind = dtype_of(dtype)
     stock = stock_class(name)
     options = _where(path, part)
     try:
@@ -73,7 +93,7 @@ def load_transformer(
     try:
         if torch.get_default_device().type == "meta":
             return stock.from_config(config).to(kind)
-        return stock.from_pretrained(path, torch_dtype=kind, use_safetensors=True, **options)
+        return stock.from_pretrained(path, use_safetensors=True, **dtype_option(kind), **options)
     except Exception as error:
         raise ValueError(f"path: cannot load the {name} in '{path}': {error}") from error
 
@@ -82,7 +102,7 @@ def _where(path: str | os.PathLike[str], part: str) -> dict[str, Any]:
     """The options by which diffusers finds the transformer of ``path``."""
     folder = Path(path)
     if not folder.exists():
-        if HUB_NAME.fullmatch(str(path)):
+        if is_hub_name(path):
             return {"subfolder": part}
         raise ValueError(f"path must be a folder of diffusers or a name on the hub, owner/name, got '{path}'")
     for place, options in ((folder, {}), (folder / part, {"subfolder": part})):

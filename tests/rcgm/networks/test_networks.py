@@ -12,6 +12,7 @@ pytest.importorskip("diffusers")
 from rcgm.networks import NETWORKS
 from rcgm.networks.base import PublishedNetwork
 from tests.support.tiny_networks import FAMILIES, Family
+from tests.support.tiny_pipelines import tiny_pipeline
 
 EPS = torch.finfo(torch.float32).eps
 
@@ -131,10 +132,9 @@ def test_blocks_and_layers_for_lora_are_there(name):
 
 def test_the_page_works(tmp_path):
     """The code of docs/text_to_image.md."""
-    family = FAMILIES["sana"]
-    family.build().save_pretrained(tmp_path / "transformer")
-    cond = family.cond(3)
-    given = {"path": tmp_path, "latents": point(family)[0], "text": cond["text"], "mask": cond["mask"]}
+    tiny_pipeline("sana").save_pretrained(tmp_path)
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    given = {"path": tmp_path, "images": images, "prompts": ["a fox", "a bear"]}
     page = (Path(__file__).parents[3] / "docs" / "text_to_image.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     exec(code, given)
