@@ -27,10 +27,12 @@ from rcgm.distributed.shares import Processes, Share
 from rcgm.models import DiT
 from rcgm.objectives import RCGM, SCM, UCGM, MeanFlow, Objective, ObjectiveOutput
 from rcgm.objectives.times import TimeSampler
+from rcgm.roles import Role, lora_role
 from rcgm.training.ema import Ema
 from rcgm.training.nonfinite_guard import NonFiniteGuard
 from rcgm.training.optimizers import build_optimizer
 from rcgm.training.step import TrainStep
+from tests.support.roles import disturb
 
 DEPTH = 2
 CPU = torch.device("cpu")
@@ -62,6 +64,13 @@ def build_student(dtype: torch.dtype) -> nn.Module:
     return network
 
 
+def build_role(dtype: torch.dtype) -> Role:
+    torch.manual_seed(0)
+    role = lora_role(build_student(dtype), rank=3)  # which two processes do not share evenly
+    disturb(role, 1)
+    return role
+
+
 def run(
     objective: Any,
     processes: Processes,
@@ -78,16 +87,23 @@ def run(
     careful: bool = False,
     dtype: torch.dtype = torch.float64,
     counted: bool = False,
+    base: torch.dtype | None = None,
 ) -> tuple[dict[str, list[Tensor]], list[collections.Counter]]:
-    """Everything that a few steps compute, as whole tensors, and the collectives of each step where ``counted``."""
-    student = build_student(dtype)
+    """Everything that a few steps compute, as whole tensors, and the collectives of each step where ``counted``.
+
+    With ``base``, the networks are roles with adapters of ``dtype`` on one base of that dtype.
+    """
+    student = build_student(dtype) if base is None else build_role(base)
     ema = Ema(student, decay, cast=cast, target_decay=target_decay)
     mesh = make_mesh(config, CPU, processes.world_size)
-    parallelize(student, config, mesh, compile=compile, keep_gathered=config.keep_student_gathered)
-    for copy in ema.copies:
+    kept = config.keep_student_gathered if base is None else config.keep_target_gathered
+    parallelize(student, config, mesh, compile=compile, keep_gathered=kept)
+    for copy in ema.copies if base is None else []:
         parallelize(copy, config, mesh, compile=compile, keep_gathered=config.keep_target_gathered)
-    teacher = build_student(dtype).requires_grad_(False) if distilled else None
-    if teacher is not None:
+    teacher = None
+    if distilled:
+        teacher = build_student(dtype).requires_grad_(False) if base is None else student.without_adapter()
+    if teacher is not None and base is None:
         parallelize(teacher, config, mesh, compile=compile, keep_gathered=config.keep_target_gathered)
     memory = objective.state()
     optimizer = build_optimizer(OptimizerConfig(lr=1e-3), student, memory)
