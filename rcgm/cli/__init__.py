@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from rcgm.cli import encode, evaluate, export, info, sample, train
+from rcgm.cli import derivatives, encode, evaluate, export, info, sample, train
 from rcgm.cli.errors import exhausted, fail, missing_package
 
 __all__ = ["main"]
@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "encode": encode,
     "export": export,
+    "derivatives": derivatives,
     "info": info,
 }
 
@@ -30,6 +31,7 @@ Train generative models that sample in one, two or a few steps.
   rcgm evaluate runs/digits               measure how good the samples are
   rcgm encode images latents ...          turn a folder of images into latents to train on
   rcgm export runs/digits                 write the network to one safetensors file or a folder
+  rcgm derivatives --run runs/digits      measure how far derivatives of the network can be trusted
   rcgm info                               what is installed, and which kernels will run
 
 'rcgm COMMAND --help' explains a command and gives an example."""

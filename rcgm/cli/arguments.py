@@ -7,7 +7,18 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["add_checkpoint", "add_device", "add_sampling", "classes", "colour", "from_zero", "positive", "seed"]
+__all__ = [
+    "add_checkpoint",
+    "add_device",
+    "add_sampling",
+    "classes",
+    "colour",
+    "from_zero",
+    "numbers",
+    "positive",
+    "seed",
+    "words",
+]
 
 
 class _Samplers:
@@ -125,3 +136,13 @@ def colour(text: str) -> tuple[int, int, int]:
     if len(values) != 3 or max(values) > 255:
         raise argparse.ArgumentTypeError(f"needs three numbers from 0 to 255, separated by commas, got {text!r}")
     return values
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Words separated by commas."""
+    return tuple(part.strip() for part in text.split(","))
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Finite numbers separated by commas."""
+    return tuple(_finite(part) for part in text.split(","))

@@ -113,13 +113,13 @@ class Auto(Estimator):
             known.to(derivative.t.device)
         batch = derivative.t.shape[0]
         if derivative.start >= batch:
-            return self._plain(derivative)
+            return self.without_measuring(derivative)
         call, known.calls = known.calls, known.calls + 1
         if call == 0:
             return self._first(derivative)
         if not self._due(call):
-            return self._plain(derivative)
-        queries, combine = self._plain(derivative)
+            return self.without_measuring(derivative)
+        queries, combine = self.without_measuring(derivative)
         whole = _whole(derivative)
         start = max(derivative.start, whole.rows - whole.last(max(round(self.fraction * whole.together), 4)))
         ladder, record = self._ladder(derivative, start)
@@ -133,7 +133,8 @@ class Auto(Estimator):
     def _due(self, call: int) -> bool:
         return call % self.every == 0 or (call < self.every and call & (call - 1) == 0)
 
-    def _plain(self, derivative: Derivative) -> Plan:
+    def without_measuring(self, derivative: Derivative) -> Plan:
+        """The plan with the steps that are chosen so far; nothing is measured, and no call counted."""
         known = self.measurements
         nodes, weights = self._choose(known.model(derivative.t), *reach(derivative))
         return [query_at(derivative, node) for node in nodes], lambda answers: difference(answers, weights)

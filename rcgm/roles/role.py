@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -49,6 +50,10 @@ class Role(nn.Module):
     def without_adapter(self) -> Role:
         """The base by itself as a role: the teacher that costs no memory."""
         return Role(self._shared, None)
+
+    def on_own_base(self) -> Role:
+        """The same role on a copy of the base, which may be moved or converted without the other roles."""
+        return Role(copy.deepcopy(self._shared), self._name)
 
     def forward(self, x: Tensor, t: Tensor, r: Tensor, cond: Any = None) -> Tensor:
         """The base's answer with this role's adapter."""
