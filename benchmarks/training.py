@@ -18,8 +18,9 @@ from rcgm.config.components import bind_arguments
 from rcgm.data import BatchStream, build_dataset
 from rcgm.models import build_model
 from rcgm.objectives import OBJECTIVES, Objective
+from rcgm.runs.conditions import null_condition
 from rcgm.runs.measures import Measure, build_measure, measure_steps
-from rcgm.runs.sampler import RunSampler, method_of, null_condition
+from rcgm.runs.sampler import RunSampler, method_of
 from rcgm.seeds import Purpose
 from rcgm.training.ema import Ema
 from rcgm.training.optimizers import build_optimizer, learning_rate, set_learning_rate

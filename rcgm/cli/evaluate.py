@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from rcgm.cli.arguments import add_sampling, positive
-from rcgm.cli.runs import decoder_of, load
+from rcgm.cli.runs import captions_of, decoder_of, load
 
 SHORT = "measure the samples of a trained model"
 
@@ -63,6 +63,7 @@ def run(options: argparse.Namespace) -> int:
             guidance=options.guidance,
             seed=options.seed,
             purpose=Purpose.EVALUATION,
+            captions=captions_of(run),
             processes=processes,
         )
         measure = build_measure(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rcgm.cli.arguments import add_sampling, classes
-from rcgm.cli.runs import decoder_of, load
+from rcgm.cli.runs import captions_of, decoder_of, load
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +25,8 @@ the seed and its number, not on --count.
 example:
   rcgm sample runs/digits --steps 1,2,4,32 --count 20 --data --output samples.png
   rcgm sample runs/digits --steps 1 --count 80 --classes 3,7 --npz samples.npz
+
+The samples of a network that takes text have the first captions of its data, which are written under them.
 
 The arrays of the .npz are steps_1, steps_2, ... and labels. Latents are stored as the autoencoder gives them, without
 the normalisation of the data. If they are decoded, images_1, ... hold the images, in [-1, 1]."""
@@ -53,7 +55,13 @@ def run(options: argparse.Namespace) -> int:
 
     run = load(options)
     decode = decoder_of(run, options)
-    sampler = run.sampler(options.sampler, guidance=options.guidance, seed=options.seed, classes=options.classes)
+    sampler = run.sampler(
+        options.sampler,
+        guidance=options.guidance,
+        seed=options.seed,
+        classes=options.classes,
+        captions=captions_of(run),
+    )
     labels = sampler.labels(range(options.count))
     samples = {number: sampler.draw(options.count, steps=number) for number in options.steps}
     pictures = samples if decode is None else {number: decode(tensor) for number, tensor in samples.items()}
@@ -67,6 +75,7 @@ def run(options: argparse.Namespace) -> int:
         reference=real if run.info.kind == "points" else None,
         value_range=run.info.value_range if decode is None else (-1.0, 1.0),
         class_names=run.info.class_names,
+        captions=sampler.texts(range(options.count)),
     )
     plots.save_figure(options.output, figure)
     print(options.output)

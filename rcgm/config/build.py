@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -19,13 +20,15 @@ def fit_to_data(config: TrainConfig, info: DataInfo) -> TrainConfig:
     """The configuration with the arguments of the model that the data decide (shape, classes), where it left them out.
 
     Raises:
-        ConfigError: a model argument is missing that the data do not decide either; or the model takes fewer classes
-            than the data have, or classes where the data have none.
+        ConfigError: a model argument is missing that the data do not decide either; the model takes fewer classes
+            than the data have, or classes where the data have none; or it takes text and the data have no captions, or
+            the other way round.
     """
     factory = REGISTRIES["model"][config.model.name]
     model = config.model.with_defaults(arguments_from_data(factory, info))
     bound = bind_arguments(factory, model.arguments, "model")
     _check_classes(bound.get("num_classes"), info)
+    _check_text(config.model.name, factory, info)
     return config.model_copy(update={"model": model})
 
 
@@ -65,6 +68,26 @@ def _check_classes(given: int | None, info: DataInfo) -> None:
         raise ConfigError(
             f"model.num_classes must be at least the number of classes of the data, {info.num_classes}, got {given}: "
             "leave it out to take that of the data"
+        )
+
+
+def _check_text(name: str, factory: Callable[..., Any], info: DataInfo) -> None:
+    # a published network is made by a class method, which belongs to the class that names the conditions
+    needed = getattr(getattr(factory, "__self__", factory), "conditions", None)
+    if needed is None:
+        if info.text is not None:
+            raise ConfigError(f"model {name} takes no captions, and the data have some: choose a network that does")
+        return
+    if info.text is None:
+        raise ConfigError(
+            f"model {name} needs images with captions: encode them with `rcgm encode --text`, and set data.name to "
+            "encoded_pairs"
+        )
+    missing = [part for part in needed if part not in info.text.tensors]
+    if missing:
+        raise ConfigError(
+            f"model {name} needs the conditions {', '.join(needed)}, the data have {', '.join(info.text.tensors)}: "
+            f"encode them with `rcgm encode --text --family {name}`"
         )
 
 

@@ -10,7 +10,7 @@ from rcgm.data.info import DataInfo, TextInfo
 from rcgm.data.latents import Latents
 from rcgm.data.normalisation import Normalisation
 from rcgm.data.points import SCurve, SwissRoll, TwoMoons
-from rcgm.data.protocols import Augmented, BatchReader, Bucketed, Fingerprinted
+from rcgm.data.protocols import Augmented, BatchReader, Bucketed, Captioned, Fingerprinted
 from rcgm.data.registry import DATASETS, build_dataset
 from rcgm.data.stream import BatchStream
 from rcgm.data.summary import describe_data
@@ -23,6 +23,7 @@ __all__ = [
     "BatchReader",
     "BatchStream",
     "Bucketed",
+    "Captioned",
     "DataInfo",
     "Digits",
     "EncodedPairs",

@@ -34,6 +34,21 @@ class Bucketed(Protocol):
     """Indices of the samples of each shape; together those of all samples."""
 
 
+class Captioned(Protocol):
+    """Has captions, encoded to tensors by name; needed where `info.text` is not None."""
+
+    null_cond: Mapping[str, torch.Tensor]
+    """The tensors of the empty caption, each with a leading dimension of 1."""
+
+    def conditions(self, indices: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The tensors `[B, ...]` at int64 indices `[B]`, of whatever shapes the samples are."""
+        ...
+
+    def captions(self, indices: torch.Tensor) -> list[str]:
+        """The captions at int64 indices `[B]`."""
+        ...
+
+
 @runtime_checkable
 class Augmented(Protocol):
     """Can return a sample with random changes, all of them drawn from the generator it is given."""

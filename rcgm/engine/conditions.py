@@ -66,6 +66,16 @@ def rows_from(condition: Condition, start: int) -> Condition:
     return condition if start == 0 or condition is None else pytree.tree_map(lambda leaf: leaf[start:], condition)
 
 
+def every(condition: Condition, start: int, stride: int) -> Condition:
+    """The rows ``start``, ``start + stride``, ... of the condition, contiguous."""
+    return None if condition is None else pytree.tree_map(lambda leaf: leaf[start::stride].contiguous(), condition)
+
+
+def moved(condition: Condition, device: torch.device) -> Condition:
+    """The condition on ``device``, without waiting for the copy."""
+    return None if condition is None else pytree.tree_map(lambda leaf: leaf.to(device, non_blocking=True), condition)
+
+
 def expanded(condition: Condition, batch: int) -> Condition:
     """A condition of one row repeated to ``batch`` rows, without copying it."""
     return None if condition is None else pytree.tree_map(lambda leaf: leaf.expand(batch, *leaf.shape[1:]), condition)

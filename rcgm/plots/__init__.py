@@ -24,6 +24,7 @@ def sample_panels(
     value_range: tuple[float, float] | None = (-1.0, 1.0),
     class_names: Sequence[str] = (),
     title: str = "",
+    captions: Sequence[str] = (),
 ) -> Figure:
     """Sets of samples, each under its name: images in rows, sets one below the other; points as scatter plots.
 
@@ -38,9 +39,10 @@ def sample_panels(
         value_range: values shown as black and as white; None takes the range of the channels that are drawn (latents).
         class_names: by class; numbers are written without.
         title: above all of them.
+        captions: one a sample of the largest set, written under the images, three lines of each at most.
 
     Raises:
-        ValueError: no samples, of different kinds or of another shape, or labels of another length.
+        ValueError: no samples, of different kinds or of another shape, or labels or captions of another length.
     """
     shapes = {tuple(tensor.shape[1:]) for tensor in samples.values()}
     if len(shapes) != 1:
@@ -51,8 +53,10 @@ def sample_panels(
     if labels is not None and tuple(labels.shape) != (most,):
         raise ValueError(f"labels must have shape [{most}], got {list(labels.shape)}")
     axes_of_sample = len(shapes.pop())
+    if captions and (len(captions) != most or axes_of_sample != 3):
+        raise ValueError(f"captions must be {most}, one an image, got {len(captions)}")
     if axes_of_sample == 3:
-        return grid_panels(samples, labels, value_range, class_names, title)
+        return grid_panels(samples, labels, value_range, class_names, title, captions)
     if axes_of_sample == 1 and next(iter(samples.values())).shape[1] >= 2:
         return scatter_panels(samples, labels, reference, class_names, title)
     raise ValueError("samples must be pictures [N, C, H, W] or points [N, D] with D of at least 2")

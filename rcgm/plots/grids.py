@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -18,17 +19,20 @@ WIDTH = 1100
 GAP, BLOCK_GAP, MARGIN = 4, 12, 12
 LINE, LETTER = 20, 8
 """Pixels of a line of text, and of a letter, at most."""
+CAPTION_LINES, CAPTION_LINE, CAPTION_LETTER = 3, 12, 6
+"""Lines of a caption, at most, and their size in pixels; pictures with captions have sides of ``LARGEST``."""
 
 
-def enlarged(images: Tensor, value_range: tuple[float, float]) -> np.ndarray:
+def enlarged(images: Tensor, value_range: tuple[float, float], smallest: int = SMALLEST) -> np.ndarray:
     """Images as they are drawn: small ones are enlarged, and large ones reduced, with a cubic filter.
 
     Args:
         images: ``[N, C, H, W]``, floating, C of 1 or 3; further channels (of latents) are left out.
         value_range: values shown as black and as white; values outside are clamped.
+        smallest: pixels of the longer side, at least.
 
     Returns:
-        uint8 ``[N, h, w, 3]``, of which the longer side has ``SMALLEST`` to ``LARGEST`` pixels.
+        uint8 ``[N, h, w, 3]``, of which the longer side has ``smallest`` to ``LARGEST`` pixels.
     """
     low, high = value_range
     pixels = ((images.detach().float().cpu() - low) / (high - low)).clamp(0.0, 1.0).mul(255.0).round().byte()
@@ -36,7 +40,7 @@ def enlarged(images: Tensor, value_range: tuple[float, float]) -> np.ndarray:
     cells = pixels.permute(0, 2, 3, 1).contiguous().numpy()
     height, width = cells.shape[1:3]
     longer = max(height, width)
-    scale = min(max(longer, SMALLEST), LARGEST) / longer
+    scale = min(max(longer, smallest), LARGEST) / longer
     if scale == 1:
         return cells
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -76,6 +80,7 @@ def grid_panels(
     value_range: tuple[float, float] | None,
     class_names: Sequence[str],
     title: str,
+    captions: Sequence[str] = (),
 ) -> Figure:
     """See :func:`rcgm.plots.sample_panels`."""
     if value_range is None:
@@ -84,7 +89,8 @@ def grid_panels(
             min(float(tensor.min()) for tensor in shown),
             max(float(tensor.max()) for tensor in shown) + 1e-6,
         )
-    blocks = {name: enlarged(tensor, value_range) for name, tensor in samples.items()}
+    smallest = LARGEST if captions else SMALLEST
+    blocks = {name: enlarged(tensor, value_range, smallest) for name, tensor in samples.items()}
     cell_height, cell_width = next(iter(blocks.values())).shape[1:3]
     known = None if labels is None else labels.tolist()
     columns, by_class = columns_for(cell_width, max(len(cells) for cells in blocks.values()), known)
@@ -92,7 +98,8 @@ def grid_panels(
 
     left = MARGIN + LETTER * max(map(len, rows)) + MARGIN
     top = MARGIN + (LINE + 4 if title else 0) + (LINE if by_class else 0)
-    heights = [len(block) * (cell_height + GAP) - GAP for block in rows.values()]
+    pitch = cell_height + GAP + (CAPTION_LINES * CAPTION_LINE if captions else 0)
+    heights = [len(block) * pitch - GAP for block in rows.values()]
     width = left + columns * (cell_width + GAP) - GAP + MARGIN
     figure = pixel_figure(width, top + sum(heights) + BLOCK_GAP * (len(heights) - 1) + MARGIN)
     if title:
@@ -105,7 +112,10 @@ def grid_panels(
     for (name, block), height in zip(rows.items(), heights, strict=True):
         text_at(figure, left - MARGIN, top + height / 2, name, ha="right", va="center")
         for index, row in enumerate(block):
-            pixel_axes(figure, row, left, top + index * (cell_height + GAP))
+            pixel_axes(figure, row, left, top + index * pitch)
+            for column, caption in enumerate(captions[index * columns : (index + 1) * columns]):
+                place = (left + column * (cell_width + GAP), top + index * pitch + cell_height + 2)
+                text_at(figure, *place, _wrapped(caption, cell_width), fontsize=5.5, va="top", linespacing=1.0)
         top += height + BLOCK_GAP
     return figure
 
@@ -113,3 +123,10 @@ def grid_panels(
 def _fitting(name: str, width: int) -> str:
     letters = max(1, width // LETTER)
     return name if len(name) <= letters else f"{name[: letters - 1]}…"
+
+
+def _wrapped(caption: str, width: int) -> str:
+    # a caption may hold anything: what cannot be drawn becomes a question mark
+    plain = "".join(letter if letter.isprintable() else " " if letter.isspace() else "?" for letter in caption)
+    letters = max(4, width // CAPTION_LETTER)
+    return "\n".join(textwrap.wrap(plain, letters, max_lines=CAPTION_LINES, placeholder="…"))

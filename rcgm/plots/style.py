@@ -46,9 +46,10 @@ def pixel_axes(figure: Figure, pixels: np.ndarray, left: int, top: int) -> None:
 
 
 def text_at(figure: Figure, left: float, top: float, text: str, **options: object) -> None:
-    """Write ``text`` at this place, in pixels from the upper left corner."""
+    """Write ``text`` at this place, in pixels from the upper left corner. Dollars are dollars, and begin no formula."""
     width, height = (inches * DPI for inches in figure.get_size_inches())
-    figure.text(left / width, 1 - top / height, text, **{"color": INK, "fontsize": 8, **options})
+    style = {"color": INK, "fontsize": 8, "parse_math": False}
+    figure.text(left / width, 1 - top / height, text, **{**style, **options})
 
 
 def render(figure: Figure) -> np.ndarray:

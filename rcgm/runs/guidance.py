@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from rcgm.config import ConfigError, TrainConfig
+from rcgm.networks import NETWORKS
 
 __all__ = ["check_guidance"]
 
 
-def check_guidance(config: TrainConfig, guidance: float, name: str = "guidance") -> None:
-    """Raise unless the network of ``config``, fitted to its data, knows what to predict without a class.
+def check_guidance(config: TrainConfig, guidance: float, name: str = "guidance", *, captioned: bool = False) -> None:
+    """Raise unless the network of ``config``, fitted to its data, knows what to predict without a class or caption.
 
     A network that began from the weights of another may have learned it there.
 
@@ -16,13 +17,14 @@ def check_guidance(config: TrainConfig, guidance: float, name: str = "guidance")
         config: of the run.
         guidance: scale of classifier-free guidance while sampling; 1 needs nothing.
         name: of the setting, for messages.
+        captioned: whether the data have captions. Published networks have learned the empty one.
 
     Raises:
-        ConfigError: the network takes no classes, or has never been trained without one.
+        ConfigError: the network takes no conditions, or has never been trained without a class.
     """
-    if guidance == 1:
+    if guidance == 1 or (captioned and config.model.name in NETWORKS):
         return
-    if config.model.arguments.get("num_classes") is None:
+    if config.model.arguments.get("num_classes") is None and not captioned:
         raise ConfigError(f"{name} must be 1 for a network without classes, got {guidance:g}")
     other_weights = config.init_from is not None or (config.teacher is not None and config.teacher.initialise_student)
     if not config.objective.arguments.get("label_dropout") and not other_weights:

@@ -14,9 +14,10 @@ from torch import nn
 
 from rcgm.config import ConfigError, TrainConfig, build_model_from, build_objective_from, parse_config
 from rcgm.config.registries import REGISTRIES, arguments_from_data
-from rcgm.data import DataInfo, Normalisation
+from rcgm.data import DataInfo, Normalisation, TextInfo
 from rcgm.distributed.shares import Processes
 from rcgm.runs.checkpoint import STATE, Checkpoint, CheckpointError, find_checkpoints, read_checkpoint
+from rcgm.runs.conditions import Captions
 from rcgm.runs.folder import RunFolder
 from rcgm.runs.guidance import check_guidance
 from rcgm.runs.sampler import RunSampler, method_of
@@ -47,19 +48,20 @@ class LoadedRun:
         seed: int = 0,
         purpose: Purpose = Purpose.SAMPLING,
         classes: Sequence[int] | None = None,
+        captions: Captions | None = None,
         processes: Processes | None = None,
     ) -> RunSampler:
         """What makes samples of the network: ``run.sampler(seed=1).draw(16, steps=2)``.
 
         Args:
             sampler: a key of :data:`rcgm.sampling.SAMPLERS`; "auto" is the one that the objective trains for.
-            guidance, seed, purpose, classes, processes: see :class:`~rcgm.runs.sampler.RunSampler`.
+            guidance, seed, purpose, classes, captions, processes: see :class:`~rcgm.runs.sampler.RunSampler`.
 
         Raises:
             ValueError: see :class:`~rcgm.runs.sampler.RunSampler`; guidance other than 1 where the run has not trained
                 without classes.
         """
-        check_guidance(self.config, guidance)
+        check_guidance(self.config, guidance, captioned=self.info.text is not None)
         return RunSampler(
             self.network,
             self.info,
@@ -69,6 +71,7 @@ class LoadedRun:
             seed=seed,
             purpose=purpose,
             classes=classes,
+            captions=captions,
             processes=processes,
         )
 
@@ -171,8 +174,13 @@ def data_info_from_plain(values: Mapping[str, Any]) -> DataInfo:
     fields = _with_tuples(values)
     if fields.get("normalisation") is not None:
         fields["normalisation"] = Normalisation(**_with_tuples(fields["normalisation"]))
+    if fields.get("text") is not None:
+        text = _with_tuples(fields["text"])
+        fields["text"] = TextInfo(**{**text, "tensors": _with_tuples(text.get("tensors"))})
     return DataInfo(**fields)
 
 
-def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+def _with_tuples(values: Any) -> dict[str, Any]:
+    if not isinstance(values, Mapping):
+        raise TypeError(f"it must hold a mapping, got {values!r}")
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}

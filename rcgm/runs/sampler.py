@@ -13,15 +13,20 @@ from torch import Tensor, nn
 
 from rcgm.data import DataInfo
 from rcgm.distributed.shares import Processes
+from rcgm.engine import conditions
+from rcgm.engine.conditions import Condition
 from rcgm.engine.formats import autocast_to
+from rcgm.runs.conditions import Captions, null_condition
 from rcgm.sampling import SAMPLERS
 from rcgm.seeds import Purpose, seeded_generator
 from rcgm.transports import Linear, Transport
 
-__all__ = ["Method", "RunSampler", "evaluation_mode", "method_of", "null_condition"]
+__all__ = ["Method", "RunSampler", "evaluation_mode", "method_of"]
 
 CHUNK = 512
 """Largest number of samples that a process makes at a time."""
+CAPTIONED_CHUNK = 32
+"""The same of samples with captions: their text states and networks are larger."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +64,13 @@ class RunSampler:
         seed: of the noise.
         purpose: keeps the noise of different uses apart.
         classes: of the samples, in turn; None for all classes, or for a network without classes.
+        captions: of the samples, for a network that takes text.
         processes: that share the samples out in :meth:`draw`.
 
     Raises:
-        ValueError: guidance that is not finite, or other than 1 for a network without classes; a class that does not
-            exist, or classes for a network without classes.
+        ValueError: guidance that is not finite, or other than 1 for a network without conditions; a class that does
+            not exist, or classes for a network without classes; no captions for a network that takes text, or captions
+            for another.
     """
 
     def __init__(
@@ -77,6 +84,7 @@ class RunSampler:
         seed: int = 0,
         purpose: Purpose = Purpose.SAMPLING,
         classes: Sequence[int] | None = None,
+        captions: Captions | None = None,
         processes: Processes | None = None,
     ) -> None:
         first = next(network.parameters(), None)
@@ -84,12 +92,17 @@ class RunSampler:
         num_classes = getattr(network, "num_classes", None)
         if not math.isfinite(guidance):
             raise ValueError(f"guidance must be a finite number, got {guidance}")
-        if guidance != 1.0 and num_classes is None:
-            raise ValueError(f"guidance must be 1 for a network without classes, got {guidance}")
+        if (captions is None) != (info.text is None):
+            needed = "given for a network that takes text" if captions is None else "left out for data without captions"
+            raise ValueError(f"captions must be {needed}")
+        if guidance != 1.0 and num_classes is None and captions is None:
+            raise ValueError(f"guidance must be 1 for a network without classes or captions, got {guidance}")
         self._network = network
         self._shape = info.shape
         self._classes = _checked_classes(classes, None if num_classes is None else info.num_classes)
-        self._null_cond = None if guidance == 1.0 else null_condition(num_classes, self._device)
+        self._captions = captions
+        null = None if captions is None else captions.null
+        self._null_cond = None if guidance == 1.0 else null_condition(num_classes, self._device, null)
         self._guidance = guidance
         self._method = Method() if method is None else method
         self._autocast = autocast
@@ -103,17 +116,21 @@ class RunSampler:
             return None
         return torch.tensor([self._classes[row % len(self._classes)] for row in rows])
 
+    def texts(self, rows: range) -> list[str]:
+        """The captions of the samples of these numbers; none without captions."""
+        return [] if self._captions is None else self._captions.texts(rows)
+
     @torch.no_grad()
     def __call__(self, rows: range, *, steps: int) -> Tensor:
         """The samples of these numbers, float32 ``[len(rows), ...]``, on the device of the network."""
         generators = [seeded_generator(self._seed, self._purpose, row) for row in rows]
         noise = torch.stack([torch.randn(self._shape, generator=generator) for generator in generators])
-        labels = self.labels(rows)
+        condition = self._condition(rows)
         with evaluation_mode(self._network), autocast_to(self._autocast, self._device):
             samples = SAMPLERS[self._method.sampler](
                 self._network,
                 noise.to(self._device),
-                None if labels is None else labels.to(self._device),
+                condition,
                 steps=steps,
                 transport=self._method.transport,
                 generator=generators,
@@ -136,7 +153,7 @@ class RunSampler:
         if count < 1:
             raise ValueError(f"count must be at least 1, got {count}")
         world_size = self._processes.world_size
-        size = min(CHUNK, -(-count // world_size))
+        size = min(CHUNK if self._captions is None else CAPTIONED_CHUNK, -(-count // world_size))
         made = []
         for rows in self._processes.deal(count, size):
             made.append(self(rows, steps=steps).cpu())
@@ -144,10 +161,9 @@ class RunSampler:
                 on_chunk(min(len(rows) * world_size, count))
         return self._processes.collect(made, count, size)
 
-
-def null_condition(num_classes: int | None, device: torch.device) -> Tensor | None:
-    """What a dropped class becomes: int64 ``[1]`` holding ``num_classes``; None for a network without classes."""
-    return None if num_classes is None else torch.tensor([num_classes], device=device)
+    def _condition(self, rows: range) -> Condition:
+        found = self.labels(rows) if self._captions is None else self._captions.condition(rows)
+        return conditions.moved(found, self._device)
 
 
 @contextlib.contextmanager

@@ -97,16 +97,18 @@ def _train(
     # What an objective learns may begin with random weights of its own.
     torch.manual_seed(seed_of(config.seed, Purpose.OBJECTIVE_WEIGHTS))
     objective = build_objective_from(config)
-    if objective.needs_null_condition() and config.model.arguments.get("num_classes") is None:
+    captioned = dataset.info.text is not None
+    if objective.needs_null_condition() and config.model.arguments.get("num_classes") is None and not captioned:
         raise ConfigError(
-            "objective: guidance and label_dropout need data and a model with classes (model.num_classes)"
+            "objective: guidance and label_dropout need data with captions, or data and a model with classes "
+            "(model.num_classes)"
         )
     for name, settings, used in (
         ("sample", config.sample, config.sample.every),
         ("evaluate", config.evaluate, config.evaluate.every or config.evaluate.at_end),
     ):
         if used:
-            check_guidance(config, settings.guidance, f"{name}.guidance")
+            check_guidance(config, settings.guidance, f"{name}.guidance", captioned=captioned)
     notes: dict[str, Any] = {"data_fingerprint": data_fingerprint(dataset)}
     if checkpoint is not None:
         notes["changes"] = check_resumable(checkpoint, config, notes["data_fingerprint"], allow_changes=allow_changes)

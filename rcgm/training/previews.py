@@ -76,6 +76,7 @@ class Previews:
             value_range=value_range,
             class_names=info.class_names,
             title=f"step {step:,}",
+            captions=self._sampler.texts(range(count)),
         )
         plots.save_figure(self._folder.samples / f"step_{step:08d}.png", figure)
         records.picture("samples", plots.render(figure), step)

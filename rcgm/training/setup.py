@@ -13,9 +13,10 @@ from rcgm.distributed import make_mesh, parallelize
 from rcgm.distributed.shares import Processes
 from rcgm.engine.cuda_graphs import GraphedNetwork
 from rcgm.roles import Role, base_of
+from rcgm.runs.conditions import DataCaptions, null_condition
 from rcgm.runs.decoding import Decoder
 from rcgm.runs.folder import RunFolder
-from rcgm.runs.sampler import RunSampler, method_of, null_condition
+from rcgm.runs.sampler import RunSampler, method_of
 from rcgm.seeds import Purpose
 from rcgm.training.ema import Ema
 from rcgm.training.evaluator import Evaluator
@@ -85,6 +86,7 @@ def build_step(
     ema: Ema,
     teacher: Teacher | None,
     metrics: StepMetrics,
+    dataset: Any,
     processes: Processes,
 ) -> TrainStep:
     """The optimizer step of a run."""
@@ -98,7 +100,9 @@ def build_step(
         accumulate=config.accumulate,
         autocast=getattr(torch, config.precision),
         clip_grad_norm=config.optimizer.clip_grad_norm,
-        null_cond=null_condition(getattr(student, "num_classes", None), device),
+        null_cond=null_condition(
+            getattr(student, "num_classes", None), device, None if dataset.info.text is None else dataset.null_cond
+        ),
         teacher=GraphedNetwork(teacher) if config.cuda_graphs and teacher is not None else teacher,
         frozen=() if teacher is None else (teacher.network,),
         processes=processes,
@@ -127,6 +131,7 @@ def build_views(
     device = next(network.parameters()).device
     path = config.sample.decoder
     decoder = None if path is None else Decoder(path, info, device)
+    captions = None if info.text is None else DataCaptions(dataset)
 
     def sampler(settings: SampleConfig | EvaluateConfig, purpose: Purpose) -> RunSampler:
         return RunSampler(
@@ -137,6 +142,7 @@ def build_views(
             autocast=getattr(torch, config.precision),
             seed=config.seed,
             purpose=purpose,
+            captions=captions,
             processes=processes,
         )
 

@@ -12,6 +12,8 @@ from torch.distributed.tensor import DTensor
 
 from rcgm.distributed import gather_nothing, synchronise_gradients
 from rcgm.distributed.shares import Processes
+from rcgm.engine import conditions
+from rcgm.engine.conditions import Condition
 from rcgm.engine.formats import autocast_to
 from rcgm.roles import base_of
 from rcgm.seeds import Purpose, seed_of
@@ -71,7 +73,7 @@ class TrainStep:
         accumulate: int = 1,
         autocast: torch.dtype = torch.float32,
         clip_grad_norm: float | None = None,
-        null_cond: Tensor | None = None,
+        null_cond: Condition = None,
         teacher: Callable[..., Tensor] | None = None,
         frozen: Sequence[nn.Module] = (),
         processes: Processes | None = None,
@@ -101,9 +103,10 @@ class TrainStep:
         self._guard = guard
 
     def __call__(
-        self, step: int, x: Tensor, cond: Tensor | None, *, total: int | None = None, want_grad_norm: bool = False
+        self, step: int, x: Tensor, cond: Condition, *, total: int | None = None, want_grad_norm: bool = False
     ) -> StepResult:
-        """Train on the batch ``x [B, ...]``, ``cond [B]`` as step number ``step``.
+        """Train on the batch ``x [B, ...]`` as step number ``step``; ``cond`` is None, labels ``[B]``, or tensors
+        ``[B, ...]`` by name.
 
         ``x`` holds this process's rows, as :class:`~rcgm.data.BatchStream` gives them, of a batch of ``total`` rows;
         None where it is the whole batch. ``grad_norm`` is that of the whole gradient, measured where it is needed for
@@ -130,7 +133,7 @@ class TrainStep:
                 output = self._objective(
                     self._student,
                     x[share.micro_batch :: micro_batches].contiguous(),
-                    None if cond is None else cond[share.micro_batch :: micro_batches].contiguous(),
+                    conditions.every(cond, share.micro_batch, micro_batches),
                     target=self._target,
                     teacher=self._teacher,
                     null_cond=self._null_cond,

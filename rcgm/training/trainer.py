@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,11 +13,14 @@ from torch import Tensor, nn
 
 from rcgm.config import TrainConfig
 from rcgm.data import BatchStream
+from rcgm.data.stream import Batch
 from rcgm.distributed import ProcessLostError, gather_nothing, lost_process
 from rcgm.distributed.shares import Processes
+from rcgm.engine import conditions
 from rcgm.files import write_atomically
 from rcgm.runs.checkpoint import Checkpoint, latest_checkpoint
 from rcgm.runs.checkpoint_writer import CheckpointWriter
+from rcgm.runs.conditions import takes_condition
 from rcgm.runs.folder import RunFolder
 from rcgm.runs.loading import data_info_to_plain
 from rcgm.runs.versions import library_versions
@@ -43,7 +47,7 @@ class Trainer:
     Args:
         config: the resolved configuration.
         student: the network, on its device. Its attribute ``num_classes`` (None or absent: no classes) decides whether
-            it is given the labels of the data.
+            it is given the labels of the data; text states are always given.
         objective: see :class:`~rcgm.training.step.TrainStep`. What its method ``state()`` holds, where it has one, is
             moved to the device, trained with the student, saved and resumed; what its method ``report()`` returns,
             tensors of no dimension by name, is recorded as ``objective/NAME`` with the loss.
@@ -87,7 +91,7 @@ class Trainer:
         self.step = 0
         self._notes = {} if notes is None else notes
         self._show_progress = show_progress and self.processes.is_main
-        self._num_classes = getattr(student, "num_classes", None)
+        self._takes_condition = takes_condition(student, dataset.info)
         self.ema = build_ema(config.ema, student)
         parallelize_networks(config, student, self.ema, teacher, self.processes)
         self.optimizer = build_optimizer(config.optimizer, student, self.objective_state)
@@ -107,7 +111,7 @@ class Trainer:
             self._state.restore(checkpoint)
             self.step, self._seconds_before = checkpoint.step, checkpoint.value("seconds", float)
         self._train_step = build_step(
-            config, student, objective, self.optimizer, self.ema, teacher, self._metrics, self.processes
+            config, student, objective, self.optimizer, self.ema, teacher, self._metrics, dataset, self.processes
         )
         self._previews, self._evaluator = build_views(
             config, self.ema.network, objective, dataset, folder, self.processes, show_progress=self._show_progress
@@ -167,17 +171,17 @@ class Trainer:
                     f"another process of the run is gone, in step {self.step + 1}; {self._saved()}: go on with --resume"
                 ) from error
 
-    def _advance(self, batch: tuple[Tensor, Tensor | None], records: Records, writer: CheckpointWriter) -> None:
+    def _advance(self, batch: Batch, records: Records, writer: CheckpointWriter) -> None:
         config = self.config
         number = self.step + 1
         last = number == config.steps
         report = last or _due(config.logging.every, number)
-        x, labels = (None if part is None else part.to(self.device, non_blocking=True) for part in batch)
+        x, cond = batch[0], batch[1] if self._takes_condition else None
         set_learning_rate(self.optimizer, learning_rate(config.optimizer, self.step))
         result = self._train_step(
             self.step,
-            x,
-            None if self._num_classes is None else labels,
+            x.to(self.device, non_blocking=True),
+            conditions.moved(cond, self.device),
             total=config.batch_size,
             want_grad_norm=report,
         )
@@ -259,7 +263,7 @@ class Trainer:
         newest = latest_checkpoint(self.folder.checkpoints)
         return "there is no checkpoint yet" if newest is None else f"the last good checkpoint is '{newest}'"
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def _batches(self) -> Iterator[Batch]:
         stream = BatchStream(
             self.dataset,
             self.config.batch_size,
@@ -270,6 +274,9 @@ class Trainer:
             world_size=self.processes.world_size,
             micro_batches=self.config.accumulate,
         )
+        if self._show_progress:
+            for line in stream.notes():
+                print(line, file=sys.stderr)
         return iter(stream)
 
 

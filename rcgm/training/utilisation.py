@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rcgm.data import DataInfo
+from rcgm.data.text.layout import MASK
+from rcgm.engine.conditions import Condition
 
 __all__ = ["PEAK_TFLOPS", "Utilisation", "forward_flops", "peak_flops"]
 
@@ -66,7 +68,8 @@ def _has(words: list[str], entry: list[str]) -> bool:
 
 
 def forward_flops(build: Callable[[], nn.Module], info: DataInfo) -> int:
-    """Operations of one forward of the network that ``build`` makes, for one sample of data like ``info``.
+    """Operations of one forward of the network that ``build`` makes, for one sample of data like ``info``: of its
+    shape, and with a caption of full length.
 
     Counted by torch on the meta device, so that sharding and compilation do not matter. Matrix products, convolutions
     and attention count, a multiplication and an addition as two; norms and the like do not.
@@ -74,11 +77,16 @@ def forward_flops(build: Callable[[], nn.Module], info: DataInfo) -> int:
     with torch.device("meta"):
         network = build().eval()
         times = torch.empty(1)
-        labels: Tensor | None = None
-        if getattr(network, "num_classes", None) is not None:
-            labels = torch.empty(1, dtype=torch.int64)
+        cond: Condition = None
+        if info.text is not None:
+            cond = {
+                name: torch.empty(1, *shape, dtype=torch.bool if name == MASK else torch.float32)
+                for name, shape in info.text.tensors.items()
+            }
+        elif getattr(network, "num_classes", None) is not None:
+            cond = torch.empty(1, dtype=torch.int64)
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            network(torch.empty(1, *info.shape), times, times, labels)
+            network(torch.empty(1, *info.shape), times, times, cond)
     return counter.get_total_flops()
 
 

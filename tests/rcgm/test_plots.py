@@ -158,3 +158,19 @@ def test_a_film_takes_two_previews_of_one_size(tmp_path, save):
     assert save(tmp_path / "film", {}) is None
     assert save(tmp_path / "film", {**other, **previews(tmp_path, shade, [2])}) is None
     assert not (tmp_path / "film").exists()
+
+
+def test_captions_are_written_under_the_images():
+    images = torch.zeros(5, 3, 8, 16)
+    captions = ["a red three left of a green seven", "costs $5 and $\\frac", "", "two\nlines \x1b[31m", "word " * 100]
+    plain = plots.sample_panels({"1 step": images}, labels=None)
+    figure = plots.sample_panels({"1 step": images, "2 steps": images}, captions=captions)
+    written = [text.get_text() for text in figure.texts]
+    assert written.count("a red three left of a\ngreen seven") == 2  # under each set
+    assert "costs $5 and $\\frac" in written and "two lines ?[31m" in written
+    assert any(text.endswith("…") and text.count("\n") == 2 for text in written)
+    assert plots.render(figure).shape[0] > plots.render(plain).shape[0]
+    with pytest.raises(ValueError, match="captions must be 5, one an image, got 2"):
+        plots.sample_panels({"1 step": images}, captions=["a", "b"])
+    with pytest.raises(ValueError, match="captions must be 5"):
+        plots.sample_panels({"1 step": torch.zeros(5, 2)}, captions=["a"] * 5)

@@ -124,3 +124,11 @@ def test_dropped_takes_the_null_in_the_samples_that_drop():
             assert leaf.dtype == kept.dtype
             for row in range(3):
                 assert torch.equal(leaf[row], (instead if drop[row] else kept)[row])
+
+
+def test_rows_of_a_share_and_another_device():
+    nest = {"text": torch.arange(12).reshape(6, 2), "mask": torch.ones(6, dtype=torch.bool)}
+    own = conditions.every(nest, 1, 3)
+    assert own["text"].tolist() == [[2, 3], [8, 9]] and own["text"].is_contiguous() and own["mask"].shape == (2,)
+    assert conditions.every(None, 1, 3) is None and conditions.moved(None, torch.device("cpu")) is None
+    assert conditions.moved(nest, torch.device("meta"))["mask"].device.type == "meta"
