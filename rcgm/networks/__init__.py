@@ -5,18 +5,37 @@ A new family is a subclass of ``PublishedNetwork`` and a line in ``NETWORKS``. D
 made.
 """
 
+from rcgm.networks.anyflow import AnyFlow
 from rcgm.networks.base import PublishedNetwork
 from rcgm.networks.flux import Flux
+from rcgm.networks.hunyuan_image import HunyuanImage
 from rcgm.networks.qwen_image import QwenImage
 from rcgm.networks.sana import Sana
 from rcgm.networks.sd3 import StableDiffusion3
+from rcgm.networks.wan import Wan
+from rcgm.networks.z_image import ZImage
 
 NETWORKS: dict[str, type[PublishedNetwork]] = {
     "sana": Sana,
     "sd3": StableDiffusion3,
     "qwen_image": QwenImage,
     "flux": Flux,
+    "z_image": ZImage,
+    "wan": Wan,
+    "hunyuan_image": HunyuanImage,
+    "anyflow": AnyFlow,
 }
 """Families, by their name in a configuration."""
 
-__all__ = ["NETWORKS", "Flux", "PublishedNetwork", "QwenImage", "Sana", "StableDiffusion3"]
+__all__ = [
+    "NETWORKS",
+    "AnyFlow",
+    "Flux",
+    "HunyuanImage",
+    "PublishedNetwork",
+    "QwenImage",
+    "Sana",
+    "StableDiffusion3",
+    "Wan",
+    "ZImage",
+]

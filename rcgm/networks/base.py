@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -14,6 +15,8 @@ from rcgm.networks.stock import load_transformer, stock_class
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin
+
+    from rcgm.networks.times import TimeInput
 
 __all__ = ["INTERVALS", "PublishedNetwork"]
 
@@ -27,17 +30,19 @@ class PublishedNetwork(nn.Module, ABC):
     """A transformer of diffusers as a network ``(x, t, r, cond)`` that predicts the average velocity, noise minus data.
 
     The interval ``t - r`` has an embedding of its own, added to the network's time embedding and 0 at first: for every
-    ``r`` the network is then the published one. Times go to both in float32, whatever the dtype of the weights.
+    ``r`` the network is then the published one. A network that was published with an embedding of ``r`` or of ``t - r``
+    keeps that instead. Times go to all of them in float32, whatever the dtype of the weights.
 
     Args:
         transformer: of the class ``STOCK``; it is used as it is, not copied, and its time embedding is changed to take
             exact times.
         interval: ``"embedding"``, or ``"none"`` for a network that stays a function of ``t`` alone (consistency
-            models, flow matching): what is trained is then an ordinary model of its class.
+            models, flow matching): what is trained is then an ordinary model of its class. A network with an embedding
+            of ``r`` of its own takes ``"embedding"`` alone.
 
     Raises:
         TypeError: ``transformer`` is of another class.
-        ValueError: ``interval`` is neither, or the network has no time embedding of the usual kind.
+        ValueError: ``interval`` is neither or does not fit, or the network has no time embedding of the usual kind.
     """
 
     STOCK: ClassVar[str]
@@ -57,12 +62,16 @@ class PublishedNetwork(nn.Module, ABC):
             raise TypeError(f"transformer must be a {self.STOCK}, got {type(transformer).__name__}")
         if interval not in INTERVALS:
             raise ValueError(f"interval must be one of {', '.join(INTERVALS)}, got {interval!r}")
-        from rcgm.networks.times import IntervalEmbedding, time_inputs  # needs diffusers
+        from rcgm.networks.times import IntervalEmbedding  # needs diffusers
 
         self.transformer = transformer
-        # a tuple, which does not register the two a second time: their parameters have one name
-        self._time_inputs = time_inputs(transformer)
-        self.interval_embedder = IntervalEmbedding(self._time_inputs[1]) if interval == "embedding" else None
+        # in a tuple, which does not register the modules a second time: their parameters have one name
+        self._times = tuple(self.find_times())
+        self._own_interval = self.find_interval()
+        if self._own_interval is not None and interval == "none":
+            raise ValueError("interval must be embedding, got 'none': this network has an embedding of r of its own")
+        added = self._own_interval is None and interval == "embedding"
+        self.interval_embedder = IntervalEmbedding(self._times[0].embedding.layers) if added else None
 
     @classmethod
     def from_pretrained(
@@ -86,7 +95,8 @@ class PublishedNetwork(nn.Module, ABC):
         """The average velocity over [r, t] at ``x``.
 
         Args:
-            x: latents as the family's pipeline has them, normalised, ``[B, C, H, W]``; cast to the weights' dtype.
+            x: latents as the family's pipeline has them, normalised, ``[B, C, H, W]``, or ``[B, C, T, H, W]`` of
+                videos; cast to the weights' dtype.
             t, r: ``[B]``, float32 or float64, with 0 the data and 1 the noise, ``r <= t``.
             cond: tensors by name: those of ``conditions``, and ``mask`` ``[B, L]`` where the family takes one.
 
@@ -100,11 +110,9 @@ class PublishedNetwork(nn.Module, ABC):
         self._check(t, r, cond)
         dtype = self.transformer.dtype
         inputs = {name: value.to(dtype) if value.is_floating_point() else value for name, value in cond.items()}
-        added = None
-        if self.interval_embedder is not None:
-            added = self.interval_embedder(self._features(t - r))
-        _, embedding = self._time_inputs
-        with embedding.given(self._features(t), added):
+        with contextlib.ExitStack() as given:
+            for place, scaled, added in self._given_times(t, r):
+                given.enter_context(place.embedding.given(place.features(scaled), added))
             prediction = self.predict(x.to(dtype), t, inputs)
         return prediction if self.sign == 1 else self.sign * prediction
 
@@ -117,9 +125,33 @@ class PublishedNetwork(nn.Module, ABC):
         """What ``t`` is multiplied by before the sinusoids."""
         return 1000.0
 
-    def _features(self, time: Tensor) -> Tensor:
-        sinusoids, _ = self._time_inputs
-        return sinusoids((time * (self.time_scale / sinusoids.scale)).float())
+    def scaled_time(self, t: Tensor) -> Tensor:
+        """The time as the network's sinusoids take it."""
+        return t * self.time_scale
+
+    def scaled_interval(self, t: Tensor, r: Tensor) -> Tensor:
+        """What the sinusoids take that belong to an embedding of ``r`` of the network's own."""
+        return r * self.time_scale
+
+    def find_times(self) -> list[TimeInput]:
+        """Where the transformer takes its time; the embedding of the interval is added to the first."""
+        from rcgm.networks.times import time_inputs  # needs diffusers
+
+        return time_inputs(self.transformer)
+
+    def find_interval(self) -> TimeInput | None:
+        """The transformer's own embedding of ``r``, if it has one."""
+        return None
+
+    def _given_times(self, t: Tensor, r: Tensor) -> Iterator[tuple[TimeInput, Tensor, Tensor | None]]:
+        """Each place that takes a time, that time, and what is added to its embedding."""
+        added = None
+        if self.interval_embedder is not None:
+            added = self.interval_embedder(self._times[0].features((t - r) * self.time_scale))
+        for number, place in enumerate(self._times):
+            yield place, self.scaled_time(t), added if number == 0 else None
+        if self._own_interval is not None:
+            yield self._own_interval, self.scaled_interval(t, r), None
 
     def _check(self, t: Tensor, r: Tensor, cond: Any) -> None:
         for name, time in (("t", t), ("r", r)):

@@ -9,28 +9,57 @@ from float32 times, and go around the network's own path; the linear layers run 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-__all__ = ["ExactTimeEmbedding", "IntervalEmbedding", "time_inputs"]
+__all__ = [
+    "ExactTimeEmbedding",
+    "GivenSinusoids",
+    "IntervalEmbedding",
+    "Layers",
+    "TimeInput",
+    "time_input",
+    "time_inputs",
+]
 
 EMBEDDINGS = ("timestep_embedder", "time_embedder")
 """Names of the time embedding in the classes of diffusers, beside ``time_proj`` or ``timesteps_proj``."""
 SINUSOIDS = ("time_proj", "timesteps_proj")
 
 
-class ExactTimeEmbedding(TimestepEmbedding):
-    """The network's own time embedding, of sinusoids that are given from outside while :meth:`given` lasts.
+class Layers(NamedTuple):
+    """The two linear layers of a time embedding, and the functions after each."""
 
-    The class of an embedding that is there already is set to this one, so that its parameters keep their names and
-    values. What it returns has the dtype that the network asked for.
+    first: nn.Linear
+    act: Callable[[Tensor], Tensor]
+    last: nn.Linear
+    post_act: Callable[[Tensor], Tensor] | None = None
+
+    def __call__(self, sinusoids: Tensor) -> Tensor:
+        """Embedding of ``sinusoids`` ``[B, C]`` in float32, whatever the dtype of the weights and autocast."""
+        with torch.autocast(sinusoids.device.type, enabled=False):
+            hidden = self.act(linear(sinusoids, self.first.weight.float(), _float(self.first.bias)))
+            embedding = linear(hidden, self.last.weight.float(), _float(self.last.bias))
+            return embedding if self.post_act is None else self.post_act(embedding)
+
+
+class GivenSinusoids:
+    """A time embedding that takes its sinusoids from outside while :meth:`given` lasts.
+
+    The class of an embedding that is there already is set to a subclass of this one and its own class, so that its
+    parameters keep their names and values.
     """
 
     _given: tuple[Tensor, Tensor | None] | None = None
+
+    @property
+    def layers(self) -> Layers:
+        raise NotImplementedError
 
     @contextlib.contextmanager
     def given(self, sinusoids: Tensor, added: Tensor | None) -> Iterator[None]:
@@ -41,15 +70,28 @@ class ExactTimeEmbedding(TimestepEmbedding):
         finally:
             self._given = None
 
+    def embedding_of_given(self, rows: int, further: Tensor | None = None) -> Tensor:
+        """float32 ``[rows, D]``: each row repeated where a network asks for one embedding per frame of a video."""
+        sinusoids, added = self._given
+        embedding = self.layers(sinusoids if further is None else sinusoids + further)
+        if added is not None:
+            embedding = embedding + added
+        return embedding if rows == len(embedding) else embedding.repeat_interleave(rows // len(embedding), dim=0)
+
+
+class ExactTimeEmbedding(GivenSinusoids, TimestepEmbedding):
+    """What it returns has the dtype that the network asked for."""
+
+    @property
+    def layers(self) -> Layers:
+        return Layers(self.linear_1, self.act, self.linear_2, self.post_act)
+
     def forward(self, sample: Tensor, condition: Tensor | None = None) -> Tensor:
-        """``sample`` ``[B, C]``: rounded sinusoids, of which only the dtype counts where exact ones are given."""
+        """``sample`` ``[B, C]``: rounded sinusoids, of which only rows and dtype count where exact ones are given."""
         if self._given is None:
             return super().forward(sample, condition)
-        sinusoids, added = self._given
-        if condition is not None:
-            sinusoids = sinusoids + self.cond_proj(condition).float()
-        embedding = _two_layers(self, sinusoids)
-        return (embedding if added is None else embedding + added).to(sample.dtype)
+        further = None if condition is None else self.cond_proj(condition).float()
+        return self.embedding_of_given(len(sample), further).to(sample.dtype)
 
 
 class IntervalEmbedding(nn.Module):
@@ -59,9 +101,9 @@ class IntervalEmbedding(nn.Module):
     ``r`` until the first step.
     """
 
-    def __init__(self, like: TimestepEmbedding) -> None:
+    def __init__(self, like: Layers) -> None:
         super().__init__()
-        first, last = like.linear_1, like.linear_2
+        first, last = like.first, like.last
         options = {"device": first.weight.device, "dtype": torch.float32}
         self.linear_1 = nn.Linear(first.in_features, first.out_features, first.bias is not None, **options)
         self.linear_2 = nn.Linear(last.in_features, last.out_features, last.bias is not None, **options)
@@ -74,11 +116,22 @@ class IntervalEmbedding(nn.Module):
 
     def forward(self, sinusoids: Tensor) -> Tensor:
         """Sinusoids of the interval, float32 ``[B, C]``, to ``[B, D]``."""
-        return _two_layers(self, sinusoids)
+        return Layers(self.linear_1, self.act, self.linear_2, self.post_act)(sinusoids)
 
 
-def time_inputs(network: nn.Module) -> tuple[Timesteps, ExactTimeEmbedding]:
-    """Where ``network`` takes its time: its sinusoids, and its embedding, which takes exact times from now on.
+class TimeInput(NamedTuple):
+    """Where a network takes a time: its sinusoids of scaled times, and its embedding, which takes exact ones."""
+
+    sinusoids: Callable[[Tensor], Tensor]
+    embedding: GivenSinusoids
+
+    def features(self, scaled: Tensor) -> Tensor:
+        """Sinusoids, float32 ``[B, C]``, of times ``[B]`` to which the network's scale is applied already."""
+        return self.sinusoids((scaled / getattr(self.sinusoids, "scale", 1)).float())
+
+
+def time_inputs(network: nn.Module) -> list[TimeInput]:
+    """The one place where ``network`` takes its time. It takes exact times from now on.
 
     Raises:
         ValueError: there is no such place, or more than one.
@@ -94,21 +147,17 @@ def time_inputs(network: nn.Module) -> tuple[Timesteps, ExactTimeEmbedding]:
             "network must have one time embedding, a Timesteps beside a TimestepEmbedding, got "
             f"{len(found)} in {type(network).__name__}: write a file for its family in rcgm/networks"
         )
-    sinusoids, embedding = found[0]
+    return [time_input(*found[0])]
+
+
+def time_input(sinusoids: Timesteps, embedding: TimestepEmbedding) -> TimeInput:
+    """This embedding of these sinusoids, which takes exact times from now on."""
     embedding.__class__ = ExactTimeEmbedding
-    return sinusoids, embedding
+    return TimeInput(sinusoids, embedding)
 
 
 def _named(module: nn.Module, names: tuple[str, ...], kind: type[nn.Module]) -> list[nn.Module]:
     return [getattr(module, name) for name in names if isinstance(getattr(module, name, None), kind)]
-
-
-def _two_layers(layers: nn.Module, sinusoids: Tensor) -> Tensor:
-    first, last = layers.linear_1, layers.linear_2
-    with torch.autocast(sinusoids.device.type, enabled=False):
-        hidden = layers.act(linear(sinusoids, first.weight.float(), _float(first.bias)))
-        embedding = linear(hidden, last.weight.float(), _float(last.bias))
-        return embedding if layers.post_act is None else layers.post_act(embedding)
 
 
 def _float(bias: Tensor | None) -> Tensor | None:

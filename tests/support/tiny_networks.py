@@ -7,11 +7,15 @@ from dataclasses import dataclass
 
 import torch
 from diffusers import (
+    AnyFlowTransformer3DModel,
     FluxTransformer2DModel,
+    HunyuanImageTransformer2DModel,
     ModelMixin,
     QwenImageTransformer2DModel,
     SanaTransformer2DModel,
     SD3Transformer2DModel,
+    WanTransformer3DModel,
+    ZImageTransformer2DModel,
 )
 from torch import Tensor
 
@@ -20,13 +24,17 @@ WORDS = 6
 
 @dataclass(frozen=True)
 class Family:
-    """A tiny network: the one of diffusers, the shape of its latents without the batch, and a condition."""
+    """A tiny network: the one of diffusers, the shape of its latents without the batch, and a condition.
+
+    ``own_interval``: it has an embedding of ``r`` of its own.
+    """
 
     stock: Callable[[], ModelMixin]
     latents: tuple[int, ...]
     text: int
     pooled: int | None = None
     masked: bool = False
+    own_interval: bool = False
 
     def build(self, seed: int = 0) -> ModelMixin:
         """The network of diffusers; layers that published networks begin with at 0 are drawn too."""
@@ -47,6 +55,23 @@ class Family:
             lengths = WORDS - torch.arange(batch) % 3
             cond["mask"] = (torch.arange(WORDS)[None] < lengths[:, None]).long()
         return cond
+
+
+VIDEO = {
+    "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4, "out_channels": 4, "text_dim": 12,
+    "freq_dim": 16, "ffn_dim": 16, "num_layers": 2, "rope_max_seq_len": 32,
+}  # fmt: skip
+
+
+def hunyuan_image(**options) -> Family:
+    """As it is trained first; with ``use_meanflow=True`` as it is distilled."""
+    return Family(
+        lambda: HunyuanImageTransformer2DModel(
+            in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=16, num_layers=1,
+            num_single_layers=1, num_refiner_layers=1, text_embed_dim=12, rope_axes_dim=(8, 8), **options,
+        ),
+        (4, 8, 6), 12, masked=True, own_interval=options.get("use_meanflow", False),
+    )  # fmt: skip
 
 
 FAMILIES = {
@@ -80,4 +105,14 @@ FAMILIES = {
         ),
         (4, 8, 6), 12, pooled=10,
     ),
+    "z_image": Family(
+        lambda: ZImageTransformer2DModel(
+            in_channels=4, dim=32, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=12,
+            axes_dims=[8, 4, 4], axes_lens=[1024, 32, 32],
+        ),
+        (4, 8, 6), 12, masked=True,
+    ),
+    "wan": Family(lambda: WanTransformer3DModel(**VIDEO), (4, 3, 8, 6), 12),
+    "hunyuan_image": hunyuan_image(),
+    "anyflow": Family(lambda: AnyFlowTransformer3DModel(**VIDEO), (4, 3, 8, 6), 12, own_interval=True),
 }  # fmt: skip

@@ -35,7 +35,8 @@ def build(**model):
 
 
 def test_a_configuration_names_a_network(name, folder):
-    config = parse_config(values({"name": name, "path": str(folder), "interval": "none", "dtype": "bfloat16"}))
+    interval = "embedding" if FAMILIES[name].own_interval else "none"
+    config = parse_config(values({"name": name, "path": str(folder), "interval": interval, "dtype": "bfloat16"}))
     assert parse_config(parse_yaml(config_to_yaml(config))) == config
     network = build_model_from(config)
     assert type(network) is NETWORKS[name]

@@ -11,10 +11,10 @@ pytest.importorskip("diffusers")
 
 from rcgm.networks import NETWORKS
 from rcgm.networks.base import PublishedNetwork
-from tests.support.tiny_networks import FAMILIES, Family
+from tests.support.tiny_networks import FAMILIES, Family, hunyuan_image
 from tests.support.tiny_pipelines import tiny_pipeline
 
-EPS = torch.finfo(torch.float32).eps
+MEANFLOW = hunyuan_image(use_meanflow=True)
 
 
 def wrapped(name: str, **options) -> PublishedNetwork:
@@ -33,23 +33,29 @@ def name(request) -> str:
     return request.param
 
 
+@pytest.fixture(params=[name for name, family in FAMILIES.items() if not family.own_interval])
+def with_interval(request) -> str:
+    """Families whose networks know nothing of r."""
+    return request.param
+
+
 def test_every_family_is_tested():
     assert set(FAMILIES) == set(NETWORKS)
 
 
 @torch.no_grad()
-def test_the_interval_is_inert_at_first(name):
-    x, t, r, cond = point(FAMILIES[name])
-    network, plain = wrapped(name), wrapped(name, interval="none")
+def test_the_interval_is_inert_at_first(with_interval):
+    x, t, r, cond = point(FAMILIES[with_interval])
+    network, plain = wrapped(with_interval), wrapped(with_interval, interval="none")
     expected = network(x, t, t, cond)
     assert expected.shape == x.shape
     assert torch.equal(network(x, t, r, cond), expected)
     assert torch.equal(plain(x, t, r, cond), expected)
 
 
-def test_the_interval_is_learnt(name):
-    x, t, r, cond = point(FAMILIES[name])
-    network = wrapped(name)
+def test_the_interval_is_learnt(with_interval):
+    x, t, r, cond = point(FAMILIES[with_interval])
+    network = wrapped(with_interval)
     (network(x, t, r, cond) - x).square().mean().backward()
     embedder = network.interval_embedder
     assert embedder.linear_2.weight.grad.abs().max() > 0
@@ -60,29 +66,53 @@ def test_the_interval_is_learnt(name):
         assert torch.equal(network(x, t, r, cond)[2], network(x, t, t, cond)[2])  # r = t there
 
 
-@torch.no_grad()
-def test_half_precision_keeps_the_times(name):
-    """The change over 0.001 in bfloat16, where times and sinusoids that pass through the network would be rounded."""
-    family = FAMILIES[name]
-    x, _, _, cond = point(family)
-    network = wrapped(name)
-    half = copy.deepcopy(network)
-    half.transformer.to(torch.bfloat16)
-    embedding = {}
-    for key, module in (("full", network), ("half", half)):
-        module._time_inputs[1].register_forward_hook(
-            lambda *call, key=key: embedding.setdefault(key, []).append(call[2])
-        )
-    t = torch.tensor([0.7] * 3)
+def embeddings(network: PublishedNetwork, x: torch.Tensor, cond: dict) -> list[list[torch.Tensor]]:
+    """What each time embedding gives in a forward at each of two times."""
+    places = [*network._times, *([] if network._own_interval is None else [network._own_interval])]
+    found = [[] for _ in places]
+    hooks = [
+        place.embedding.register_forward_hook(lambda *call, rows=rows: rows.append(call[2].float()))
+        for place, rows in zip(places, found, strict=True)
+    ]
+    t = torch.tensor([0.7] * len(x))
     for time in (t, t + 0.001):
         network(x, time, time, cond)
-        half(x, time, time, cond)
-    full = embedding["full"][1] - embedding["full"][0]
-    rounded = embedding["half"][1].float() - embedding["half"][0].float()
-    # each of the two embeddings is rounded once to bfloat16, and the weights were before
-    bound = 4 * torch.finfo(torch.bfloat16).eps * embedding["full"][0].abs().max()
-    assert full.abs().max() > 0
-    assert (rounded - full).abs().max() <= bound
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", [*FAMILIES.values(), MEANFLOW], ids=[*FAMILIES, "meanflow"])
+def test_half_precision_keeps_the_times(family):
+    """The change over 0.001 in bfloat16, where times and sinusoids that pass through the network would be rounded."""
+    name = next((name for name, item in FAMILIES.items() if item is family), "hunyuan_image")
+    x, _, _, cond = point(family)
+    network = NETWORKS[name](family.build()).eval()
+    half = copy.deepcopy(network)
+    half.transformer.to(torch.bfloat16)
+    places = zip(embeddings(network, x, cond), embeddings(half, x, cond), strict=True)
+    for (before, after), (half_before, half_after) in places:
+        full, rounded = after - before, half_after - half_before
+        # each of the two embeddings is rounded once to bfloat16, and the weights were before
+        bound = 4 * torch.finfo(torch.bfloat16).eps * before.abs().max()
+        assert full.abs().max() > 0
+        assert (rounded - full).abs().max() <= bound
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "family"), [("anyflow", FAMILIES["anyflow"]), ("hunyuan_image", MEANFLOW)])
+def test_an_interval_of_the_networks_own_is_used(name, family):
+    x, t, r, cond = point(family)
+    network = NETWORKS[name](family.build()).eval()
+    assert network.interval_embedder is None
+    assert list(network.transformer.state_dict()) == list(family.build().state_dict())
+    twin = copy.deepcopy(network)
+    at_r, at_t = network(x, t, r, cond), network(x, t, t, cond)
+    assert not torch.equal(at_r[:2], at_t[:2]) and torch.equal(at_r[2], at_t[2])  # r = t in the last
+    assert torch.equal(twin(x, t, r, cond), at_r)
+    with pytest.raises(ValueError, match="interval must be embedding, got 'none': this network has an embedding of r"):
+        NETWORKS[name](family.build(), interval="none")
 
 
 @torch.no_grad()
@@ -102,20 +132,21 @@ def test_the_stock_network_keeps_its_names(name):
     found = network.transformer.state_dict()
     assert list(found) == list(stock)
     assert all(torch.equal(found[key], stock[key]) for key in stock)
-    interval = [f"interval_embedder.{key}" for key in network.interval_embedder.state_dict()]
+    added = {} if network.interval_embedder is None else network.interval_embedder.state_dict()
+    interval = [f"interval_embedder.{key}" for key in added]
     assert list(network.state_dict()) == [*(f"transformer.{key}" for key in stock), *interval]  # each once
 
 
-def test_the_interval_lies_on_the_device_of_the_network(name):
-    network = NETWORKS[name](FAMILIES[name].build().to("meta"))
+def test_the_interval_lies_on_the_device_of_the_network(with_interval):
+    network = NETWORKS[with_interval](FAMILIES[with_interval].build().to("meta"))
     assert {parameter.device.type for parameter in network.parameters()} == {"meta"}
 
 
 @torch.no_grad()
-def test_the_stock_network_still_runs_by_itself(name):
-    family = FAMILIES[name]
+def test_the_stock_network_still_runs_by_itself(with_interval):
+    family = FAMILIES[with_interval]
     x, t, r, cond = point(family)
-    network = wrapped(name)
+    network = wrapped(with_interval)
     before = network(x, t, r, cond)
     network.interval_embedder = None
     assert torch.equal(network(x, t, r, cond), before)
@@ -153,7 +184,8 @@ def test_loaded_from_a_folder(name, tmp_path):
         assert torch.equal(NETWORKS[name].from_pretrained(path).eval()(x, t, r, cond), expected)
     half = NETWORKS[name].from_pretrained(tmp_path / "model", dtype=torch.bfloat16)
     assert half.transformer.dtype == torch.bfloat16
-    assert half.interval_embedder.linear_1.weight.dtype == torch.float32
+    if half.interval_embedder is not None:
+        assert half.interval_embedder.linear_1.weight.dtype == torch.float32
 
 
 def test_what_does_not_fit_is_refused(name):

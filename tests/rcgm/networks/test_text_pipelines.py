@@ -11,14 +11,13 @@ pytest.importorskip("transformers")
 from rcgm.networks import NETWORKS
 from rcgm.networks.pipelines import PIPELINES, TextPipeline
 from rcgm.sampling import sample_ode
-from tests.support.tiny_networks import FAMILIES
-from tests.support.tiny_pipelines import tiny_pipeline
+from tests.support.tiny_pipelines import PARTS, tiny_pipeline
 
 PROMPTS = ["a red fox, asleep", "Two Yellow Nines!"]
 STEPS = 3
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=PARTS)
 def name(request) -> str:
     return request.param
 
@@ -40,8 +39,8 @@ def images(pipeline: TextPipeline) -> torch.Tensor:
     return torch.rand(2, 3, *sides, generator=torch.Generator().manual_seed(2)) * 2 - 1
 
 
-def test_every_network_has_a_pipeline():
-    assert set(PIPELINES) == set(NETWORKS)
+def test_every_pipeline_is_tested():
+    assert set(PARTS) == set(PIPELINES) <= set(NETWORKS)
 
 
 def stock_run(name: str, stock, noise: torch.Tensor, **options):
