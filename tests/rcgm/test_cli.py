@@ -32,7 +32,6 @@ evaluate: {at_end: false}
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory) -> Path:
     """A finished run on the digits."""
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("cli")
     (folder / "digits.yaml").write_text(DIGITS)
     assert main(["train", str(folder / "digits.yaml"), "--output", str(folder / "run")]) == 0

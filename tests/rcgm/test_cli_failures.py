@@ -9,14 +9,6 @@ from rcgm.cli import main
 from rcgm.training import step as step_module
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def tiny(tmp_path):
     path = tmp_path / "tiny.yaml"

@@ -1,4 +1,4 @@
-"""One thread for small tensors, and the loss that several modules test."""
+"""The implementations that run here, and the loss that several modules test."""
 
 from __future__ import annotations
 
@@ -11,15 +11,6 @@ from torch import Tensor
 from rcgm_kernels import fused_loss
 from tests.support.implementations import cpu_implementations, running
 from tests.support.predictions import BATCH, SIZE
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> Iterator[None]:
-    """Waiting for one another costs more than the work; the tests of thread counts set their own."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(params=cpu_implementations())

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rcgm_kernels import AdaptiveWeight, Metric, fused_loss
-from tests.support.implementations import cpu_implementations, running
+from tests.support.implementations import cpu_implementations, running, threads
 
 METRICS = [
     {},
@@ -75,13 +75,10 @@ def test_a_sample_does_not_depend_on_the_samples_beside_it(implementation, size,
 @pytest.mark.parametrize("size", [2, 5000, 40_000])
 @pytest.mark.parametrize("options", METRICS[:4], ids=str)
 def test_results_do_not_depend_on_the_number_of_threads(size, options):
-    inputs, outcomes, before = call(200 if size == 2 else 3, size, torch.bfloat16), [], torch.get_num_threads()
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
+    inputs, outcomes = call(200 if size == 2 else 3, size, torch.bfloat16), []
+    for count in (1, 2, 3):
+        with threads(count):
             outcomes.append(run(inputs, "cpu", options))
-    finally:
-        torch.set_num_threads(before)
     for loss, gradient in outcomes[1:]:
         assert torch.equal(loss, outcomes[0][0])
         assert torch.equal(gradient, outcomes[0][1])

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from rcgm.cli import main
 from rcgm.config.yaml_text import dump_yaml
 from rcgm.runs.checkpoint import CheckpointError, latest_checkpoint, read_checkpoint
+from tests.support.implementations import threads
 from tests.support.launching import finish, run_ranks, start_ranks
 from tests.support.runs import train_and_die, train_in_turn, train_until_told_to_stop
 
@@ -81,11 +82,9 @@ def runs(tmp_path_factory) -> Runs:
     )
     run_ranks(train_in_turn, resumed, 2, runs.root)
     run_ranks(train_in_turn, (runs.arguments("on_3", "--resume"),), 3, runs.root)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    assert main(["train", str(runs.config), "--output", str(runs.root / "on_1"), "--resume"]) == 0
-    assert main(["train", str(runs.config), "--output", str(runs.root / "alone")]) == 0
-    torch.set_num_threads(threads)
+    with threads(1):  # as the ranks have
+        assert main(["train", str(runs.config), "--output", str(runs.root / "on_1"), "--resume"]) == 0
+        assert main(["train", str(runs.config), "--output", str(runs.root / "alone")]) == 0
     return runs
 
 

@@ -77,11 +77,8 @@ CHANNEL_PATHS = {
 }
 
 
-@pytest.mark.parametrize("name", CHANNEL_PATHS)
-@pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_every_way_to_split_channels(place: Place, name: str, reduction: str) -> None:
-    channels, batch, size, dtypes, extras, device, path, cluster = CHANNEL_PATHS[name]
-    case = Case(batch, size, dtypes, channels=channels, weight=True, scale=True, reduction=reduction, **extras)
+def check_split(place: Place, case: Case, device: dict[str, int], path: str, cluster: int) -> None:
+    """The loss of ``case`` is right, takes this path, and has the same bits in whatever order the threads come."""
     place.emulate(**device)
     first = check_loss(place, case)
     if place.library is not None:
@@ -90,6 +87,14 @@ def test_every_way_to_split_channels(place: Place, name: str, reduction: str) ->
     place.emulate(**device, backwards=True)
     for one, other in zip(first, check_loss(place, case), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", CHANNEL_PATHS)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_every_way_to_split_channels(place: Place, name: str, reduction: str) -> None:
+    channels, batch, size, dtypes, extras, device, path, cluster = CHANNEL_PATHS[name]
+    case = Case(batch, size, dtypes, channels=channels, weight=True, scale=True, reduction=reduction, **extras)
+    check_split(place, case, device, path, cluster)
 
 
 # (batch, size, dtypes, extras, emulated device, path, blocks a cluster)
@@ -119,15 +124,7 @@ PATHS = {
 def test_every_way_to_split_the_work(place: Place, name: str, reduction: str) -> None:
     batch, size, dtypes, extras, device, path, cluster = PATHS[name]
     case = Case(batch, size, dtypes, weight=True, scale=True, reduction=reduction, **extras)
-    place.emulate(**device)
-    first = check_loss(place, case)
-    if place.library is not None:
-        got_path, _, got_cluster = place.path()
-        assert (got_path, got_cluster) == (path, cluster)
-    # The same bits in whatever order the threads come.
-    place.emulate(**device, backwards=True)
-    for one, other in zip(first, check_loss(place, case), strict=True):
-        assert torch.equal(one, other)
+    check_split(place, case, device, path, cluster)
 
 
 @pytest.mark.parametrize("size", [1_200_000, 8_000_000])
