@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
 from PIL import Image, UnidentifiedImageError
 
 FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -18,36 +22,62 @@ TRANSPOSITIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What undoes each orientation of the EXIF standard."""
+SIDEWAYS = {TRANSPOSITIONS[orientation] for orientation in (5, 6, 7, 8)}
+"""Those that exchange height and width."""
 
 Colour = tuple[int, int, int]
 WHITE: Colour = (255, 255, 255)
 
 
-def read_image(path: str, mode: str, background: Colour) -> Image.Image:
+def read_image(source: str | BinaryIO, mode: str, background: Colour, name: str | None = None) -> Image.Image:
     """Decode a file, turn it as the camera says and put it on ``background`` where it is transparent.
 
     Args:
-        path: of the file.
+        source: path of the file, or its content as an open binary file.
         mode: "RGB" or "L", of the result.
         background: red, green and blue, 0 to 255.
+        name: of the image, for messages; None for its path.
 
     Raises:
         ValueError: the file cannot be decoded, is of another format, or has more than 8 bits a channel.
     """
+    with _opened(source, name) as file:
+        file.load()
+        image = _on_background(file, mode, background)
+        transposition = TRANSPOSITIONS.get(_orientation(file))
+        return image if transposition is None else image.transpose(transposition)
+
+
+def image_size(source: str | BinaryIO, name: str | None = None) -> tuple[int, int]:
+    """Height and width of an image that is turned as the camera says, from the beginning of its file alone.
+
+    Args:
+        source, name: see :func:`read_image`.
+
+    Raises:
+        ValueError: the beginning cannot be decoded, is of another format, or has more than 8 bits a channel.
+    """
+    with _opened(source, name) as file:
+        width, height = file.size
+        turned = TRANSPOSITIONS.get(_orientation(file)) in SIDEWAYS
+        return (width, height) if turned else (height, width)
+
+
+@contextlib.contextmanager
+def _opened(source: str | BinaryIO, name: str | None) -> Iterator[Image.Image]:
+    """The image, of which nothing but the beginning is read yet; errors of all kinds become a ``ValueError``."""
+    name = str(source) if name is None else name
     try:
-        with Image.open(path, formats=FORMATS) as file:
+        with Image.open(source, formats=FORMATS) as file:
             if file.mode.startswith(("I", "F")):
                 # Pillow's conversion of these to 8 bits clips every value above 255 to white, without a word.
                 raise ValueError(f"its pixel format is {file.mode!r}; 8 bits a channel are needed")
-            file.load()
-            image = _on_background(file, mode, background)
-            transposition = TRANSPOSITIONS.get(_orientation(file))
+            yield file
     except UnidentifiedImageError as error:
-        raise ValueError(f"cannot read the image {path}: it is damaged or none of {', '.join(FORMATS)}") from error
+        raise ValueError(f"cannot read the image {name}: it is damaged or none of {', '.join(FORMATS)}") from error
     # Decoders raise whatever they stumble over (OSError, SyntaxError, struct.error, DecompressionBombError, ...).
     except Exception as error:
-        raise ValueError(f"cannot read the image {path}: {error}") from error
-    return image if transposition is None else image.transpose(transposition)
+        raise ValueError(f"cannot read the image {name}: {error}") from error
 
 
 def _on_background(image: Image.Image, mode: str, background: Colour) -> Image.Image:

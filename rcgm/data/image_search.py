@@ -91,6 +91,12 @@ def find_images(root: Path) -> FoundImages:
     return FoundImages([path for path, _ in labelled], [label for _, label in labelled], tuple(found), passed)
 
 
+def images_below(root: Path) -> tuple[list[str], PassedOver]:
+    """All images below ``root``, at any depth, in the order of their paths, and what else there was."""
+    passed = PassedOver()
+    return _images_below(str(root), set(), passed), passed
+
+
 def _images_below(folder: str, visited: set[tuple[int, int]], passed: PassedOver) -> list[str]:
     found, waiting = [], [folder]
     while waiting:

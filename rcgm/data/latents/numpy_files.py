@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rcgm.data.labels import labels_from
 from rcgm.data.latents.store import require_latents
+from rcgm.data.paths import is_below
 
 LABEL_FILE = "dataset.json"
 
@@ -41,7 +42,7 @@ class NumpyFiles:
             raise ValueError(f'cannot read "labels", a list of [file, label], from {listing}: {error!r}') from error
         if not self._names:
             raise ValueError(f"{listing} lists no file")
-        outside = [name for name in self._names if not _is_below(name)]
+        outside = [name for name in self._names if not is_below(name)]
         if outside:
             raise ValueError(f"files in {listing} must lie below its folder, got {outside[0]!r}: correct the list")
         wrong = [label for label in labels if isinstance(label, bool) or not isinstance(label, (int, type(None)))]
@@ -72,9 +73,3 @@ class NumpyFiles:
     def describe(self, index: int) -> str:
         """Where a sample lies; see `Store`."""
         return str(self._folder / self._names[index])
-
-
-def _is_below(name: str) -> bool:
-    """Whether a path leads to a place below the folder that it is relative to, on any system."""
-    paths = PurePosixPath(name), PureWindowsPath(name)
-    return bool(name) and not any(path.anchor or ".." in path.parts for path in paths)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from rcgm.data.labels import labels_from
+from rcgm.data.tar_samples import Member, tar_samples
 from rcgm.files import write_atomically
 
 LATENT_SUFFIXES = ("latents.npy", "latent.npy", "moments.npy", "npy", "latents.safetensors", "safetensors")
@@ -23,9 +23,6 @@ LARGEST_LABEL = 1 << 20
 """Bytes of a member that holds a label."""
 INDEX_SUFFIX = ".rcgm-index"
 VERSION = "1"
-
-Member = tuple[int, int]
-"""Offset and size, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -105,30 +102,7 @@ def _fits(index: TarIndex, size: int) -> bool:
 
 
 def _build(tar: Path) -> TarIndex:
-    samples: dict[str, dict[str, Member]] = {}
-    try:
-        with tarfile.open(tar, "r:") as archive:
-            for member in archive:
-                folder, _, name = member.name.rpartition("/")
-                stem, _, suffix = name.partition(".")
-                if not member.isfile() or not stem:
-                    continue
-                if suffix in samples.setdefault(f"{folder}/{stem}", {}):
-                    raise ValueError(f"it holds {member.name!r} twice")
-                if member.issparse():
-                    raise ValueError(f"{member.name!r} is stored as a sparse file; store it as a plain one")
-                samples[f"{folder}/{stem}"][suffix] = (member.offset_data, member.size)
-                archive.members = []  # else it keeps every header
-    except (tarfile.TarError, EOFError) as error:
-        raise ValueError(f"cannot read {tar} as an uncompressed tar file: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"cannot use {tar}: {error}") from error
-    if not samples:
-        raise ValueError(f"{tar} holds no files")
-    with tar.open("rb") as file:
-        file.seek(-tarfile.BLOCKSIZE, os.SEEK_END)
-        if any(file.read()):
-            raise ValueError(f"cannot read {tar}: it breaks off before its end marker")
+    samples = tar_samples(tar)
     members = list(samples.values())
     suffix = _first(LATENT_SUFFIXES, members[0])
     if suffix is None:
