@@ -18,6 +18,7 @@ from rcgm.config.old_keys import with_new_keys
 from rcgm.config.registries import REGISTRIES, expand_preset, supplied_by_data
 from rcgm.config.schema import ComponentConfig, TrainConfig
 from rcgm.config.yaml_text import dump_yaml, parse_yaml
+from rcgm.networks import NETWORKS
 
 __all__ = ["apply_overrides", "config_to_yaml", "load_config", "parse_config"]
 
@@ -89,10 +90,11 @@ def parse_config(values: Mapping[str, Any]) -> TrainConfig:
     if problems:
         raise ConfigError("; ".join(problems))
     config = config.model_copy(update=resolved)
+    _check_weights(config)
     if config.teacher is None and build_objective_from(config).needs_teacher():
         raise ConfigError(
             "objective: supervision or guidance is by a teacher, and there is none: set teacher.run to the folder of a "
-            "trained run"
+            "trained run, or teacher.base to true"
         )
     return config
 
@@ -117,6 +119,21 @@ def _resolve_component(section: str, component: ComponentConfig) -> ComponentCon
     for name in supplied_by_data(section):
         defaults.pop(name, None)
     return ComponentConfig.model_validate({"name": component.name, **defaults, **given})
+
+
+def _check_weights(config: TrainConfig) -> None:
+    """Raise where weights are needed and the network has random ones, which no checkpoint would hold."""
+    if config.init_from is not None or config.model.name in NETWORKS:
+        return
+    for key, needed in (
+        ("tune: lora", config.tune == "lora"),
+        ("teacher.base", config.teacher is not None and config.teacher.base),
+    ):
+        if needed:
+            raise ConfigError(
+                f"{key} needs a network that has weights: set init_from to those of '{config.model.name}', or model to "
+                f"one of {', '.join(NETWORKS)}"
+            )
 
 
 def _complaint(item: Mapping[str, Any]) -> str:

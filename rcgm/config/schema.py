@@ -12,12 +12,11 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    ValidationInfo,
-    field_validator,
     model_validator,
 )
 
-from rcgm.config.truth_values import refuse_truth_values
+from rcgm.config.learning_sections import EmaConfig, InitFromConfig, LoraConfig, OptimizerConfig, TeacherConfig
+from rcgm.config.section import Section
 from rcgm.sampling import SAMPLERS
 
 __all__ = [
@@ -27,6 +26,7 @@ __all__ = [
     "EvaluateConfig",
     "InitFromConfig",
     "LoggingConfig",
+    "LoraConfig",
     "OptimizerConfig",
     "ParallelConfig",
     "SampleConfig",
@@ -35,7 +35,6 @@ __all__ = [
     "WandbConfig",
 ]
 
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 StepCounts = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
 
@@ -47,16 +46,6 @@ def _known_sampler(name: str) -> str:
 
 
 Sampler = Annotated[str, AfterValidator(_known_sampler)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _truth_values_are_no_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        refuse_truth_values(cls.model_fields[info.field_name].annotation, value)
-        return value
 
 
 class ComponentConfig(BaseModel):
@@ -72,75 +61,6 @@ class ComponentConfig(BaseModel):
     def with_defaults(self, defaults: dict[str, Any]) -> ComponentConfig:
         """The same component with ``defaults`` for the arguments that it does not set."""
         return ComponentConfig.model_validate({"name": self.name, **defaults, **self.arguments})
-
-
-class OptimizerConfig(Section):
-    """The optimizer and its learning rate."""
-
-    name: Literal["adamw", "radam"] = "adamw"
-    lr: PositiveFloat = 1e-3
-    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
-    eps: PositiveFloat = 1e-8
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-    """Decoupled; applied to matrices and tensors of more dimensions, not to biases and gains."""
-    warmup_steps: NonNegativeInt = 0
-    """Steps over which the learning rate grows linearly from lr/warmup_steps to lr."""
-    schedule: Literal["constant"] = "constant"
-    clip_grad_norm: PositiveFloat | None = None
-    fused: Literal["apex", "torch"] | None = None
-    """Implementation of AdamW on a GPU. Default: apex (NVIDIA's) if it is installed and nothing is sharded."""
-
-    @model_validator(mode="after")
-    def _fused_is_adamw(self) -> OptimizerConfig:
-        if self.fused is not None and self.name != "adamw":
-            raise ValueError(
-                f"fused must be left out for optimizers other than adamw, got {self.fused} with {self.name}"
-            )
-        return self
-
-
-class EmaConfig(Section):
-    """The average of the student's weights."""
-
-    decay: Fraction = 0.999
-    """Decay of the average that is sampled from. With 0, samples and targets come from the student itself."""
-    warmup: bool = True
-    cast: Literal["bfloat16", "float16"] | None = None
-    """Run the forwards of the target network on a copy of the average in this format."""
-    target_decay: Fraction | None = None
-    """The target network is a second average with this decay. Default: it is the first average."""
-    target_warmup: bool = True
-
-    @model_validator(mode="after")
-    def _cast_needs_an_average(self) -> EmaConfig:
-        if self.cast is not None and (self.decay if self.target_decay is None else self.target_decay) == 0:
-            raise ValueError("cast must be left out with decay 0: the target network is the student itself then")
-        return self
-
-
-class TeacherConfig(Section):
-    """The frozen network of another run, for distillation."""
-
-    run: str
-    """Folder of the run."""
-    checkpoint: PositiveInt | None = None
-    """Step of its checkpoint. Default: the newest."""
-    weights: Literal["ema", "student"] = "ema"
-    kind: Literal["instantaneous", "any_step"] = "instantaneous"
-    """An instantaneous teacher, such as one of flow matching, is only evaluated at r = t."""
-    initialise_student: bool = False
-    """Start from its weights, where names and shapes agree."""
-
-
-class InitFromConfig(Section):
-    """Weights to start from, other than those of a teacher. A resumed run reads its checkpoint instead."""
-
-    path: str
-    """File of weights; for the layout rcgm, a file or folder that rcgm export wrote."""
-    layout: Literal["rcgm", "dit", "sit", "lightningdit"]
-    """Names and conventions of the weights: rcgm, or one of rcgm.models.published."""
-    weights: Literal["ema", "student"] = "ema"
-    """Which weights to take from a checkpoint that holds both."""
 
 
 class CheckpointConfig(Section):
@@ -266,6 +186,9 @@ class TrainConfig(Section):
     objective: ComponentConfig
     optimizer: OptimizerConfig = OptimizerConfig()
     ema: EmaConfig = EmaConfig()
+    tune: Literal["full", "lora"] = "full"
+    """Train all parameters, or adapters on the frozen network that student, target and teacher share."""
+    lora: LoraConfig = LoraConfig()
     teacher: TeacherConfig | None = None
     init_from: InitFromConfig | None = None
     parallel: ParallelConfig = ParallelConfig()
@@ -278,6 +201,17 @@ class TrainConfig(Section):
     def _begins_in_one_way(self) -> TrainConfig:
         if self.init_from is not None and self.teacher is not None and self.teacher.initialise_student:
             raise ValueError("init_from must be left out with teacher.initialise_student: choose one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_have_a_base(self) -> TrainConfig:
+        if self.tune == "full" and self.lora != LoraConfig():
+            raise ValueError("lora must be left out with tune full: set tune to lora")
+        if self.tune == "lora" and self.teacher is not None and self.teacher.initialise_student:
+            raise ValueError(
+                "teacher.initialise_student must be false with tune lora, whose base does not change: export the "
+                "teacher, and give the file as init_from"
+            )
         return self
 
     @model_validator(mode="after")

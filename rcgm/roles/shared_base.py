@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
 
 __all__ = ["SharedBase"]
+
+SAMPLED = 64
+"""Values of each tensor that the fingerprint is made of, at least."""
 
 
 class SharedBase:
@@ -72,6 +76,23 @@ class SharedBase:
                 if role in by_role:
                     modules[f"{place}.{attribute}"] = by_role[role]
         return modules | {place: module.by_role[role] for place, module in self._switched.items()}
+
+    def fingerprint(self) -> str:
+        """A hash of the frozen weights: names, shapes, dtypes and some values of each, the same on every device.
+
+        What the roles have of their own is left out.
+        """
+        own = [part for role in self._names for part in self.modules_of(role).values()]
+        own += [module.base_module for module in self._switched.values()]
+        left_out = {id(parameter) for part in own for parameter in part.parameters()}
+        result = hashlib.sha256()
+        for name, parameter in self.network.named_parameters():
+            if id(parameter) in left_out:
+                continue
+            values = parameter.detach().flatten()
+            some = values[:: max(1, len(values) // SAMPLED)].double().cpu()
+            result.update(f"{name} {list(parameter.shape)} {parameter.dtype}".encode() + some.numpy().tobytes())
+        return result.hexdigest()
 
     @contextlib.contextmanager
     def using(self, role: str | None) -> Iterator[None]:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from rcgm.config import ConfigError, TrainConfig, build_model_from, build_objective_from, parse_config
+from rcgm.config import ConfigError, TrainConfig, build_objective_from, parse_config
 from rcgm.config.registries import REGISTRIES, arguments_from_data
 from rcgm.data import DataInfo, Normalisation, TextInfo
 from rcgm.distributed.shares import Processes
@@ -20,6 +20,7 @@ from rcgm.runs.checkpoint import STATE, Checkpoint, CheckpointError, find_checkp
 from rcgm.runs.conditions import Captions
 from rcgm.runs.folder import RunFolder
 from rcgm.runs.guidance import check_guidance
+from rcgm.runs.networks import build_network, check_base
 from rcgm.runs.sampler import RunSampler, method_of
 from rcgm.seeds import Purpose
 
@@ -93,7 +94,8 @@ def load_run(
 
     Raises:
         FileNotFoundError: there is no such folder.
-        CheckpointError: there is no such checkpoint, or it is damaged.
+        CheckpointError: there is no such checkpoint, it is damaged, or its adapters are of another base than there is.
+        ConfigError: the base of adapters cannot be loaded.
     """
     folder = RunFolder(Path(root))
     if not folder.root.is_dir():
@@ -107,7 +109,8 @@ def load_run(
     checkpoint = read_checkpoint(path, groups=("student", weights))
     config, info = config_of(checkpoint), data_info_of(checkpoint)
     _check_shapes(config, info, path)
-    network = build_model_from(config).to(device)
+    network = build_network(config, device, begin=False)
+    check_base(checkpoint, network)
     checkpoint.read_into(weights if weights in checkpoint.layout else "student", network.state_dict())
     return LoadedRun(
         config,

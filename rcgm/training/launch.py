@@ -16,22 +16,22 @@ from rcgm.config import (
     ConfigError,
     TrainConfig,
     build_dataset_from,
-    build_model_from,
     build_objective_from,
     fit_to_data,
 )
-from rcgm.data import data_fingerprint, describe_data
+from rcgm.data import DataInfo, data_fingerprint, describe_data
 from rcgm.distributed import running_processes
 from rcgm.distributed.device import choose_device
 from rcgm.distributed.shares import Processes
 from rcgm.runs.changes import check_requests
+from rcgm.runs.checkpoint import Checkpoint
 from rcgm.runs.folder import RunFolder
 from rcgm.runs.guidance import check_guidance
 from rcgm.runs.lock import held_alone
+from rcgm.runs.networks import base_note, build_network, check_base
 from rcgm.runs.resuming import check_resumable
 from rcgm.seeds import Purpose, seed_of
-from rcgm.training.initial_weights import begin_from
-from rcgm.training.teacher import Teacher, initialise_from, load_teacher
+from rcgm.training.teacher import Teacher, initialise_from, load_teacher, teacher_before
 from rcgm.training.trainer import Trainer
 
 __all__ = ["train"]
@@ -112,22 +112,8 @@ def _train(
     notes: dict[str, Any] = {"data_fingerprint": data_fingerprint(dataset)}
     if checkpoint is not None:
         notes["changes"] = check_resumable(checkpoint, config, notes["data_fingerprint"], allow_changes=allow_changes)
-    teacher = None
-    if config.teacher is not None:
-        teacher = load_teacher(
-            config.teacher,
-            objective,
-            dataset.info,
-            num_classes=config.model.arguments.get("num_classes"),
-            device=device,
-            step=None if checkpoint is None else checkpoint.value("teacher_step", (int, type(None))),
-        )
-    torch.manual_seed(seed_of(config.seed, Purpose.INITIAL_WEIGHTS))
-    student = build_model_from(config).to(device)
-    if teacher is not None and config.teacher.initialise_student and checkpoint is None:
-        _initialise(student, teacher, show_progress)
-    if config.init_from is not None and checkpoint is None:
-        begin_from(config.init_from, student, objective.transport)
+    student, teacher = _networks(config, objective, dataset.info, device, checkpoint, show_progress)
+    notes |= base_note(student)
     trainer = Trainer(
         config,
         student,
@@ -145,6 +131,37 @@ def _train(
     if processes.is_main:
         folder.write_config(config)
     return trainer.run()
+
+
+def _networks(
+    config: TrainConfig,
+    objective: Any,
+    info: DataInfo,
+    device: torch.device,
+    checkpoint: Checkpoint | None,
+    show_progress: bool,
+) -> tuple[nn.Module, Teacher | None]:
+    """Student and teacher, before the checkpoint is read."""
+    settings, teacher = config.teacher, None
+    if settings is not None and not settings.base:
+        teacher = load_teacher(
+            settings,
+            objective,
+            info,
+            num_classes=config.model.arguments.get("num_classes"),
+            device=device,
+            step=None if checkpoint is None else checkpoint.value("teacher_step", (int, type(None))),
+        )
+    torch.manual_seed(seed_of(config.seed, Purpose.INITIAL_WEIGHTS))
+    copied = settings is not None and settings.base
+    student = build_network(config, device, begin=checkpoint is None or copied)
+    if checkpoint is not None:
+        check_base(checkpoint, student)
+    elif teacher is not None and settings.initialise_student:
+        _initialise(student, teacher, show_progress)
+    if copied:
+        teacher = teacher_before(student, settings, objective)
+    return student, teacher
 
 
 def _initialise(student: nn.Module, teacher: Teacher, show_progress: bool) -> None:

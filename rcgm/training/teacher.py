@@ -1,7 +1,8 @@
-"""The frozen network of another run, for distillation."""
+"""A frozen network, for distillation: of another run, or the one that a run begins with."""
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -9,10 +10,13 @@ from torch import Tensor, nn
 
 from rcgm.config import ConfigError, TeacherConfig, build_objective_from
 from rcgm.data import DataInfo
+from rcgm.networks import PublishedNetwork
+from rcgm.roles import Role, base_of
 from rcgm.runs.checkpoint import CheckpointError
 from rcgm.runs.loading import load_run
+from rcgm.transports import Linear
 
-__all__ = ["Teacher", "initialise_from", "load_teacher"]
+__all__ = ["Teacher", "initialise_from", "load_teacher", "teacher_before"]
 
 
 class Teacher:
@@ -20,7 +24,7 @@ class Teacher:
 
     Args:
         network: frozen; moved nowhere.
-        step: of the checkpoint that it was loaded from.
+        step: of the checkpoint that it was loaded from; 0 for none.
         any_step: false for a network that was trained only at ``r = t``: it is always given ``r = t``, and so gives the
             instantaneous prediction.
     """
@@ -47,7 +51,7 @@ def load_teacher(
     """The teacher of ``config``, after a check that its data, classes and transport are those of the student.
 
     Args:
-        config: which run, and what of it.
+        config: which run, and what of it; without ``base``.
         objective: of the student; its ``transport`` says what predictions mean.
         info: of the student's data.
         num_classes: classes that the student takes, or None.
@@ -85,6 +89,26 @@ def load_teacher(
             f"{objective.transport}: set objective.transport to the teacher's"
         )
     return Teacher(run.network, run.step, any_step=config.kind == "any_step")
+
+
+def teacher_before(student: nn.Module, config: TeacherConfig, objective: Any) -> Teacher:
+    """The network that ``student`` is before its training, as a teacher: of a role its base, else a copy.
+
+    Args:
+        student: with the weights that it begins with.
+        config: with ``base``.
+        objective: of the student.
+
+    Raises:
+        ConfigError: the network predicts something else than the objective asks for.
+    """
+    network = student.without_adapter() if isinstance(student, Role) else copy.deepcopy(student)
+    if isinstance(base_of(student), PublishedNetwork) and type(objective.transport) is not Linear:
+        raise ConfigError(
+            "teacher.base: published networks predict under the transport linear, and the objective has "
+            f"{objective.transport}: set objective.transport=linear"
+        )
+    return Teacher(network, 0, any_step=config.kind == "any_step")
 
 
 @torch.no_grad()
