@@ -68,7 +68,8 @@ def hunyuan_image(**options) -> Family:
     return Family(
         lambda: HunyuanImageTransformer2DModel(
             in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=16, num_layers=1,
-            num_single_layers=1, num_refiner_layers=1, text_embed_dim=12, rope_axes_dim=(8, 8), **options,
+            num_single_layers=1, num_refiner_layers=1, text_embed_dim=12, text_embed_2_dim=10,
+            rope_axes_dim=(8, 8), **options,
         ),
         (4, 8, 6), 12, masked=True, own_interval=options.get("use_meanflow", False),
     )  # fmt: skip

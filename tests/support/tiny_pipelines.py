@@ -7,9 +7,18 @@ import string
 import diffusers
 import torch
 import transformers
-from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderKLQwenImage, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    AutoencoderDC,
+    AutoencoderKL,
+    AutoencoderKLHunyuanImage,
+    AutoencoderKLQwenImage,
+    AutoencoderKLWan,
+    FlowMapEulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+)
 from torch import nn
 from transformers import (
+    ByT5Tokenizer,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -20,9 +29,13 @@ from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
+    Qwen3Config,
+    Qwen3Model,
     T5Config,
     T5EncoderModel,
     T5TokenizerFast,
+    UMT5Config,
+    UMT5EncoderModel,
 )
 
 from tests.support.tiny_networks import FAMILIES
@@ -108,7 +121,7 @@ def sd3_parts() -> dict:
     }
 
 
-def qwen_image_parts() -> dict:
+def qwen_vl() -> Qwen2_5_VLForConditionalGeneration:
     rope = {"type": "default", "rope_type": "default", "mrope_section": [1, 1, 1], "rope_theta": 1e4}
     config = Qwen2_5_VLConfig(
         text_config={
@@ -122,11 +135,17 @@ def qwen_image_parts() -> dict:
         vision_start_token_id=SIZE - 4, vision_end_token_id=SIZE - 3, image_token_id=SIZE - 2,
         video_token_id=SIZE - 1,
     )  # fmt: skip
+    return Qwen2_5_VLForConditionalGeneration(config)
+
+
+CHANNELS = {"latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [1.5, 0.5, 2.0, 1.0]}
+
+
+def qwen_image_parts() -> dict:
     vae = AutoencoderKLQwenImage(
-        base_dim=4, z_dim=4, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[False],
-        latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.5, 0.5, 2.0, 1.0],
-    )  # fmt: skip
-    return {"tokenizer": qwen(), "text_encoder": Qwen2_5_VLForConditionalGeneration(config), "vae": vae}
+        base_dim=4, z_dim=4, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[False], **CHANNELS
+    )
+    return {"tokenizer": qwen(), "text_encoder": qwen_vl(), "vae": vae}
 
 
 def flux_parts() -> dict:
@@ -139,12 +158,59 @@ def flux_parts() -> dict:
     }
 
 
-PARTS = {"sana": sana_parts, "sd3": sd3_parts, "qwen_image": qwen_image_parts, "flux": flux_parts}
+def z_image_parts() -> dict:
+    tokenizer = qwen()
+    tokenizer.chat_template = "{% for m in messages %}<|im_start|>{{ m.role }}:{{ m.content }}<|im_end|>{% endfor %}"
+    text = Qwen3Config(
+        vocab_size=SIZE, hidden_size=12, intermediate_size=12, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=4,
+    )  # fmt: skip
+    return {"tokenizer": tokenizer, "text_encoder": Qwen3Model(text), "vae": kl(4, shift_factor=0.12)}
+
+
+def wan_parts() -> dict:
+    text = UMT5Config(vocab_size=SIZE, d_model=12, d_kv=4, d_ff=8, num_layers=2, num_heads=2)
+    vae = AutoencoderKLWan(
+        base_dim=4, z_dim=4, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[True], scale_factor_temporal=2,
+        scale_factor_spatial=2, **CHANNELS,
+    )  # fmt: skip
+    return {"tokenizer": t5(), "text_encoder": UMT5EncoderModel(text), "vae": vae}
+
+
+def hunyuan_image_parts() -> dict:
+    bytes_config = T5Config(vocab_size=384, d_model=10, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    vae = AutoencoderKLHunyuanImage(
+        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(32, 32), layers_per_block=1,
+        spatial_compression_ratio=2, sample_size=32, scaling_factor=0.75,
+    )  # fmt: skip
+    return {
+        "tokenizer": qwen(),
+        "text_encoder": qwen_vl(),
+        "tokenizer_2": ByT5Tokenizer(),
+        "text_encoder_2": T5EncoderModel(bytes_config),
+        "vae": vae,
+    }
+
+
+PARTS = {
+    "sana": sana_parts,
+    "sd3": sd3_parts,
+    "qwen_image": qwen_image_parts,
+    "flux": flux_parts,
+    "z_image": z_image_parts,
+    "wan": wan_parts,
+    "hunyuan_image": hunyuan_image_parts,
+    "anyflow": wan_parts,
+}
 CLASSES = {
     "sana": "SanaPipeline",
     "sd3": "StableDiffusion3Pipeline",
     "qwen_image": "QwenImagePipeline",
     "flux": "FluxPipeline",
+    "z_image": "ZImagePipeline",
+    "wan": "WanPipeline",
+    "hunyuan_image": "HunyuanImagePipeline",
+    "anyflow": "AnyFlowPipeline",
 }
 
 
@@ -161,8 +227,10 @@ def tiny_pipeline(name: str, seed: int = 0) -> diffusers.DiffusionPipeline:
                 for parameter in part.parameters():
                     if parameter.ndim > 1:
                         nn.init.normal_(parameter, std=0.5)
-    dynamic = name in ("qwen_image", "flux")
+    dynamic = name in ("qwen_image", "flux", "z_image")
     scheduler = FlowMatchEulerDiscreteScheduler(shift=SHIFT, use_dynamic_shifting=dynamic)
+    if name == "anyflow":
+        scheduler = FlowMapEulerDiscreteScheduler(shift=SHIFT)
     pipeline = getattr(diffusers, CLASSES[name])(transformer=FAMILIES[name].build(), scheduler=scheduler, **parts)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

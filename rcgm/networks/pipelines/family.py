@@ -24,6 +24,8 @@ class PipelineFamily(ABC):
     """Tokens of a prompt, as the pipeline has them by default."""
     patch: ClassVar[int] = 1
     """Side of the transformer's patches, in latents."""
+    video: ClassVar[bool] = False
+    """Whether images and latents have a dimension of frames, ``[B, C, T, H, W]``."""
 
     @abstractmethod
     def encode_prompts(self, pipeline: Any, prompts: Sequence[str], length: int) -> dict[str, Tensor]:
@@ -43,6 +45,10 @@ class PipelineFamily(ABC):
     def factor(self, vae: Any) -> int:
         """Height of an image over that of its latents."""
         return 2 ** (len(vae.config.block_out_channels) - 1)
+
+    def frame_factor(self, vae: Any) -> int:
+        """Frames per frame of latents, the first of which stands for one frame; 1 where there are none."""
+        return 1
 
     def latent_channels(self, vae: Any) -> int:
         return vae.config.latent_channels

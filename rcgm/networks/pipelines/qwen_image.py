@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from rcgm.networks.pipelines.per_channel import PerChannelFamily
+from rcgm.networks.pipelines.family import PipelineFamily
+from rcgm.networks.pipelines.frames import decode_frames, encode_frames
 
 __all__ = ["QwenImagePipelineFamily"]
 
 
-class QwenImagePipelineFamily(PerChannelFamily):
+class QwenImagePipelineFamily(PipelineFamily):
     """The pipeline pads prompts to the longest of its batch; here all have ``length`` tokens, the padding masked."""
 
     STOCK: ClassVar[str] = "QwenImagePipeline"
@@ -35,3 +36,15 @@ class QwenImagePipelineFamily(PerChannelFamily):
         texts = [pipeline.prompt_template_encode.format(prompt) for prompt in prompts]
         template = pipeline.prompt_template_encode_start_idx
         return [len(ids) - template for ids in pipeline.tokenizer(texts).input_ids]
+
+    def factor(self, vae: Any) -> int:
+        return 2 ** len(vae.temperal_downsample)
+
+    def latent_channels(self, vae: Any) -> int:
+        return vae.config.z_dim
+
+    def encode_images(self, vae: Any, images: Tensor, generator: torch.Generator | None) -> Tensor:
+        return encode_frames(vae, images.unsqueeze(2), generator).squeeze(2)
+
+    def decode_latents(self, vae: Any, latents: Tensor) -> Tensor:
+        return decode_frames(vae, latents.unsqueeze(2)).squeeze(2)

@@ -32,7 +32,8 @@ class TextPipeline:
         family: key of ``PIPELINES``.
         path: as it was given.
         length: tokens of a prompt.
-        factor: pixels per latent, in height and width. With the part ``vae``, as the next two.
+        factor: pixels per latent, in height and width. With the part ``vae``, as the next three.
+        frame_factor: frames per frame of latents after the first; 1 for families of images.
         latent_channels: of latents.
         multiple: what height and width of images must be multiples of, to be encoded and taken by the transformer.
         pipeline: the loaded pipeline; components that were not asked for are None.
@@ -50,6 +51,7 @@ class TextPipeline:
         self._family: PipelineFamily = PIPELINES[family]
         if "vae" in parts:
             self.factor = self._family.factor(pipeline.vae)
+            self.frame_factor = self._family.frame_factor(pipeline.vae)
             self.latent_channels = self._family.latent_channels(pipeline.vae)
             self.multiple = self.factor * self._family.patch
 
@@ -145,33 +147,46 @@ class TextPipeline:
         """Latents as the network takes them, normalised.
 
         Args:
-            images: ``[B, 3, H, W]`` in [-1, 1], height and width multiples of ``multiple``; on any device.
+            images: ``[B, 3, H, W]`` in [-1, 1], height and width multiples of ``multiple``; on any device. Families of
+                videos take ``[B, 3, T, H, W]``, ``T - 1`` a multiple of ``frame_factor``; images are their first frame.
             generator: for a draw from the posterior; None for its mean.
 
         Returns:
-            float32 ``[B, latent_channels, H / factor, W / factor]``.
+            float32 ``[B, latent_channels, H / factor, W / factor]``; of videos
+            ``[B, latent_channels, 1 + (T - 1) / frame_factor, H / factor, W / factor]``.
 
         Raises:
             ValueError: images of another shape, or the autoencoder was not loaded.
         """
         self._require("vae")
-        if images.ndim != 4 or images.shape[1] != 3 or any(side % self.multiple for side in images.shape[2:]):
+        video = self._family.video
+        if video and images.ndim == 4:
+            images = images.unsqueeze(2)
+        fits = images.ndim == 4 + video and images.shape[1] == 3
+        if not fits or any(side % self.multiple for side in images.shape[-2:]):
+            shape = "[B, 3, T, H, W] or [B, 3, H, W]" if video else "[B, 3, H, W]"
             raise ValueError(
-                f"images must be [B, 3, H, W], H and W multiples of {self.multiple}, got {list(images.shape)}: "
+                f"images must be {shape}, H and W multiples of {self.multiple}, got {list(images.shape)}: "
                 "resize or crop them"
+            )
+        if video and (images.shape[2] - 1) % self.frame_factor:
+            raise ValueError(
+                f"images must have 1 + a multiple of {self.frame_factor} frames, got {images.shape[2]}: cut some"
             )
         return self._family.encode_images(self.pipeline.vae, self._moved(images), generator).float()
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """Images of about [-1, 1], float32 ``[B, 3, H, W]``, of latents as :meth:`encode_images` gives them.
+        """Images of about [-1, 1], float32, of latents as :meth:`encode_images` gives them: its inverse.
 
         Raises:
             ValueError: latents of another number of dimensions or channels, or the autoencoder was not loaded.
         """
         self._require("vae")
-        if latents.ndim != 4 or latents.shape[1] != self.latent_channels:
-            raise ValueError(f"latents must be [B, {self.latent_channels}, h, w], got {list(latents.shape)}")
+        video = self._family.video
+        if latents.ndim != 4 + video or latents.shape[1] != self.latent_channels:
+            shape = f"[B, {self.latent_channels}, {'t, ' if video else ''}h, w]"
+            raise ValueError(f"latents must be {shape}, got {list(latents.shape)}")
         return self._family.decode_latents(self.pipeline.vae, self._moved(latents)).float()
 
     def weights_hash(self) -> str:

@@ -10,10 +10,10 @@ pytest.importorskip("transformers")
 
 from rcgm.networks import NETWORKS
 from rcgm.networks.pipelines import PIPELINES, TextPipeline
-from rcgm.sampling import sample_ode
+from rcgm.sampling import sample_any_step, sample_ode
 from tests.support.tiny_pipelines import PARTS, tiny_pipeline
 
-PROMPTS = ["a red fox, asleep", "Two Yellow Nines!"]
+PROMPTS = ["a red fox, asleep", "Two Yellow 'Nines'!"]
 STEPS = 3
 
 
@@ -34,38 +34,50 @@ def pipeline(name, folder) -> TextPipeline:
     return TextPipeline.from_pretrained(name, folder)
 
 
-def images(pipeline: TextPipeline) -> torch.Tensor:
+def images(name: str, pipeline: TextPipeline) -> torch.Tensor:
+    frames = (1 + 2 * pipeline.frame_factor,) if PIPELINES[name].video else ()
     sides = 4 * pipeline.multiple, 3 * pipeline.multiple
-    return torch.rand(2, 3, *sides, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    return torch.rand(2, 3, *frames, *sides, generator=torch.Generator().manual_seed(2)) * 2 - 1
 
 
 def test_every_pipeline_is_tested():
     assert set(PARTS) == set(PIPELINES) <= set(NETWORKS)
 
 
-def stock_run(name: str, stock, noise: torch.Tensor, **options):
-    size = stock.vae_scale_factor * noise.shape[2], stock.vae_scale_factor * noise.shape[3]
-    guidance = {"qwen_image": {"true_cfg_scale": 1.0}, "flux": {"guidance_scale": 2.0}}.get(
-        name, {"guidance_scale": 1.0}
-    )
+WITHOUT_GUIDANCE = {
+    "sana": {"guidance_scale": 1.0, "use_resolution_binning": False},
+    "sd3": {"guidance_scale": 1.0},
+    "qwen_image": {"true_cfg_scale": 1.0},
+    "flux": {"guidance_scale": 2.0},
+    "z_image": {"guidance_scale": 0.0},
+    "wan": {"guidance_scale": 1.0, "num_frames": 5},
+    "hunyuan_image": {},
+    "anyflow": {"num_frames": 5},
+}
+
+
+def stock_run(name: str, stock, noise: torch.Tensor) -> torch.Tensor:
+    """Images in [0, 1] of the stock pipeline, ``[B, 3, H, W]`` or ``[B, 3, T, H, W]``."""
     latents = stock._pack_latents(noise, *noise.shape) if hasattr(stock, "_pack_latents") else noise
-    if name == "sana":
-        guidance["use_resolution_binning"] = False
-    return stock(
-        PROMPTS, height=size[0], width=size[1], latents=latents, num_inference_steps=STEPS, **guidance, **options
-    ).images
+    output = stock(
+        list(PROMPTS), height=2 * noise.shape[-2], width=2 * noise.shape[-1], latents=latents,
+        num_inference_steps=STEPS, output_type="pt", **WITHOUT_GUIDANCE[name],
+    )  # fmt: skip
+    return output.frames.transpose(1, 2) if noise.ndim == 5 else output.images
 
 
 @torch.no_grad()
 def test_from_prompts_to_images_as_the_stock_pipeline(name, folder, pipeline):
     stock = tiny_pipeline(name)
-    noise = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(5))
-    expected = stock_run(name, stock, noise, output_type="pt")
+    frames = (3,) if PIPELINES[name].video else ()
+    noise = torch.randn(2, 4, *frames, 16, 16, generator=torch.Generator().manual_seed(5))
+    expected = stock_run(name, stock, noise)
     options = {"guidance": 2.0} if name == "flux" else {}
     network = NETWORKS[name].from_pretrained(folder, **options).eval()
     cond = pipeline.encode_prompts(PROMPTS)
     assert cond["text"].shape[:2] == (2, pipeline.length) or name == "sd3"
-    latents = sample_ode(network, noise, cond, times=stock.scheduler.sigmas.tolist())
+    sample = sample_any_step if name == "anyflow" else sample_ode
+    latents = sample(network, noise, cond, times=stock.scheduler.sigmas.tolist())
     found = (pipeline.decode_latents(latents) / 2 + 0.5).clamp(0, 1)
     # as tests/rcgm/networks/test_pipelines.py: times rounded by the pipeline
     assert (found - expected).abs().max() <= 1e-3
@@ -94,27 +106,38 @@ def test_the_null_condition_is_that_of_the_empty_negative_prompt(name, pipeline)
     elif name == "sd3":
         _, text, _, pooled = stock.encode_prompt(PROMPTS[:1], None, None)
         expected = {"text": text, "pooled": pooled}
-    elif name == "qwen_image":
-        text, _ = stock.encode_prompt([""])
+    elif name == "flux":
+        text, pooled, _ = stock.encode_prompt([""])
+        expected = {"text": text, "pooled": pooled}
+    elif name == "hunyuan_image":
+        expected = dict(zip(("text", "mask", "text_2", "mask_2"), stock.encode_prompt(None), strict=True))
+    elif name in ("wan", "anyflow"):
+        _, text = stock.encode_prompt(PROMPTS[:1], max_sequence_length=512)
+        expected = {"text": text}
+    else:  # they have no fixed length
+        text = stock.encode_prompt([""])[0][0].reshape(1, -1, null["text"].shape[2])
         expected = {"text": text}
         assert null["mask"].sum() == text.shape[1]
         null = {"text": null["text"][:, : text.shape[1]]}
-    else:
-        text, pooled, _ = stock.encode_prompt([""])
-        expected = {"text": text, "pooled": pooled}
     assert set(null) == set(expected)
     assert all(torch.equal(null[key], value) for key, value in expected.items())
 
 
 @torch.no_grad()
 def test_images_there_and_back_are_those_of_the_autoencoder(name, pipeline):
-    vae, given = tiny_pipeline(name).vae, images(pipeline)
+    vae, given = tiny_pipeline(name).vae, images(name, pipeline)
     video = given.unsqueeze(2) if name == "qwen_image" else given
     encoded = vae.encode(video)
     latents = encoded.latent if name == "sana" else encoded.latent_dist.mode()
     expected = vae.decode(latents).sample
     found = pipeline.encode_images(given)
-    assert found.shape == (2, pipeline.latent_channels, *(side // pipeline.factor for side in given.shape[2:]))
+    frames = (3,) if PIPELINES[name].video else ()
+    assert found.shape == (
+        2,
+        pipeline.latent_channels,
+        *frames,
+        *(side // pipeline.factor for side in given.shape[-2:]),
+    )
     assert found.dtype == torch.float32
     # scaled, shifted and back: some roundings of the latents, which the decoder passes on
     torch.testing.assert_close(pipeline.decode_latents(found), expected.reshape(given.shape), rtol=1e-4, atol=1e-5)
@@ -122,7 +145,7 @@ def test_images_there_and_back_are_those_of_the_autoencoder(name, pipeline):
 
 @torch.no_grad()
 def test_a_generator_draws_from_the_posterior(name, pipeline):
-    given = images(pipeline)
+    given = images(name, pipeline)
     draws = [pipeline.encode_images(given, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
     assert torch.equal(draws[0], draws[1])
     assert torch.equal(draws[0], draws[2]) == (name == "sana")  # DC-AE has no posterior
@@ -160,11 +183,17 @@ def test_only_the_parts_asked_for_are_loaded(name, folder):
     assert len({part.weights_hash() for part in (text, vae, both)}) == 3
 
 
-def test_inputs_that_do_not_fit_are_refused(pipeline):
-    with pytest.raises(ValueError, match=r"images must be \[B, 3, H, W\], H and W multiples of \d+, got"):
-        pipeline.encode_images(torch.zeros(1, 3, pipeline.multiple, pipeline.multiple + 1))
-    with pytest.raises(ValueError, match=r"latents must be \[B, 4, h, w\], got \[1, 5, 8, 8\]"):
+def test_inputs_that_do_not_fit_are_refused(name, pipeline):
+    video = PIPELINES[name].video
+    side = pipeline.multiple
+    with pytest.raises(ValueError, match=r"images must be .*\[B, 3, H, W\], H and W multiples of \d+, got"):
+        pipeline.encode_images(torch.zeros(1, 3, side, side + 1))
+    with pytest.raises(ValueError, match=r"latents must be \[B, 4, (t, )?h, w\], got \[1, 5, 8, 8\]"):
         pipeline.decode_latents(torch.zeros(1, 5, 8, 8))
+    if video:
+        assert pipeline.encode_images(torch.zeros(1, 3, side, side)).shape[2] == 1
+        with pytest.raises(ValueError, match=r"images must have 1 \+ a multiple of 2 frames, got 4: cut some"):
+            pipeline.encode_images(torch.zeros(1, 3, 4, side, side))
     with pytest.raises(TypeError, match="prompts must be a sequence of strings, got the string 'a fox'"):
         pipeline.encode_prompts("a fox")
 
