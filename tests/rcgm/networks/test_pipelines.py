@@ -92,7 +92,7 @@ def hunyuan_image(transformer, noise, cond, options):
     scheduler = FlowMatchEulerDiscreteScheduler(shift=SHIFT)
     pipe = HunyuanImagePipeline(scheduler, None, None, None, None, None, transformer)
     nothing = {
-        "prompt_embeds_2": torch.zeros(2, 1, 8),
+        "prompt_embeds_2": torch.zeros(2, 1, 10),
         "prompt_embeds_mask_2": torch.zeros(2, 1),
     }
     return pipe, pipe(
