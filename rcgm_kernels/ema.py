@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from rcgm_kernels import checks
-from rcgm_kernels.backends import AUTOMATIC, choose, requested
-from rcgm_kernels.known import KnownCalls
+from rcgm_kernels.backends import AUTOMATIC, ENVIRONMENT, choose
+from rcgm_kernels.known import known_calls
 from rcgm_kernels.layout import dense_order, is_same_memory, meetings, share_memory
-from rcgm_kernels.library import define, is_observed, is_plain
+from rcgm_kernels.library import define, is_plain
 
 MASTER_DTYPES = (torch.float32, torch.float64)
 
@@ -49,20 +49,17 @@ def ema_update_(
     averages, sources = _local("ema_params", ema_params), _local("params", params)
     copies = [] if cast_to is None else _local("cast_to", cast_to)
     _check_decay(decay)
-    key = None
-    if not is_observed():
-        counts = (len(averages), len(sources), len(copies), cast_to is None)
-        key = _KNOWN.key((*averages, *sources, *copies), (*counts, requested(backend)))
-        known = _KNOWN.find(key)
-        if known is not None:
-            return _update_(averages, sources, float(decay), copies, known)
+    given = (averages, sources, None if cast_to is None else copies)
+    known = None if torch.compiler.is_compiling() else _KNOWN.find(given, (backend,))
+    if known is not None:
+        return _update_(averages, sources, float(decay), copies, known)
     if cast_to is not None and len(copies) != len(averages):
         raise ValueError(f"cast_to must have as many tensors as ema_params, {len(averages)}, got {len(copies)}")
     _check(averages, sources, copies)
     call = _ema_update_
     if is_plain(*averages, *sources, *copies):
         if averages and len({average.device for average in averages}) == 1:
-            _KNOWN.remember(key, choose(backend, averages[0].device))
+            _KNOWN.remember(given, (backend,), choose(backend, averages[0].device))
     else:
         _check_written(averages, copies)
         call = torch.ops.rcgm_kernels.ema_update_
@@ -89,7 +86,7 @@ def _local(name: str, tensors: Iterable[Tensor]) -> list[Tensor]:
 
 
 # The backends of the calls that passed all checks but that of the decay, which may be another in every step.
-_KNOWN: KnownCalls[ModuleType] = KnownCalls()
+_KNOWN = known_calls(ENVIRONMENT)
 
 
 def _check_decay(decay: float) -> None:

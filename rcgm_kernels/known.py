@@ -4,63 +4,43 @@ The checks of a public function depend on the kinds, shapes, strides, dtypes, de
 its options. They never depend on a value in memory: the order of knots and overlaps of memory are checked elsewhere, at
 every call. So a call that passed stands for all calls that are equal in all of this. For small latents on a CPU the
 checks would cost more than the kernel.
+
+``find(tensors, options)`` gives what ``remember(tensors, options, known)`` was given for an equal call, or None. The
+``tensors`` are a tuple of tensors, of None, and of lists of these. A call is never found if one of them is anything
+else, of a subclass, or stands for other numbers than its memory holds, nor while something observes the call
+(:func:`rcgm_kernels.library.is_observed`). Under a compiler do not ask at all: it cannot look into the extension.
 """
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Hashable, Sequence
-from typing import Generic, TypeVar
+from typing import Protocol
 
-import torch
-from torch import Tensor
+from rcgm_kernels.library import OBSERVERS
 
-from rcgm_kernels.library import is_special
-
-T = TypeVar("T")
-_ABOUT = operator.attrgetter("shape", "dtype", "device", "layout", "requires_grad")
+try:
+    from rcgm_kernels import _cpu
+except ImportError:  # the backend says why
+    _cpu = None
 
 
-class KnownCalls(Generic[T]):
-    """What is known of the calls of a function that passed their checks, by :meth:`key`."""
+class KnownCalls(Protocol):
+    """The calls of a function that passed their checks."""
 
-    MOST = 1024  # a training loop makes a few kinds of calls
+    def find(self, tensors: tuple, options: tuple) -> object | None: ...
 
-    def __init__(self) -> None:
-        self._known: dict[Hashable, T] = {}
+    def remember(self, tensors: tuple, options: tuple, known: object) -> None: ...
 
-    @staticmethod
-    def key(tensors: Sequence[object], options: tuple[object, ...]) -> Hashable | None:
-        """What the checks of a call depend on; None where they have to be made.
 
-        They have to be made if something is no tensor, has no strides or stands for more than its memory holds. Do not
-        ask where the call is observed (:func:`rcgm_kernels.library.is_observed`).
-        """
-        try:
-            if is_special(tensors):
-                return None
-            return (
-                tuple(map(type, tensors)),
-                tuple(map(_ABOUT, tensors)),
-                tuple(map(Tensor.stride, tensors)),
-                torch.is_grad_enabled(),
-                options,
-                tuple(map(type, options)),  # True is equal to 1
-            )
-        except (AttributeError, TypeError, RuntimeError):  # what they raise for what is no dense tensor
-            return None
+class _NoneKnown:
+    """Without the extension every call is checked."""
 
-    def find(self, key: Hashable | None) -> T | None:
-        """What was remembered under this key."""
-        try:
-            return self._known.get(key)
-        except TypeError:  # an option without a hash
-            return None
+    def find(self, tensors: tuple, options: tuple) -> None:
+        return None
 
-    def remember(self, key: Hashable | None, known: T) -> None:
-        """Remember a call, which has passed all checks, unless it has no key."""
-        if key is None:
-            return
-        if len(self._known) >= self.MOST:
-            self._known.clear()
-        self._known[key] = known
+    def remember(self, tensors: tuple, options: tuple, known: object) -> None:
+        pass
+
+
+def known_calls(variable: str) -> KnownCalls:
+    """None yet; they are told apart by ``variable`` of the environment as well."""
+    return _NoneKnown() if _cpu is None else _cpu.KnownCalls(variable, OBSERVERS)

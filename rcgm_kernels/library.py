@@ -115,16 +115,19 @@ def _one_by_one(name: str, info, dims: tuple, *arguments: object) -> tuple[objec
 PLAIN = {Tensor, nn.Parameter}
 
 
+OBSERVERS = (
+    torch._C._len_torch_dispatch_stack,
+    torch._C._len_torch_function_stack,
+    torch._C._functorch.peek_interpreter_stack,
+    torch._C._get_tracing_state,
+    lambda: forward_ad._current_level >= 0,
+)
+"""Each gives something true while a mode or a transform is on, which has to see every operation."""
+
+
 def is_observed() -> bool:
     """True under a compiler, a mode or a transform, which have to see every operation."""
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._len_torch_function_stack() > 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or forward_ad._current_level >= 0
-        or torch._C._get_tracing_state() is not None
-    )
+    return torch.compiler.is_compiling() or any(observer() for observer in OBSERVERS)
 
 
 def is_special(tensors: Sequence[Tensor]) -> bool:

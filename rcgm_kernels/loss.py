@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rcgm_kernels import checks
-from rcgm_kernels.backends import AUTOMATIC, choose, requested
+from rcgm_kernels.backends import AUTOMATIC, ENVIRONMENT, choose
 from rcgm_kernels.inputs import LossInputs
-from rcgm_kernels.known import KnownCalls
-from rcgm_kernels.library import is_observed, is_plain
+from rcgm_kernels.known import known_calls
+from rcgm_kernels.library import is_plain
 from rcgm_kernels.loss_operator import check_count, dispatched_residual_loss, plain_residual_loss
 from rcgm_kernels.options import AdaptiveWeight, LossOptions, Metric
 from rcgm_kernels.plan import LossPlan
@@ -83,19 +83,30 @@ def fused_loss(
         RuntimeError: where a second or a forward-mode derivative is asked for.
     """
 
-    def checked() -> LossInputs:
-        checks.state("pred", pred)
-        each = _checked_terms("segments", segments, pred)
-        checks.state("velocity", velocity, pred)
-        if base is not None:
-            checks.state("base", base, pred)
-        knots = checks.rows("times", times, pred, len(each) + 2)
-        return given._replace(terms=[*first, *each, velocity], scalars=knots)
-
     first = () if base is None else (base,)
     given = LossInputs(pred, [*first, *_listed(segments), velocity], times, None, None, weight, normalize_scale)
-    options = (True, base is None, clip, metric, normalize, adaptive, reduce, reduction)
-    return _loss(given, isinstance(segments, Tensor), options, backend, checked)
+    kind = (
+        isinstance(segments, Tensor),
+        backend,
+        True,
+        base is None,
+        clip,
+        metric,
+        normalize,
+        adaptive,
+        reduce,
+        reduction,
+    )
+    known = _known(given, kind)
+    if known is not None:
+        return plain_residual_loss(*known)
+    checks.state("pred", pred)
+    each = _checked_terms("segments", segments, pred)
+    checks.state("velocity", velocity, pred)
+    if base is not None:
+        checks.state("base", base, pred)
+    knots = checks.rows("times", times, pred, len(each) + 2)
+    return _checked_loss(given._replace(terms=[*first, *each, velocity], scalars=knots), given, kind)
 
 
 def fused_residual_loss(
@@ -154,21 +165,33 @@ def fused_residual_loss(
         RuntimeError: where a second or a forward-mode derivative is asked for.
     """
 
-    def checked() -> LossInputs:
-        checks.state("pred", pred)
-        each = _checked_terms("terms", terms, pred)
-        return given._replace(
-            terms=each,
-            scalars=checks.rows("coeffs", coeffs, pred, len(each)),
-            pred_coeff=None if own is None else checks.scalars("pred_coeff", own, pred),
-            scale=None if scale is None else checks.scalars("scale", scale, pred),
-        )
-
     own = None if type(pred_coeff) in (int, float) and pred_coeff in (0, 1) else pred_coeff
     given = LossInputs(pred, _listed(terms), coeffs, own, scale, weight, normalize_scale)
     in_residual = own is not None or pred_coeff == 1
-    options = (False, in_residual, clip, metric, normalize, adaptive, reduce, reduction)
-    return _loss(given, isinstance(terms, Tensor), options, backend, checked)
+    kind = (
+        isinstance(terms, Tensor),
+        backend,
+        False,
+        in_residual,
+        clip,
+        metric,
+        normalize,
+        adaptive,
+        reduce,
+        reduction,
+    )
+    known = _known(given, kind)
+    if known is not None:
+        return plain_residual_loss(*known)
+    checks.state("pred", pred)
+    each = _checked_terms("terms", terms, pred)
+    inputs = given._replace(
+        terms=each,
+        scalars=checks.rows("coeffs", coeffs, pred, len(each)),
+        pred_coeff=None if own is None else checks.scalars("pred_coeff", own, pred),
+        scale=None if scale is None else checks.scalars("scale", scale, pred),
+    )
+    return _checked_loss(inputs, given, kind)
 
 
 def fused_regression(pred: Tensor, target: Tensor, **options: Any) -> Tensor:
@@ -190,45 +213,34 @@ def fused_regression(pred: Tensor, target: Tensor, **options: Any) -> Tensor:
     return fused_residual_loss(pred, [target], pred.new_full((1, pred.shape[0]), -1, dtype=torch.float32), **options)
 
 
-class _Known(NamedTuple):
-    """A kind of call that passed its checks."""
+_KNOWN = known_calls(ENVIRONMENT)
+"""The plan and the backend of the calls that passed their checks.
 
-    plan: LossPlan
-    backend: ModuleType
-
-
-_KNOWN: KnownCalls[_Known] = KnownCalls()
+The ``kind`` of a call is: whether the terms are a stack of tensors (one of ``LossInputs.terms``), the backend's name,
+and the arguments of :meth:`LossOptions.from_arguments` but for the last.
+"""
 
 
-def _loss(
-    given: LossInputs, stacked: bool, options: tuple, backend: str | None, checked: Callable[[], LossInputs]
-) -> Tensor:
-    """The loss of inputs as the caller gave them, which ``checked`` checks and converts where that is still to be done.
+def _known(given: LossInputs, kind: tuple) -> tuple[LossInputs, LossPlan, ModuleType] | None:
+    """What :func:`plain_residual_loss` takes, for inputs as the caller gave them, if such a call passed its checks."""
+    known = None if torch.compiler.is_compiling() else _KNOWN.find(given, kind)
+    if known is None:
+        return None
+    return (_unstacked(given) if kind[0] else given, *known)
 
-    Terms that are ``stacked`` are one of ``given.terms``. ``options`` are the arguments of
-    :meth:`LossOptions.from_arguments` but for the last.
-    """
-    pred, terms, *numbers = given
-    key = known = None
-    if not is_observed():
-        tensors = [pred, *terms, *[values for values in numbers if values is not None]]
-        missing = tuple(values is None for values in numbers)
-        key = _KNOWN.key(tensors, (len(terms), stacked, *missing, *options, requested(backend)))
-        known = _KNOWN.find(key)
-    if known is not None:
-        if stacked:
-            given = given._replace(terms=_unstacked(terms, pred))
-        return plain_residual_loss(given, known.plan, known.backend)
-    inputs = checked()
+
+def _checked_loss(inputs: LossInputs, given: LossInputs, kind: tuple) -> Tensor:
+    """The loss of ``inputs``, checked but for the weights and the options; the caller gave them as ``given``."""
+    pred, backend = inputs.pred, kind[1]
     with_gradient = pred.requires_grad or torch._C._are_functorch_transforms_active()
-    checked_options = LossOptions.from_arguments(*options, torch.is_grad_enabled() and with_gradient)
-    check_count(inputs.terms, checked_options)
-    inputs = inputs._replace(**_checked_weights(inputs, checked_options))
+    options = LossOptions.from_arguments(*kind[2:], torch.is_grad_enabled() and with_gradient)
+    check_count(inputs.terms, options)
+    inputs = inputs._replace(**_checked_weights(inputs, options))
     if not is_plain(pred, *inputs.terms, *inputs[2:]):
-        return dispatched_residual_loss(inputs, checked_options, backend or AUTOMATIC)
-    plan, chosen = LossPlan.of(inputs, checked_options), choose(backend, pred.device)
+        return dispatched_residual_loss(inputs, options, backend or AUTOMATIC)
+    plan, chosen = LossPlan.of(inputs, options), choose(backend, pred.device)
     if all(map(operator.is_, inputs[2:], given[2:])):  # nothing was converted
-        _KNOWN.remember(key, _Known(plan, chosen))
+        _KNOWN.remember(given, kind, (plan, chosen))
     return plain_residual_loss(inputs, plan, chosen)
 
 
@@ -252,9 +264,9 @@ def _listed(terms: object) -> Sequence[object]:
     return terms if type(terms) in (list, tuple) else [terms]
 
 
-def _unstacked(terms: Sequence[Tensor], pred: Tensor) -> list[Tensor]:
-    each = [term.unbind(0) if term.ndim > pred.ndim else (term,) for term in terms]
-    return [*itertools.chain(*each)]
+def _unstacked(inputs: LossInputs) -> LossInputs:
+    each = [term.unbind(0) if term.ndim > inputs.pred.ndim else (term,) for term in inputs.terms]
+    return inputs._replace(terms=[*itertools.chain(*each)])
 
 
 def _checked_terms(name: str, value: object, pred: Tensor) -> list[Tensor]:

@@ -13,9 +13,9 @@ from rcgm_kernels import checks
 from rcgm_kernels.backends import choose
 from rcgm_kernels.inputs import LossInputs
 from rcgm_kernels.layout import batched, compute_dtype, has_dense_samples, share_memory
-from rcgm_kernels.library import Differentiable, apply_plain, define
+from rcgm_kernels.library import Differentiable, apply_plain, define, is_plain
 from rcgm_kernels.options import LossOptions
-from rcgm_kernels.plan import LossPlan, empty_results
+from rcgm_kernels.plan import LossPlan, Results, new_results
 
 
 def dispatched_residual_loss(inputs: LossInputs, options: LossOptions, backend: str) -> Tensor:
@@ -30,8 +30,7 @@ def plain_residual_loss(inputs: LossInputs, plan: LossPlan, backend: ModuleType)
     """The same without the dispatcher, where it can be bypassed (:func:`rcgm_kernels.library.is_plain`)."""
     if plan.options.with_gradient:
         return _plain_residual_loss(inputs.pred, inputs, plan, backend)[0]
-    with torch.no_grad():
-        return backend.residual_loss(inputs, plan)[0]
+    return backend.residual_loss(inputs, plan)[0]
 
 
 def check_count(terms: Sequence[Tensor], options: LossOptions) -> None:
@@ -45,8 +44,15 @@ def check_count(terms: Sequence[Tensor], options: LossOptions) -> None:
 
 
 def _residual_loss(inputs: LossInputs, options: LossOptions, backend: str) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss, the gradient and the scales that it is stored with."""
-    return choose(backend, inputs.pred.device).residual_loss(inputs, LossPlan.of(inputs, options))
+    """The loss, the gradient and the scales that it is stored with; empty where there are none."""
+    results = choose(backend, inputs.pred.device).residual_loss(inputs, LossPlan.of(inputs, options))
+    return _without_none(results, inputs.pred)
+
+
+def _without_none(results: Results, pred: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    loss, gradient, scales = results
+    gradient = pred.new_empty(0) if gradient is None else gradient
+    return loss, gradient, pred.new_empty(0, dtype=torch.float32) if scales is None else scales
 
 
 def _with_options(function: Callable[[LossInputs, LossOptions, str], object]) -> Callable[..., object]:
@@ -63,7 +69,8 @@ def _with_options(function: Callable[[LossInputs, LossOptions, str], object]) ->
 
 def _fake_residual_loss(inputs: LossInputs, options: LossOptions, backend: str) -> tuple[Tensor, Tensor, Tensor]:
     # Not by way of a plan, which would make a graph of torch.compile depend on sizes and strides.
-    return empty_results(inputs.pred, compute_dtype(inputs.pred, *inputs.terms), options)
+    results = new_results(inputs.pred, compute_dtype(inputs.pred, *inputs.terms), options)
+    return _without_none(results, inputs.pred)
 
 
 def _check_residual_loss(inputs: LossInputs, options: LossOptions, backend: str) -> None:
@@ -122,12 +129,7 @@ class _ResidualLoss(Differentiable):
     @staticmethod
     def backward(ctx, upstream: Tensor | None, *_):
         gradient, scales, handle = ctx.saved_tensors
-        nothing = (None,) * (ctx.inputs - 1)
-        if upstream is None:
-            return (None, *nothing)
-        if torch.is_grad_enabled():
-            return (_OnlyOnce.call(handle, gradient, upstream, scales, ctx.backend), *nothing)
-        return (_scaled(gradient, upstream, scales, ctx.backend, _graph_is_kept()), *nothing)
+        return (_pulled_back(gradient, scales, handle, upstream, ctx.backend), *[None] * (ctx.inputs - 1))
 
     @staticmethod
     def jvp(ctx, *_):
@@ -138,18 +140,23 @@ class _ResidualLoss(Differentiable):
 
 
 class _PlainResidualLoss(torch.autograd.Function):
-    """The same for calls that bypass the dispatcher, with as little Python as possible."""
+    """The same for calls that bypass the dispatcher, with as little Python as possible.
+
+    Here the gradient is the result that is part of the graph.
+    """
 
     @staticmethod
     def forward(ctx, pred: Tensor, inputs: LossInputs, plan: LossPlan, backend: ModuleType) -> tuple[Tensor, Tensor]:
         loss, gradient, scales = backend.residual_loss(inputs, plan)
-        handle = loss.new_empty(0)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(gradient, scales, handle)
-        ctx.inputs, ctx.backend = 4, backend.NAME
-        return loss, handle
+        ctx.save_for_backward(gradient, scales)
+        ctx.backend = backend.NAME
+        return loss, gradient
 
-    backward = _ResidualLoss.backward
+    @staticmethod
+    def backward(ctx, upstream: Tensor | None, _):
+        handle, scales = ctx.saved_tensors
+        return _pulled_back(handle.detach(), scales, handle, upstream, ctx.backend), None, None, None
 
 
 _plain_residual_loss = apply_plain(_PlainResidualLoss)
@@ -186,17 +193,30 @@ def _graph_is_kept() -> bool:
     return torch._C._autograd._get_current_graph_task_keep_graph()
 
 
-def _scaled(gradient: Tensor, upstream: Tensor, scales: Tensor, backend: str, again: bool) -> Tensor:
+def _pulled_back(
+    gradient: Tensor, scales: Tensor | None, handle: Tensor, upstream: Tensor | None, backend: str
+) -> Tensor | None:
+    """The gradient to the prediction; ``handle`` is what a second derivative reaches its error through."""
+    if upstream is None:
+        return None
+    if torch.is_grad_enabled():
+        return _OnlyOnce.call(handle, gradient, upstream, scales, backend)
+    return _scaled(gradient, upstream, scales, backend, _graph_is_kept())
+
+
+def _scaled(gradient: Tensor, upstream: Tensor, scales: Tensor | None, backend: str, again: bool) -> Tensor:
     """``gradient * upstream`` without the stored scales, in place where nobody will ask for ``gradient`` again."""
+    scales = gradient.new_empty(0, dtype=torch.float32) if scales is None else scales
     if torch._C._are_functorch_transforms_active():  # they cannot write in place
         dtype = compute_dtype(gradient, upstream)
         factor = upstream.to(dtype) / scales if scales.numel() else upstream.to(dtype)
         return (gradient.to(dtype) * batched(factor, gradient)).to(gradient.dtype)
     if again or type(gradient) is not Tensor:  # a tracer's tensor: the compiler decides what to reuse
         gradient = gradient.clone()
-    elif not scales.numel() and upstream.device.type == "cpu" and upstream.ndim == 0 and upstream.item() == 1:
-        return gradient  # the kernel would change nothing
-    torch.ops.rcgm_kernels.scale_gradient_(gradient, upstream, scales, backend)
+    if is_plain(gradient, upstream, scales):
+        choose(backend, gradient.device).scale_gradient_(gradient, upstream, scales)
+    else:
+        torch.ops.rcgm_kernels.scale_gradient_(gradient, upstream, scales, backend)
     return gradient
 
 

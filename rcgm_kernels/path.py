@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from rcgm_kernels import checks
-from rcgm_kernels.backends import AUTOMATIC, choose, requested
-from rcgm_kernels.known import KnownCalls
+from rcgm_kernels.backends import AUTOMATIC, ENVIRONMENT, choose
+from rcgm_kernels.known import known_calls
 from rcgm_kernels.layout import STORAGE_DTYPES, batched, is_same_memory, meetings, share_memory
-from rcgm_kernels.library import Differentiable, define, is_observed, is_plain
+from rcgm_kernels.library import Differentiable, define, is_plain
 
 
 def interpolate(
@@ -44,13 +44,10 @@ def interpolate(
     Raises:
         TypeError, ValueError: before any work, for an argument that does not fit; the message names it.
     """
-    key = None
-    if not is_observed():
-        key = _KNOWN_POINTS.key((x, z, alpha, gamma), (dtype, requested(backend)))
-        known = _KNOWN_POINTS.find(key)
-        if known is not None:
-            return known.interpolate(x, z, alpha, gamma, x.dtype if dtype is None else dtype)
-    given = alpha, gamma
+    given, options = (x, z, alpha, gamma), (dtype, backend)
+    known = None if torch.compiler.is_compiling() else _KNOWN_POINTS.find(given, options)
+    if known is not None:
+        return known.interpolate(x, z, alpha, gamma, x.dtype if dtype is None else dtype)
     checks.state("x", x)
     alpha = checks.rows("alpha", alpha, x)
     gamma = checks.rows("gamma", gamma, x, alpha.shape[0])
@@ -59,8 +56,8 @@ def interpolate(
     with_gradient = torch.is_grad_enabled() and (x.requires_grad or z.requires_grad)
     if is_plain(x, z, alpha, gamma) and not with_gradient:
         chosen = choose(backend, x.device)
-        if given[0] is alpha and given[1] is gamma:  # nothing was converted
-            _KNOWN_POINTS.remember(key, chosen)
+        if given[2] is alpha and given[3] is gamma:  # nothing was converted
+            _KNOWN_POINTS.remember(given, options, chosen)
         return chosen.interpolate(x, z, alpha, gamma, dtype)
     if torch._C._are_functorch_transforms_active():
         call = _Interpolate.call
@@ -97,14 +94,10 @@ def advance(
         TypeError, ValueError: before any work, for an argument that does not fit; the message names it.
         RuntimeError: for dual numbers (forward-mode derivatives), and for ``out`` inside of ``torch.func`` transforms.
     """
-    key = None
-    if not is_observed():
-        tensors = (x, velocity, t, r) if out is None else (x, velocity, t, r, out)
-        key = _KNOWN_STEPS.key(tensors, (requested(backend),))
-        known = _KNOWN_STEPS.find(key)
-        if known is not None:
-            return _stepped(out, x, velocity, t, r, known)
-    given = t, r
+    given = (x, velocity, t, r, out)
+    known = None if torch.compiler.is_compiling() else _KNOWN_STEPS.find(given, (backend,))
+    if known is not None:
+        return _stepped(out, x, velocity, t, r, known)
     checks.state("x", x)
     checks.state("velocity", velocity, x)
     t, r = checks.scalars("t", t, x), checks.scalars("r", r, x)
@@ -112,8 +105,8 @@ def advance(
         _check_out(out, x)
     if is_plain(out, x, velocity, t, r):
         chosen = choose(backend, x.device)
-        if given[0] is t and given[1] is r:  # nothing was converted
-            _KNOWN_STEPS.remember(key, chosen)
+        if given[2] is t and given[3] is r:  # nothing was converted
+            _KNOWN_STEPS.remember(given, (backend,), chosen)
         return _stepped(out, x, velocity, t, r, chosen)
     backend = backend or AUTOMATIC
     _refuse_tangents(x, velocity)
@@ -129,8 +122,7 @@ def advance(
 
 
 # The backends of the calls that passed their checks.
-_KNOWN_POINTS: KnownCalls[ModuleType] = KnownCalls()
-_KNOWN_STEPS: KnownCalls[ModuleType] = KnownCalls()
+_KNOWN_POINTS, _KNOWN_STEPS = known_calls(ENVIRONMENT), known_calls(ENVIRONMENT)
 
 
 def _check_points(x: Tensor, z: Tensor, dtype: torch.dtype) -> None:

@@ -75,16 +75,16 @@ class LossPlan:
         )
 
 
-def empty_results(pred: Tensor, dtype: torch.dtype, options: LossOptions) -> tuple[Tensor, Tensor, Tensor]:
-    """New tensors for a loss in ``dtype``, its gradient to ``pred``, and the scales that this is stored with.
+Results = tuple[Tensor, Tensor | None, Tensor | None]
+"""A loss, its gradient to the prediction, and the scales ``[B]`` that this is stored with; None where there is none."""
 
-    The gradient is empty where it is not wanted, and the scales where there are none.
-    """
-    batch, scaled = pred.shape[:1], options.gradient_is_scaled(pred.dtype)
-    return (
-        pred.new_empty(batch if options.reduction == "none" else (), dtype=dtype),
-        torch.empty_like(pred, memory_format=torch.contiguous_format, requires_grad=False)
-        if options.with_gradient
-        else pred.new_empty(0),
-        pred.new_empty(batch if scaled else 0, dtype=torch.float32),
-    )
+
+def new_results(pred: Tensor, dtype: torch.dtype, options: LossOptions) -> Results:
+    """New tensors for the results, the loss in ``dtype``."""
+    batch, device = pred.shape[:1], pred.device
+    gradient = scales = None
+    if options.with_gradient:
+        gradient = torch.empty_like(pred, memory_format=torch.contiguous_format, requires_grad=False)
+        if options.gradient_is_scaled(pred.dtype):
+            scales = torch.empty(batch, dtype=torch.float32, device=device)
+    return torch.empty(batch if options.reduction == "none" else (), dtype=dtype, device=device), gradient, scales

@@ -1,61 +1,60 @@
-// How the bindings of both extensions read the tuples that rcgm_kernels/backends/native.py makes.
+// How the bindings of both extensions read the arguments of a loss and of an average.
 #pragma once
 
 #include <pybind11/pybind11.h>
 
+#include <vector>
+
 #include "arrays.h"
+#include "tensors.h"
 
 namespace rcgm {
 
-// Structs arrive as tuples of their fields.
-inline int64_t integer(const pybind11::tuple& fields, size_t i) { return fields[i].cast<int64_t>(); }
-inline double number(const pybind11::tuple& fields, size_t i) { return fields[i].cast<double>(); }
-inline pybind11::tuple fields_of(const pybind11::tuple& fields, size_t i) { return fields[i].cast<pybind11::tuple>(); }
-
-template <typename T = void>
-T* pointer(const pybind11::tuple& fields, size_t i) {
-  return reinterpret_cast<T*>(fields[i].cast<uintptr_t>());
+// The numbers of LossPlan.numbers.
+inline LossOptions loss_options(const pybind11::tuple& numbers) {
+  return loss_options([&](int i) { return pybind11::object(numbers[size_t(i)]).cast<double>(); });
 }
 
-// (address, distance between samples in elements, dtype); address 0 stands for no tensor.
-inline Array array(const pybind11::tuple& t) { return {pointer<const void>(t, 0), integer(t, 1), DType(integer(t, 2))}; }
-inline MutableArray mutable_array(const pybind11::tuple& t) { return {pointer(t, 0), integer(t, 1), DType(integer(t, 2))}; }
-
-// (address, strides of rows and samples in elements, whether float64); address 0 stands for ones.
-inline Scalars scalars(const pybind11::tuple& t) {
-  return {pointer<const void>(t, 0), integer(t, 1), integer(t, 2), integer(t, 3) != 0};
-}
-
-inline LossOptions loss_options(const pybind11::tuple& fields) {
-  return loss_options([&](int i) { return number(fields, size_t(i)); });
-}
-
-// What the LossArguments of both extensions share, of (batch, size, pred, terms, scalars, pred_coeff, scale, weight,
-// normalize_scale, options, loss, gradient, storage_scales, ...); terms, and what comes after these, are read by each.
+// What the LossArguments of both extensions share; the terms are read by each. `inputs` are the fields of LossInputs with
+// dense samples, `numbers` those of LossPlan, `results` the loss, its gradient and the scales, or None for what is not wanted.
 template <typename LossArguments>
-LossArguments loss_without_terms(const pybind11::tuple& t) {
+LossArguments loss_without_terms(const pybind11::tuple& inputs, const pybind11::tuple& numbers,
+                                 const pybind11::tuple& results) {
+  const Extent extent = extent_of(inputs[0]);
   LossArguments a = {};
-  a.batch = integer(t, 0);
-  a.size = integer(t, 1);
-  a.pred = array(fields_of(t, 2));
-  a.scalars = scalars(fields_of(t, 4));
-  a.pred_coeff = scalars(fields_of(t, 5));
-  a.scale = scalars(fields_of(t, 6));
-  a.weight = scalars(fields_of(t, 7));
-  a.normalize_scale = scalars(fields_of(t, 8));
-  a.options = loss_options(fields_of(t, 9));
-  a.loss = pointer(t, 10);
-  a.gradient = mutable_array(fields_of(t, 11));
-  a.storage_scales = pointer<float>(t, 12);
+  a.batch = extent.batch;
+  a.size = extent.size;
+  a.pred = array(inputs[0]);
+  a.scalars = scalars(inputs[2]);
+  a.pred_coeff = scalars(inputs[3]);
+  a.scale = scalars(inputs[4]);
+  a.weight = scalars(inputs[5]);
+  a.normalize_scale = scalars(inputs[6]);
+  a.options = loss_options(numbers);
+  a.loss = address(results[0]);
+  a.gradient = mutable_array(results[1]);
+  a.storage_scales = address<float>(results[2]);
   return a;
 }
 
-inline pybind11::tuple terms_of_loss(const pybind11::tuple& t) { return fields_of(t, 3); }
+inline pybind11::list terms_of_loss(const pybind11::tuple& inputs) { return pybind11::list(pybind11::object(inputs[1])); }
 
-// (average, param, copy, elements, dtypes of the three)
-inline EmaTensor ema_tensor(const pybind11::tuple& t) {
-  return {pointer(t, 0),         pointer<const void>(t, 1), pointer(t, 2),        integer(t, 3),
-          DType(integer(t, 4)), DType(integer(t, 5)),      DType(integer(t, 6))};
+// The tensors of a model, the averages first; `copies` may be empty.
+inline std::vector<EmaTensor> ema_tensors(const pybind11::list& averages, const pybind11::list& params,
+                                          const pybind11::list& copies) {
+  std::vector<EmaTensor> tensors;
+  tensors.reserve(averages.size());
+  for (size_t i = 0; i < averages.size(); ++i) {
+    const TensorView average = view_of(averages[i]), param = view_of(params[i]);
+    EmaTensor e = {average.data,      param.data,      nullptr,          elements_of(average),
+                   dtype_of(average), dtype_of(param), DType::kFloat32};
+    if (copies.size()) {
+      const TensorView copy = view_of(copies[i]);
+      e.copy = copy.data, e.copy_dtype = dtype_of(copy);
+    }
+    tensors.push_back(e);
+  }
+  return tensors;
 }
 
 }  // namespace rcgm

@@ -1,90 +1,78 @@
 // rcgm_kernels._cpu: the CPU kernels behind raw pointers. The Python side has checked every argument.
 #include <pybind11/pybind11.h>
 
+#include <cstdlib>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "../common/fields.h"
 #include "kernels.h"
+#include "known_calls.h"
 
 namespace py = pybind11;
 using namespace rcgm;
 
 namespace {
 
-// (instruction set or an empty string for the best one, threads)
-struct Place {
-  const Kernels& kernels;
-  int threads;
-};
-
-Place place(const py::tuple& t) {
-  const std::string isa = t[0].cast<std::string>();
-  const Kernels* found = kernels_for(isa.empty() ? nullptr : isa.c_str());
+// The kernels for the instruction set that RCGM_CPU_ISA names, or else for the best one.
+const Kernels& kernels() {
+  const char* isa = std::getenv("RCGM_CPU_ISA");
+  const Kernels* found = kernels_for(isa && *isa ? isa : nullptr);
   if (!found) throw std::invalid_argument("RCGM_CPU_ISA must be one of " + std::string(isa_names()) + ", got " + isa);
-  return {*found, int(integer(t, 1))};
-}
-
-LossArguments loss_arguments(const py::tuple& t) {
-  const py::tuple terms = terms_of_loss(t);
-  if (terms.size() > size_t(kMaxTerms)) throw std::invalid_argument("more terms than kMaxTerms");
-  LossArguments a = loss_without_terms<LossArguments>(t);
-  a.float64 = a.pred.dtype == DType::kFloat64;
-  for (size_t i = 0; i < terms.size(); ++i) {
-    const Array term = array(fields_of(terms, i));
-    a.float64 |= term.dtype == DType::kFloat64;
-    a.terms[a.count++] = term;
-  }
-  return a;
+  return *found;
 }
 
 // Returns the first sample whose knots are out of order, or -1.
-int64_t residual_loss(const py::tuple& where, const py::tuple& loss) {
-  const Place here = place(where);
-  LossArguments a = loss_arguments(loss);
-  a.threads = here.threads;
+int64_t residual_loss(const py::tuple& inputs, const py::tuple& numbers, const py::tuple& results, int threads) {
+  const Kernels& here = kernels();
+  LossArguments a = loss_without_terms<LossArguments>(inputs, numbers, results);
+  const py::list terms = terms_of_loss(inputs);
+  if (terms.size() > size_t(kMaxTerms)) throw std::invalid_argument("more terms than kMaxTerms");
+  a.float64 = a.pred.dtype == DType::kFloat64;
+  for (const py::handle& term : terms) {
+    const Array read = array(term);
+    a.float64 |= read.dtype == DType::kFloat64;
+    a.terms[a.count++] = read;
+  }
+  a.threads = threads;
   const py::gil_scoped_release release;
-  return here.kernels.residual_loss(a);
+  return here.residual_loss(a);
 }
 
-// batch, size, x, z, points, alpha, gamma, out
-void interpolate(const py::tuple& where, const py::tuple& t) {
-  const Place here = place(where);
-  const InterpolateArguments a = {integer(t, 0),           integer(t, 1),           array(fields_of(t, 2)),
-                                  array(fields_of(t, 3)),   int(integer(t, 4)),      scalars(fields_of(t, 5)),
-                                  scalars(fields_of(t, 6)), mutable_array(fields_of(t, 7)), here.threads};
+void interpolate(py::handle x, py::handle z, py::handle alpha, py::handle gamma, py::handle out, int threads) {
+  const Kernels& here = kernels();
+  const Extent extent = extent_of(x);
+  const int points = int(extent_of(out).batch);
+  const InterpolateArguments a = {extent.batch,   extent.size,    array(x),              array(z), points,
+                                  scalars(alpha), scalars(gamma), mutable_array(out, 1), threads};
   const py::gil_scoped_release release;
-  here.kernels.interpolate(a);
+  here.interpolate(a);
 }
 
-// batch, size, x, velocity, t, r, out
-void advance(const py::tuple& where, const py::tuple& t) {
-  const Place here = place(where);
-  const AdvanceArguments a = {integer(t, 0),           integer(t, 1),           array(fields_of(t, 2)),
-                              array(fields_of(t, 3)),   scalars(fields_of(t, 4)), scalars(fields_of(t, 5)),
-                              mutable_array(fields_of(t, 6)), here.threads};
+void advance(py::handle x, py::handle velocity, py::handle t, py::handle r, py::handle out, int threads) {
+  const Kernels& here = kernels();
+  const Extent extent = extent_of(x);
+  const AdvanceArguments a = {extent.batch, extent.size, array(x),           array(velocity),
+                              scalars(t),   scalars(r),  mutable_array(out), threads};
   const py::gil_scoped_release release;
-  here.kernels.advance(a);
+  here.advance(a);
 }
 
-// batch, size, gradient, upstream, scales
-void scale(const py::tuple& where, const py::tuple& t) {
-  const Place here = place(where);
-  const ScaleArguments a = {integer(t, 0),           integer(t, 1), mutable_array(fields_of(t, 2)), scalars(fields_of(t, 3)),
-                            scalars(fields_of(t, 4)), here.threads};
+void scale(py::handle gradient, py::handle upstream, py::handle scales, int threads) {
+  const Kernels& here = kernels();
+  const Extent extent = extent_of(gradient);
+  const ScaleArguments a = {extent.batch, extent.size, mutable_array(gradient), scalars(upstream), scalars(scales), threads};
   const py::gil_scoped_release release;
-  here.kernels.scale(a);
+  here.scale(a);
 }
 
-void ema(const py::tuple& where, const py::list& entries, double decay) {
-  const Place here = place(where);
-  std::vector<EmaTensor> tensors;
-  tensors.reserve(entries.size());
-  for (const py::handle& entry : entries) tensors.push_back(ema_tensor(entry.cast<py::tuple>()));
-  const EmaArguments a = {tensors.data(), int64_t(tensors.size()), decay, here.threads};
+void ema(const py::list& averages, const py::list& params, const py::list& copies, double decay, int threads) {
+  const Kernels& here = kernels();
+  const std::vector<EmaTensor> tensors = ema_tensors(averages, params, copies);
+  const EmaArguments a = {tensors.data(), int64_t(tensors.size()), decay, threads};
   const py::gil_scoped_release release;
-  here.kernels.ema(a);
+  here.ema(a);
 }
 
 }  // namespace
@@ -97,4 +85,8 @@ PYBIND11_MODULE(_cpu, module) {
   module.def("advance", &advance);
   module.def("scale", &scale);
   module.def("ema", &ema);
+  py::class_<KnownCalls>(module, "KnownCalls", "See rcgm_kernels/known.py.")
+      .def(py::init<std::string, py::tuple>())
+      .def("find", &KnownCalls::find)
+      .def("remember", &KnownCalls::remember);
 }

@@ -15,56 +15,53 @@ using namespace rcgm::gpu;
 namespace {
 
 // (device, stream)
-Place place(const py::tuple& t) { return {int(integer(t, 0)), pointer(t, 1)}; }
+Place place(const py::tuple& t) { return {t[0].cast<int>(), reinterpret_cast<void*>(t[1].cast<uintptr_t>())}; }
 
-// As loss_without_terms, and then: workspace, counter
-LossArguments loss_arguments(const py::tuple& t) {
-  const py::tuple terms = terms_of_loss(t);
-  LossArguments a = loss_without_terms<LossArguments>(t);
+// `memory` is the workspace and the counter.
+LossArguments loss_arguments(const py::tuple& inputs, const py::tuple& numbers, const py::tuple& results,
+                             const py::tuple& memory) {
+  LossArguments a = loss_without_terms<LossArguments>(inputs, numbers, results);
+  const py::list terms = terms_of_loss(inputs);
   const bool pred_first = a.options.pred_in_residual;
   if (terms.size() + pred_first > size_t(kMaxTerms)) throw std::invalid_argument("more terms than kMaxTerms");
   if (pred_first) a.tensors[a.count++] = a.pred;
-  for (size_t i = 0; i < terms.size(); ++i) a.tensors[a.count++] = array(fields_of(terms, i));
-  a.workspace = pointer<double>(t, 13);
-  a.counter = pointer<unsigned>(t, 14);
+  for (const py::handle& term : terms) a.tensors[a.count++] = array(term);
+  a.workspace = address<double>(memory[0]);
+  a.counter = address<unsigned>(memory[1]);
   return a;
 }
 
-std::vector<EmaTensor> ema_tensors(const py::list& entries) {
-  std::vector<EmaTensor> tensors;
-  tensors.reserve(entries.size());
-  for (const py::handle& entry : entries) tensors.push_back(ema_tensor(entry.cast<py::tuple>()));
-  return tensors;
-}
-
-py::tuple loss_description(const py::tuple& where, const py::tuple& loss) {
-  const LossDescription d = describe_loss(loss_arguments(loss), place(where).device);
+py::tuple loss_description(const py::tuple& where, const py::tuple& inputs, const py::tuple& numbers, const py::tuple& results,
+                           const py::tuple& memory) {
+  const LossDescription d = describe_loss(loss_arguments(inputs, numbers, results, memory), place(where).device);
   return py::make_tuple(d.path, d.lanes, d.cluster, d.blocks, d.shared_bytes);
 }
 
-void residual_loss_of(const py::tuple& where, const py::tuple& loss) { residual_loss(loss_arguments(loss), place(where)); }
+void residual_loss_of(const py::tuple& where, const py::tuple& inputs, const py::tuple& numbers, const py::tuple& results,
+                      const py::tuple& memory) {
+  residual_loss(loss_arguments(inputs, numbers, results, memory), place(where));
+}
 
-// batch, size, x, z, points, alpha, gamma, out
-void interpolate_of(const py::tuple& where, const py::tuple& t) {
-  interpolate({integer(t, 0), integer(t, 1), array(fields_of(t, 2)), array(fields_of(t, 3)), int(integer(t, 4)),
-               scalars(fields_of(t, 5)), scalars(fields_of(t, 6)), mutable_array(fields_of(t, 7))},
+void interpolate_of(const py::tuple& where, py::handle x, py::handle z, py::handle alpha, py::handle gamma, py::handle out) {
+  const Extent extent = extent_of(x);
+  const int points = int(extent_of(out).batch);
+  interpolate({extent.batch, extent.size, array(x), array(z), points, scalars(alpha), scalars(gamma), mutable_array(out, 1)},
               place(where));
 }
 
-// batch, size, x, velocity, t, r, out
-void advance_of(const py::tuple& where, const py::tuple& t) {
-  advance({integer(t, 0), integer(t, 1), array(fields_of(t, 2)), array(fields_of(t, 3)), scalars(fields_of(t, 4)),
-           scalars(fields_of(t, 5)), mutable_array(fields_of(t, 6))},
-          place(where));
+void advance_of(const py::tuple& where, py::handle x, py::handle velocity, py::handle t, py::handle r, py::handle out) {
+  const Extent extent = extent_of(x);
+  advance({extent.batch, extent.size, array(x), array(velocity), scalars(t), scalars(r), mutable_array(out)}, place(where));
 }
 
-// batch, size, gradient, upstream, scales
-void scale_of(const py::tuple& where, const py::tuple& t) {
-  scale({integer(t, 0), integer(t, 1), mutable_array(fields_of(t, 2)), scalars(fields_of(t, 3)), scalars(fields_of(t, 4))},
-        place(where));
+void scale_of(const py::tuple& where, py::handle gradient, py::handle upstream, py::handle scales) {
+  const Extent extent = extent_of(gradient);
+  scale({extent.batch, extent.size, mutable_array(gradient), scalars(upstream), scalars(scales)}, place(where));
 }
 
-void ema_of(const py::tuple& where, const py::list& entries, double decay) { ema(ema_tensors(entries), decay, place(where)); }
+void ema_of(const py::tuple& where, const py::list& averages, const py::list& params, const py::list& copies, double decay) {
+  ema(ema_tensors(averages, params, copies), decay, place(where));
+}
 
 }  // namespace
 

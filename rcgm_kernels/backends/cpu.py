@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from rcgm_kernels import checks
-from rcgm_kernels.backends import native, reference
+from rcgm_kernels.backends import reference
 from rcgm_kernels.inputs import LossInputs
-from rcgm_kernels.layout import dense_samples, sample_size
-from rcgm_kernels.plan import LossPlan, empty_results
+from rcgm_kernels.layout import dense_samples
+from rcgm_kernels.plan import LossPlan, Results, new_results
 
 try:
     from rcgm_kernels import _cpu
@@ -35,17 +34,17 @@ def supports(device: torch.device) -> bool:
 
 
 def instruction_sets() -> list[str]:
-    """The instruction sets that run here, best first; ``RCGM_CPU_ISA`` forces one."""
+    """The instruction sets that run here, best first; ``RCGM_CPU_ISA`` forces one (csrc/cpu/bindings.cpp)."""
     return _cpu.isa_names().split(",")
 
 
-def residual_loss(inputs: LossInputs, plan: LossPlan) -> tuple[Tensor, Tensor, Tensor]:
+def residual_loss(inputs: LossInputs, plan: LossPlan) -> Results:
     """See :func:`rcgm_kernels.backends.reference.residual_loss`."""
     if not plan.batch * plan.size:
         return reference.residual_loss(inputs, plan)
     inputs = inputs if plan.dense else inputs.with_dense_samples()
-    results = empty_results(inputs.pred, plan.dtype, plan.options)
-    unordered = _cpu.residual_loss(_place(), native.loss_arguments(inputs, plan, results))
+    results = new_results(inputs.pred, plan.dtype, plan.options)
+    unordered = _cpu.residual_loss(inputs, plan.numbers, results, torch.get_num_threads())
     if unordered >= 0:
         raise checks.unordered(inputs.scalars, unordered)
     return results
@@ -55,27 +54,20 @@ def scale_gradient_(gradient: Tensor, upstream: Tensor, scales: Tensor) -> None:
     """See :func:`rcgm_kernels.backends.reference.scale_gradient_`."""
     if upstream.dtype not in (torch.float32, torch.float64):
         upstream = upstream.float()
-    factors = native.numbers(upstream), native.numbers(scales if scales.numel() else None)
-    _cpu.scale(_place(), (gradient.shape[0], sample_size(gradient), native.array(gradient), *factors))
+    _cpu.scale(gradient, upstream, scales if scales.numel() else None, torch.get_num_threads())
 
 
 def interpolate(x: Tensor, z: Tensor, alpha: Tensor, gamma: Tensor, out_dtype: torch.dtype) -> Tensor:
     """See :func:`rcgm_kernels.backends.reference.interpolate`."""
-    x, z = dense_samples(x.detach()), dense_samples(z.detach())
-    size = sample_size(x)
     out = torch.empty((alpha.shape[0], *x.shape), dtype=out_dtype)
-    target = (out.data_ptr(), size, native.DTYPES[out_dtype])
-    arrays = (native.array(x), native.array(z), alpha.shape[0], native.numbers(alpha), native.numbers(gamma), target)
-    _cpu.interpolate(_place(), (x.shape[0], size, *arrays))
+    _cpu.interpolate(dense_samples(x), dense_samples(z), alpha, gamma, out, torch.get_num_threads())
     return out
 
 
 def advance_(out: Tensor, x: Tensor, velocity: Tensor, t: Tensor, r: Tensor) -> None:
     """See :func:`rcgm_kernels.backends.reference.advance_`."""
-    x, velocity = dense_samples(x), dense_samples(velocity)
     target = dense_samples(out)  # a copy where the samples of `out` are not dense
-    arrays = (native.array(x), native.array(velocity), native.numbers(t), native.numbers(r), native.array(target))
-    _cpu.advance(_place(), (x.shape[0], sample_size(x), *arrays))
+    _cpu.advance(dense_samples(x), dense_samples(velocity), t, r, target, torch.get_num_threads())
     if target is not out:
         out.copy_(target)
 
@@ -83,9 +75,4 @@ def advance_(out: Tensor, x: Tensor, velocity: Tensor, t: Tensor, r: Tensor) -> 
 def ema_update_(ema: Sequence[Tensor], params: Sequence[Tensor], decay: float, copies: Sequence[Tensor]) -> None:
     """See :func:`rcgm_kernels.backends.reference.ema_update_`."""
     params = [param.contiguous() for param in params]
-    _cpu.ema(_place(), native.ema_entries(ema, params, copies), decay)
-
-
-def _place() -> tuple[str, int]:
-    """Instruction set (empty: the best) and threads."""
-    return os.environ.get(ISA_ENVIRONMENT, ""), torch.get_num_threads()
+    _cpu.ema(list(ema), params, list(copies), decay, torch.get_num_threads())

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rcgm_kernels.backends import native, reference
+from rcgm_kernels.backends import reference
 from rcgm_kernels.inputs import LossInputs
-from rcgm_kernels.layout import dense_samples, sample_size
-from rcgm_kernels.plan import LossPlan, empty_results
+from rcgm_kernels.layout import dense_samples
+from rcgm_kernels.plan import LossPlan, Results, new_results
 
 try:
     import rcgm_kernels._cuda as _cuda
@@ -38,7 +38,7 @@ def supports(device: torch.device) -> bool:
     return device.type == "cuda" and _runs_on(torch.cuda.current_device() if device.index is None else device.index)
 
 
-def residual_loss(inputs: LossInputs, plan: LossPlan) -> tuple[Tensor, Tensor, Tensor]:
+def residual_loss(inputs: LossInputs, plan: LossPlan) -> Results:
     """See :func:`rcgm_kernels.backends.reference.residual_loss`.
 
     One launch, but for samples that do not fit on the chip with a metric, weight or normalisation that needs a sample's
@@ -47,11 +47,10 @@ def residual_loss(inputs: LossInputs, plan: LossPlan) -> tuple[Tensor, Tensor, T
     if not plan.batch * plan.size:
         return reference.residual_loss(inputs, plan)
     inputs, device = inputs if plan.dense else inputs.with_dense_samples(), inputs.pred.device
-    results = empty_results(inputs.pred, plan.dtype, plan.options)
+    results = new_results(inputs.pred, plan.dtype, plan.options)
     doubles = _cuda.loss_workspace(device.index or 0, plan.batch, plan.size, plan.positions)
-    workspace, counter = torch.empty(doubles, dtype=torch.float64, device=device), _counter(device)
-    arguments = native.loss_arguments(inputs, plan, results)
-    _launch("residual_loss", device, (*arguments, workspace.data_ptr(), counter.data_ptr()))
+    memory = torch.empty(doubles, dtype=torch.float64, device=device), _counter(device)
+    _launch("residual_loss", device, inputs, plan.numbers, results, memory)
     return results
 
 
@@ -61,20 +60,14 @@ def scale_gradient_(gradient: Tensor, upstream: Tensor, scales: Tensor) -> None:
         return
     if upstream.dtype not in (torch.float32, torch.float64):
         upstream = upstream.float()
-    factors = native.numbers(upstream), native.numbers(scales if scales.numel() else None)
-    _launch("scale", gradient.device, (gradient.shape[0], sample_size(gradient), native.array(gradient), *factors))
+    _launch("scale", gradient.device, gradient, upstream, scales if scales.numel() else None)
 
 
 def interpolate(x: Tensor, z: Tensor, alpha: Tensor, gamma: Tensor, out_dtype: torch.dtype) -> Tensor:
     """See :func:`rcgm_kernels.backends.reference.interpolate`."""
-    x, z = dense_samples(x.detach()), dense_samples(z.detach())
     out = torch.empty((alpha.shape[0], *x.shape), dtype=out_dtype, device=x.device)
     if out.numel():
-        size = sample_size(x)
-        target = (out.data_ptr(), size, native.DTYPES[out_dtype])
-        rows = native.numbers(alpha), native.numbers(gamma)
-        arrays = (native.array(x), native.array(z), alpha.shape[0], *rows, target)
-        _launch("interpolate", x.device, (x.shape[0], size, *arrays))
+        _launch("interpolate", x.device, dense_samples(x), dense_samples(z), alpha, gamma, out)
     return out
 
 
@@ -82,10 +75,8 @@ def advance_(out: Tensor, x: Tensor, velocity: Tensor, t: Tensor, r: Tensor) -> 
     """See :func:`rcgm_kernels.backends.reference.advance_`."""
     if out.numel() == 0:
         return
-    x, velocity = dense_samples(x), dense_samples(velocity)
     target = dense_samples(out)  # a copy where the samples of `out` are not dense
-    arrays = (native.array(x), native.array(velocity), native.numbers(t), native.numbers(r), native.array(target))
-    _launch("advance", x.device, (x.shape[0], sample_size(x), *arrays))
+    _launch("advance", x.device, dense_samples(x), dense_samples(velocity), t, r, target)
     if target is not out:
         out.copy_(target)
 
@@ -95,8 +86,7 @@ def ema_update_(ema: Sequence[Tensor], params: Sequence[Tensor], decay: float, c
     if not ema:
         return
     params = [param.contiguous() for param in params]
-    entries = native.ema_entries(ema, params, copies)
-    _launch("ema", ema[0].device, entries, decay)
+    _launch("ema", ema[0].device, list(ema), params, list(copies), decay)
 
 
 def _launch(name: str, device: torch.device, *arguments: object) -> None:

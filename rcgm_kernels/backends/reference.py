@@ -15,7 +15,7 @@ from rcgm_kernels.coefficients import recursive_coefficients
 from rcgm_kernels.inputs import LossInputs
 from rcgm_kernels.layout import batched, compute_dtype
 from rcgm_kernels.options import AdaptiveWeight, LossOptions, Metric
-from rcgm_kernels.plan import LossPlan
+from rcgm_kernels.plan import LossPlan, Results
 
 NAME = "reference"
 
@@ -29,11 +29,9 @@ def supports(device: torch.device) -> bool:
     return True
 
 
-def residual_loss(inputs: LossInputs, plan: LossPlan) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss, the gradient to ``pred``, and the scales ``[B]`` that its samples are stored with.
-
-    The gradient is empty where it is not wanted, and the scales where there are none.
-    """
+@torch.no_grad()
+def residual_loss(inputs: LossInputs, plan: LossPlan) -> Results:
+    """The loss, the gradient to ``pred`` if it is wanted, and the scales ``[B]`` that its samples are stored with."""
     pred, terms, scalars, pred_coeff, scale, weight, normalize_scale = inputs
     options, dtype, size = plan.options, plan.dtype, plan.size
     if options.times and scalars.device.type == "cpu":
@@ -73,9 +71,9 @@ def residual_loss(inputs: LossInputs, plan: LossPlan) -> tuple[Tensor, Tensor, T
         loss, gradient = loss.masked_fill(weight == 0, 0), gradient.masked_fill(left_out, 0)
     if options.reduction != "none":
         loss = loss.mean() if options.reduction == "mean" else loss.sum()
-    scales = pred.new_empty(0, dtype=torch.float32)
     if not options.with_gradient:
-        return loss, pred.new_empty(0), scales
+        return loss, None, None
+    scales = None
     if plan.scaled:
         scales = _storage_scales(gradient)
         gradient = gradient * batched(scales.to(dtype), gradient)

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from rcgm_kernels import checks
-from rcgm_kernels.backends.native import DTYPES
 from rcgm_kernels.inputs import LossInputs
 from rcgm_kernels.options import METRICS, REDUCTIONS, LossOptions, Metric
 from rcgm_kernels.plan import LossPlan
@@ -29,10 +28,6 @@ def plain(names: tuple[str, ...]) -> dict[str, int]:
 def test_metrics_and_reductions_have_the_places_of_their_names():
     assert enumerators("Metric") == plain(METRICS)
     assert enumerators("Reduction") == plain(REDUCTIONS)
-
-
-def test_dtypes_have_the_same_numbers():
-    assert enumerators("DType") == {str(dtype).removeprefix("torch."): number for dtype, number in DTYPES.items()}
 
 
 def test_the_most_terms_are_the_same():

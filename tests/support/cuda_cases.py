@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 
@@ -51,7 +52,7 @@ class Place:
 
     def path(self) -> tuple[str, int, int]:
         """How the last loss was split: path, threads a sample, blocks a cluster."""
-        return self.module.describe_loss((0, 0), self.losses[-1])[:3]
+        return self.module.describe_loss((0, 0), *self.losses[-1])[:3]
 
 
 L2 = Metric()
@@ -147,25 +148,32 @@ def assert_close(got: Tensor, want: Tensor, tolerance: float) -> None:
     assert error <= tolerance * size + 1e-30, f"relative error {float(error / size):.2e}, allowed {tolerance:.0e}"
 
 
+def assert_same(results: Sequence[Tensor | None], others: Sequence[Tensor | None]) -> None:
+    """Bit for bit; None where the other is None."""
+    for one, other in zip(results, others, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or torch.equal(one, other)
+
+
 def check_loss(place: Place, case: Case, inputs: LossInputs | None = None) -> tuple[Tensor, Tensor]:
     inputs = case.inputs() if inputs is None else inputs
     got_loss, got_gradient, scales = loss_by(cuda, case, moved(inputs, place.device))
     want_loss, want_gradient = expected(case, inputs)
     compute = F64 if F64 in case.dtypes else F32
     assert got_loss.dtype == compute
-    assert got_gradient.dtype == case.dtypes[0]
     assert_close(got_loss, want_loss, TOLERANCE[compute])
     if case.with_gradient:
+        assert got_gradient.dtype == case.dtypes[0]
         assert got_gradient.is_contiguous()
         if case.dtypes[0] == F16:
             assert scales.shape == (case.batch,)
             assert got_gradient.nan_to_num(0, 0, 0).abs().max() < 2**15 * (1 + 1e-3)
             got_gradient = got_gradient.double() / batched(scales.double(), got_gradient)
         else:
-            assert not scales.numel()
+            assert scales is None
         assert_close(got_gradient, want_gradient, max(TOLERANCE[case.dtypes[0]], TOLERANCE[compute]))
     else:
-        assert got_gradient.numel() == 0
+        assert got_gradient is None
     return got_loss, got_gradient
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from rcgm_kernels import checks
 from rcgm_kernels.backends import reference
 from rcgm_kernels.inputs import LossInputs
-from rcgm_kernels.plan import LossPlan
+from rcgm_kernels.plan import LossPlan, Results
 
 NAME = "triton"
 DEVICES = ("cuda", "xpu")  # torch calls an AMD GPU "cuda", too
@@ -35,7 +35,7 @@ def supports(device: torch.device) -> bool:
     return device.type in DEVICES or (device.type == "cpu" and _interpreting())
 
 
-def residual_loss(inputs: LossInputs, plan: LossPlan) -> tuple[Tensor, Tensor, Tensor]:
+def residual_loss(inputs: LossInputs, plan: LossPlan) -> Results:
     """See :func:`rcgm_kernels.backends.reference.residual_loss`."""
     from rcgm_kernels.backends.triton import loss
 

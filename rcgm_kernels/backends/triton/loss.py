@@ -21,7 +21,7 @@ from rcgm_kernels.backends.triton.loss_finish import finish_samples
 from rcgm_kernels.backends.triton.loss_samples import gradient_of_samples, sums_of_samples, whole_samples
 from rcgm_kernels.inputs import LossInputs
 from rcgm_kernels.options import LossOptions
-from rcgm_kernels.plan import LossPlan, empty_results
+from rcgm_kernels.plan import LossPlan, Results, new_results
 
 WHOLE = 16384  # elements of the largest sample that one program keeps in registers
 TIGHT_CLIP = 1024.0  # as in formulas.h
@@ -51,7 +51,7 @@ class Form(NamedTuple):
         return self.metric != "l2" or self.cosine or self.normalize or self.adaptive != "" or not self.tight
 
 
-def residual_loss(inputs: LossInputs, plan: LossPlan) -> tuple[Tensor, Tensor, Tensor]:
+def residual_loss(inputs: LossInputs, plan: LossPlan) -> Results:
     """See :func:`rcgm_kernels.backends.reference.residual_loss`."""
     inputs, options = inputs if plan.dense else inputs.with_dense_samples(), plan.options
     pred, terms, *numbers = inputs
@@ -59,7 +59,7 @@ def residual_loss(inputs: LossInputs, plan: LossPlan) -> tuple[Tensor, Tensor, T
         None if values is None else values.contiguous() for values in numbers
     )
     batch, size, positions = plan.batch, plan.size, plan.positions
-    _, gradient, scales = empty_results(pred, plan.dtype, plan.options)
+    _, gradient, scales = new_results(pred, plan.dtype, plan.options)
     losses = pred.new_empty(batch, dtype=plan.dtype)
     tensors = [pred, *terms] if options.pred_in_residual else terms
     read = {
@@ -75,16 +75,16 @@ def residual_loss(inputs: LossInputs, plan: LossPlan) -> tuple[Tensor, Tensor, T
     }
     finishing = {
         "LOSSES": losses,
-        "SCALES": scales if plan.scaled else None,
+        "SCALES": scales,
         "NORMALIZE_SCALE": normalize_scale,
         **_numbers(options, size, positions),
         "SHARE": options.share(batch),
     }
-    form = _form(plan)
+    form, written = _form(plan), pred.new_empty(0) if gradient is None else gradient
     if positions:
-        _launch_channels(read, finishing, gradient, batch, size, positions, form)
+        _launch_channels(read, finishing, written, batch, size, positions, form)
     else:
-        _launch(read, finishing, gradient, batch, size, form)
+        _launch(read, finishing, written, batch, size, form)
     if options.reduction == "mean":
         losses = losses.mean()
     elif options.reduction == "sum":

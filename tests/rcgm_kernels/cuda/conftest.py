@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rcgm_kernels.backends import cuda
 from rcgm_kernels.options import LossOptions
-from rcgm_kernels.plan import empty_results
+from rcgm_kernels.plan import Results, new_results
 from tests.support.compiled import Compilation, make_all, run
 from tests.support.cuda_builds import EMULATION, HEADERS, ROOT, SOURCES, bindings, host_compiler, load_extension
 from tests.support.cuda_cases import Place
@@ -62,15 +62,15 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 
     def launch(name: str, device: torch.device, *arguments: object) -> None:
         if name == "residual_loss":
-            here.losses.append(arguments[0])
+            here.losses.append(arguments)
         if request.param == "gpu":
             launch_on_gpu(name, device, *arguments)
         else:
             getattr(cuda._cuda, name)((0, 0), *arguments)
 
-    def results(pred: Tensor, dtype: torch.dtype, options: LossOptions) -> tuple[Tensor, ...]:
-        made = empty_results(pred, dtype, options)
-        return tuple(here.empty(tuple(tensor.shape), tensor.dtype) for tensor in made)
+    def results(pred: Tensor, dtype: torch.dtype, options: LossOptions) -> Results:
+        made = new_results(pred, dtype, options)
+        return tuple(None if tensor is None else here.empty(tuple(tensor.shape), tensor.dtype) for tensor in made)
 
     def empty(*shape, dtype: torch.dtype, device: torch.device) -> Tensor:
         assert torch.device(device).type == here.device.type
@@ -79,7 +79,7 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 
     monkeypatch.setattr(cuda, "_launch", launch)
     monkeypatch.setattr(torch, "empty", empty)
-    monkeypatch.setattr(cuda, "empty_results", results)
+    monkeypatch.setattr(cuda, "new_results", results)
     here.emulate()
     yield here
     if request.param == "emulated":

@@ -11,7 +11,21 @@ from torch import Tensor
 
 from rcgm_kernels.backends import cuda, reference
 from rcgm_kernels.inputs import LossInputs
-from tests.support.cuda_cases import BF16, CHANNELS, F16, F32, F64, L2, METRICS, Case, Place, check_loss, loss_by, moved
+from tests.support.cuda_cases import (
+    BF16,
+    CHANNELS,
+    F16,
+    F32,
+    F64,
+    L2,
+    METRICS,
+    Case,
+    Place,
+    assert_same,
+    check_loss,
+    loss_by,
+    moved,
+)
 
 
 @pytest.mark.parametrize("size", [3, 40, 1000, 3000, 40000])
@@ -141,8 +155,7 @@ def test_numbers_may_have_any_stride(place: Place) -> None:
         if name != "scalars"
     }
     inputs = inputs._replace(scalars=inputs.scalars.t().contiguous().t(), **spaced)
-    for one, other in zip(contiguous, loss_by(cuda, case, inputs), strict=True):
-        assert torch.equal(one, other)
+    assert_same(contiguous, loss_by(cuda, case, inputs))
 
 
 @pytest.mark.parametrize(("batch", "size"), [(0, 4), (3, 0), (0, 0)])

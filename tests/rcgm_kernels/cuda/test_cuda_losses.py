@@ -6,9 +6,21 @@ import math
 from dataclasses import replace
 
 import pytest
-import torch
 
-from tests.support.cuda_cases import ALONE, BF16, CHANNELS, DTYPES, F16, F32, F64, METRICS, Case, Place, check_loss
+from tests.support.cuda_cases import (
+    ALONE,
+    BF16,
+    CHANNELS,
+    DTYPES,
+    F16,
+    F32,
+    F64,
+    METRICS,
+    Case,
+    Place,
+    assert_same,
+    check_loss,
+)
 
 SIZES = (1, 2, 7, 8, 64, 1000, 1025, 4096, 20000)
 
@@ -85,8 +97,7 @@ def check_split(place: Place, case: Case, device: dict[str, int], path: str, clu
         got_path, _, got_cluster = place.path()
         assert (got_path, got_cluster) == (path, cluster)
     place.emulate(**device, backwards=True)
-    for one, other in zip(first, check_loss(place, case), strict=True):
-        assert torch.equal(one, other)
+    assert_same(first, check_loss(place, case))
 
 
 @pytest.mark.parametrize("name", CHANNEL_PATHS)
