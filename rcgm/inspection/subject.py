@@ -9,24 +9,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from rcgm.config import (
     TrainConfig,
     apply_overrides,
     build_dataset_from,
-    build_model_from,
     build_objective_from,
     fit_to_data,
     load_config,
     parse_config,
 )
 from rcgm.data import BatchStream
+from rcgm.engine import conditions
 from rcgm.objectives import Objective
 from rcgm.roles import base_of
 from rcgm.runs import load_run
+from rcgm.runs.conditions import takes_condition
+from rcgm.runs.networks import build_network
 from rcgm.seeds import Purpose, seed_of
-from rcgm.training.initial_weights import begin_from
 from rcgm.training.teacher import initialise_from, load_teacher
 
 __all__ = ["Subject", "subject_of_config", "subject_of_run"]
@@ -63,9 +63,9 @@ class Subject:
         """
         x, labels = BatchStream(self.dataset, count, self.config.seed)[0]
         device = next(base_of(self.network).parameters()).device
-        if isinstance(labels, Tensor) and getattr(self.network, "num_classes", None) is None:
-            labels = None
-        return x.to(device), pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), labels)
+        return x.to(device), conditions.moved(
+            labels if takes_condition(self.network, self.dataset.info) else None, device
+        )
 
 
 def subject_of_config(path: str | Path, overrides: Sequence[str], device: torch.device) -> Subject:
@@ -79,14 +79,12 @@ def subject_of_config(path: str | Path, overrides: Sequence[str], device: torch.
     config = fit_to_data(config, dataset.info)
     objective = build_objective_from(config)
     torch.manual_seed(seed_of(config.seed, Purpose.INITIAL_WEIGHTS))
-    network = build_model_from(config).to(device)
+    network = build_network(config, device, begin=True)
     if config.teacher is not None and config.teacher.initialise_student:
         classes = config.model.arguments.get("num_classes")
         initialise_from(
             load_teacher(config.teacher, objective, dataset.info, num_classes=classes, device=device), network
         )
-    if config.init_from is not None:
-        begin_from(config.init_from, network, objective.transport)
     return Subject(str(path), config, network, dataset, objective)
 
 
@@ -102,7 +100,7 @@ def subject_of_run(
     config = parse_config(apply_overrides(run.config.model_dump(mode="json"), overrides))
     network = run.network
     if config.model != run.config.model:
-        network = build_model_from(config).to(device)
+        network = build_network(config, device, begin=False)
         try:
             network.load_state_dict(run.network.state_dict())
         except RuntimeError as error:
