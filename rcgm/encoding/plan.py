@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +13,7 @@ from rcgm.data import ImageFolder
 from rcgm.data.image_files import WHITE
 from rcgm.data.latents.manifest import SHARD_STEM
 from rcgm.data.latents.moments import Moments
+from rcgm.encoding.record import hash_of_json
 from rcgm.models.autoencoders import Autoencoder
 
 Stored = Literal["moments", "samples"]
@@ -68,6 +67,11 @@ class Plan:
                 f"size must be a multiple of {self.autoencoder.factor}, the factor of the autoencoder, got {self.size}"
             )
 
+    @property
+    def stem(self) -> str:
+        """See `ShardPlan`."""
+        return SHARD_STEM
+
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What the contents of the shards follow from."""
@@ -83,7 +87,7 @@ class Plan:
             "dtype": self.dtype,
             "seed": self.seed if self._draws else None,
             "shard_size": self.shard_size,
-            "images_sha256": _hash_of(self._listing()),
+            "images_sha256": hash_of_json(self._listing()),
         }
         if self.images.background != WHITE:
             settings["background"] = list(self.images.background)
@@ -92,7 +96,7 @@ class Plan:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the settings: shards of equal ones are interchangeable."""
-        return _hash_of(self.settings)
+        return hash_of_json(self.settings)
 
     @property
     def moments(self) -> Moments:
@@ -115,14 +119,10 @@ class Plan:
         """The images of a shard."""
         return range(shard * self.shard_size, min((shard + 1) * self.shard_size, len(self.images)))
 
-    def path(self, shard: int) -> Path:
-        """The file of a shard."""
-        return self.output / f"{SHARD_STEM}{shard:05d}.safetensors"
-
     def stamp(self, shard: int) -> str:
         """A hash of the sizes and times of change of a shard's images: another one where some were replaced."""
         status = (os.stat(self.images.paths[index]) for index in self.members(shard))
-        return _hash_of([[one.st_size, one.st_mtime_ns] for one in status])
+        return hash_of_json([[one.st_size, one.st_mtime_ns] for one in status])
 
     @property
     def _draws(self) -> bool:
@@ -132,7 +132,3 @@ class Plan:
         # Relative to the folder, so that it may move between two calls.
         names = (Path(path).relative_to(self.images.root).as_posix() for path in self.images.paths)
         return [[name, label] for name, label in zip(names, self.images.labels, strict=True)]
-
-
-def _hash_of(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

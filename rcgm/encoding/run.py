@@ -10,9 +10,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from rcgm.checks import whole_number
-from rcgm.data.latents.manifest import MANIFEST, SHARD_STEM, STATISTICS
+from rcgm.data.latents.manifest import MANIFEST, STATISTICS
 from rcgm.encoding.plan import Plan
-from rcgm.encoding.shard import Record, Shard, read_record
+from rcgm.encoding.record import Record, missing_shards, read_record, shard_path
+from rcgm.encoding.shard import Shard
 from rcgm.encoding.statistics import ChannelStatistics
 from rcgm.files import write_atomically
 
@@ -47,17 +48,11 @@ def encode_shards(
     """
     batch_size = whole_number("batch_size", batch_size, 1)
     whole_number("workers", workers, 0)
-    whole_number("world_size", world_size, 1)
-    if whole_number("rank", rank, 0) >= world_size:
-        raise ValueError(f"rank must be from 0 to {world_size - 1}, got {rank}")
-    if force:
-        _remove_others(plan, rank, world_size)
-    missing = []
-    for number in range(rank, plan.shards, world_size):
-        if force or read_record(plan, number, verify=True) is None:
-            missing.append(number)
-        elif on_images is not None:
-            on_images(len(plan.members(number)))
+    missing = missing_shards(plan, rank, world_size, force=force)
+    if on_images is not None:
+        for number in range(rank, plan.shards, world_size):
+            if number not in missing:
+                on_images(len(plan.members(number)))
     batches = iter(
         DataLoader(
             plan.images,
@@ -88,7 +83,9 @@ def write_manifest(plan: Plan) -> ChannelStatistics:
     for number in range(plan.shards):
         record = read_record(plan, number, verify=False)
         if record is None:
-            raise ValueError(f"{plan.path(number)} is missing or its images have changed: run the encode command again")
+            raise ValueError(
+                f"{shard_path(plan, number)} is missing or its images have changed: run the encode command again"
+            )
         records.append(record)
         statistics = statistics.merged(ChannelStatistics.from_plain(record.statistics))
     counts = collections.Counter(plan.images.labels)
@@ -111,16 +108,6 @@ def write_manifest(plan: Plan) -> ChannelStatistics:
             "training needs data.mean and data.std"
         )
     return statistics
-
-
-def _remove_others(plan: Plan, rank: int, world_size: int) -> None:
-    """Remove this rank's shards beyond the last one of a plan, and all of its records."""
-    for record in plan.output.glob(f"{SHARD_STEM}*.json"):
-        number = record.stem.removeprefix(SHARD_STEM)
-        if number.isdecimal() and int(number) % world_size == rank:
-            record.unlink()
-            if int(number) >= plan.shards:
-                record.with_suffix(".safetensors").unlink(missing_ok=True)
 
 
 def _batches(plan: Plan, shards: list[int], size: int) -> Iterator[list[int]]:

@@ -1,42 +1,16 @@
-"""One shard of latents, and the record that tells that it is whole."""
+"""One shard of latents."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from rcgm.data.latents.moments import draw, split_moments
 from rcgm.data.latents.shards import FLIPS, LABELS, LATENTS
 from rcgm.encoding.plan import Plan
+from rcgm.encoding.record import Record, write_shard
 from rcgm.encoding.statistics import ChannelStatistics
-from rcgm.files import replaced_atomically, sha256_of, write_atomically
 from rcgm.seeds import Purpose, seeded_generator
-
-
-@dataclass(frozen=True)
-class Record:
-    """What is known of a shard that has been written.
-
-    Attributes:
-        file: its name.
-        samples: how many it holds.
-        bytes, sha256: of the file.
-        settings: fingerprint of the plan that it belongs to.
-        statistics: of its latents, flipped ones included, by channel; see `ChannelStatistics.to_plain`.
-        images: `Plan.stamp` of its images; None in records of earlier versions.
-    """
-
-    file: str
-    samples: int
-    bytes: int
-    sha256: str
-    settings: str
-    statistics: dict
-    images: str | None = None
 
 
 class Shard:
@@ -80,21 +54,14 @@ class Shard:
 
     def write(self) -> Record:
         """Write the shard, then its record, each in one step."""
-        path = self._plan.path(self._number)
-        with replaced_atomically(path) as temporary:
-            save_file(self._tensors, temporary, {"settings": self._plan.fingerprint})
-            digest = sha256_of(temporary)
-        record = Record(
-            path.name,
+        return write_shard(
+            self._plan,
+            self._number,
+            self._tensors,
             len(self._members),
-            path.stat().st_size,
-            digest,
-            self._plan.fingerprint,
-            self._statistics.to_plain(),
-            self._stamp,
+            stamp=self._stamp,
+            statistics=self._statistics.to_plain(),
         )
-        write_atomically(path.with_suffix(".json"), json.dumps(asdict(record)) + "\n")
-        return record
 
     def _encode(self, images: Tensor, *, flipped: bool) -> Tensor:
         encoded = self._plan.autoencoder.encode(images).cpu()
@@ -128,31 +95,3 @@ class Shard:
         else:
             part = ChannelStatistics.of(*split_moments(stored, self._plan.moments))
         self._statistics = self._statistics.merged(part)
-
-
-def read_record(plan: Plan, number: int, *, verify: bool) -> Record | None:
-    """The record of a shard, or None where the shard is still to be written, or to be written again.
-
-    Args:
-        plan: that it belongs to.
-        number: of the shard.
-        verify: whether to read the shard and compare its hash; one that differs is still to be written.
-
-    Raises:
-        ValueError: the shard was written with other settings, which is not overwritten.
-    """
-    path = plan.path(number)
-    try:
-        record = Record(**json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
-    if record.settings != plan.fingerprint:
-        raise ValueError(
-            f"{path} was encoded from other images or with other settings: choose another output folder, or encode "
-            "all again with --force"
-        )
-    if record.images is not None and record.images != plan.stamp(number):
-        return None
-    if not path.is_file() or path.stat().st_size != record.bytes:
-        return None
-    return None if verify and sha256_of(path) != record.sha256 else record

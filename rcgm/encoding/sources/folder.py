@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from pathlib import Path
 
 from rcgm.data.image_search import IMAGE_SUFFIXES, images_below
@@ -57,11 +58,12 @@ class ListedFolder:
         return str(self._path(index))
 
     def stamp(self, index: int) -> list[int]:
+        line = zlib.crc32(self._lines[index][1].encode("utf-8", "surrogatepass"))
         try:
             status = os.stat(self._path(index))
         except (BadPairError, OSError):
-            return [0, 0]
-        return [status.st_size, status.st_mtime_ns]
+            return [line]
+        return [line, status.st_size, status.st_mtime_ns]
 
     def _entry(self, index: int) -> dict[str, object]:
         try:
