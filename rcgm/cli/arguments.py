@@ -130,6 +130,20 @@ def _finite(text: str) -> float:
     return value
 
 
+def fraction(text: str) -> float:
+    value = _finite(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"needs a number from 0 to 1, got {text!r}")
+    return value
+
+
+def positive_number(text: str) -> float:
+    value = _finite(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"needs a number above 0, got {text!r}")
+    return value
+
+
 def colour(text: str) -> tuple[int, int, int]:
     """Red, green and blue, as in ``255,255,255``."""
     values = _integers(text, 0)

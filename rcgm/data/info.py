@@ -17,10 +17,11 @@ class TextInfo:
     """Conditions that text encoders have made of captions.
 
     Args:
-        family: of the published network, such as "sana"; empty where the encoder was the user's own.
-        pipeline: folder or name of the pipeline that encoded images and captions.
+        family: of the published pipeline, such as "sana".
+        pipeline: folder or name of the pipeline, whose autoencoder encoded the images.
         tensors: shape of each tensor of a condition, without the batch: `text` `(L, C)`, and where there are any `mask`
             `(L,)`, bool, and `pooled` `(D,)`.
+        encoder: of the captions, `module:function`; empty for the pipeline's own text encoders.
 
     Raises:
         TypeError, ValueError: an argument outside of the above.
@@ -29,6 +30,7 @@ class TextInfo:
     family: str
     pipeline: str
     tensors: Mapping[str, tuple[int, ...]]
+    encoder: str = ""
 
     def __post_init__(self) -> None:
         if "text" not in self.tensors:

@@ -36,7 +36,7 @@ def describe_data(dataset: Any, *, values: bool = True) -> list[str]:
     labels = getattr(dataset, "labels", None)
     if info.text is not None:
         tensors = (f"{name} {' x '.join(map(str, size))}" for name, size in info.text.tensors.items())
-        lines.append(f"conditions of {info.text.family or 'an encoder of your own'}: {', '.join(tensors)}")
+        lines.append(f"conditions of {info.text.encoder or info.text.family}: {', '.join(tensors)}")
     elif info.num_classes is None:
         lines.append("classes: none")
     elif labels is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from rcgm.config import ConfigError
 from rcgm.data import DataInfo
 from rcgm.models.autoencoders import load_autoencoder
+from rcgm.networks.pipelines import TextPipeline
 
 __all__ = ["Decoder", "to_stored"]
 
@@ -21,7 +23,8 @@ class Decoder:
     """The decoder of an autoencoder, for samples of a network that was trained on its latents.
 
     Args:
-        path: folder of the autoencoder; see :func:`rcgm.models.autoencoders.load_autoencoder`.
+        path: folder of the autoencoder, see :func:`rcgm.models.autoencoders.load_autoencoder`; of data with captions
+            the pipeline that encoded them, see :class:`rcgm.networks.pipelines.TextPipeline`.
         info: of the data that the network was trained on.
         device: to decode on.
 
@@ -30,16 +33,16 @@ class Decoder:
     """
 
     def __init__(self, path: str | os.PathLike[str], info: DataInfo, device: torch.device) -> None:
-        if info.normalisation is None:
+        if info.normalisation is None and info.text is None:
             raise ConfigError(f"decoder must be left out for data that are no latents, got '{path}'")
         try:
-            self._autoencoder = load_autoencoder(path, device=device)
+            channels, self._decode = _decoder(path, info, device)
         except ValueError as error:
             raise ConfigError(f"decoder: {error}") from error
-        if self._autoencoder.latent_channels != info.shape[0]:
+        if channels != info.shape[0]:
             raise ConfigError(
-                f"decoder: '{path}' decodes latents of {self._autoencoder.latent_channels} channels, the data have "
-                f"{info.shape[0]}: give the autoencoder that they were encoded with"
+                f"decoder: '{path}' decodes latents of {channels} channels, the data have {info.shape[0]}: give the "
+                "autoencoder that they were encoded with"
             )
         self._info = info
 
@@ -47,7 +50,18 @@ class Decoder:
         """Samples ``[N, C, h, w]``, normalised as in training, to images float32 ``[N, channels, H, W]`` in [-1, 1], on
         the CPU."""
         latents = to_stored(samples, self._info)
-        return torch.cat([self._autoencoder.decode(chunk).cpu() for chunk in latents.split(CHUNK)]).clamp_(-1.0, 1.0)
+        return torch.cat([self._decode(chunk).cpu() for chunk in latents.split(CHUNK)]).clamp_(-1.0, 1.0)
+
+
+def _decoder(
+    path: str | os.PathLike[str], info: DataInfo, device: torch.device
+) -> tuple[int, Callable[[Tensor], Tensor]]:
+    """Channels of the latents, and what decodes them."""
+    if info.text is not None:
+        pipeline = TextPipeline.from_pretrained(info.text.family, path, device=device, parts=("vae",))
+        return pipeline.latent_channels, pipeline.decode_latents
+    autoencoder = load_autoencoder(path, device=device)
+    return autoencoder.latent_channels, autoencoder.decode
 
 
 def to_stored(samples: Tensor, info: DataInfo) -> Tensor:

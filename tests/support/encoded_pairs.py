@@ -63,7 +63,8 @@ def write_pairs(
 def write_manifest(folder: Path, **changes: object) -> None:
     """A manifest of these shards; ``changes`` replace keys."""
     plain = {
-        "format": "encoded_pairs", "version": 1, "family": "sana", "pipeline": "somewhere/sana", "shards": [],
+        "format": "encoded_pairs", "version": 1, "family": "sana", "pipeline": "somewhere/sana", "encoder": "",
+        "shards": [],
         "left_out": {"image is broken": 2, "caption is empty": 0}, "truncated": 1,
     }  # fmt: skip
     known = json.loads((folder / "manifest.json").read_text()) if (folder / "manifest.json").exists() else plain

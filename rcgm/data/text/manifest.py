@@ -34,8 +34,7 @@ class Manifest:
     """The part of a manifest that a reader needs.
 
     Attributes:
-        family: of the published network, such as "sana"; empty where a condition encoder of the user's own was used.
-        pipeline: folder or name of the pipeline that encoded the pairs.
+        family, pipeline, encoder: see `rcgm.data.TextInfo`.
         shards: in order.
         left_out: why pairs were left out, and how many.
         truncated: captions that were longer than the encoder takes.
@@ -43,6 +42,7 @@ class Manifest:
 
     family: str
     pipeline: str
+    encoder: str
     shards: tuple[ShardEntry, ...]
     left_out: dict[str, int]
     truncated: int
@@ -78,11 +78,11 @@ def _checked(content: dict[str, Any]) -> Manifest:
     shards = tuple(_entry(entry) for entry in content["shards"])
     if not shards or len({entry.file for entry in shards}) != len(shards):
         raise ValueError("shards must be a list of different files, at least one")
-    family, pipeline = (_text(content, name) for name in ("family", "pipeline"))
+    family, pipeline, encoder = (_text(content, name) for name in ("family", "pipeline", "encoder"))
     left_out = {
         str(reason): whole_number(f"left_out[{reason!r}]", count, 0) for reason, count in content["left_out"].items()
     }
-    return Manifest(family, pipeline, shards, left_out, whole_number("truncated", content["truncated"], 0))
+    return Manifest(family, pipeline, encoder, shards, left_out, whole_number("truncated", content["truncated"], 0))
 
 
 def _entry(entry: dict[str, Any]) -> ShardEntry:

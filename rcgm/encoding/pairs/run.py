@@ -1,0 +1,160 @@
+"""Encoding all shards of a plan of pairs, alone or as one of several ranks."""
+
+from __future__ import annotations
+
+import collections
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch.utils.data import DataLoader
+
+from rcgm.checks import whole_number
+from rcgm.data.latents.manifest import MANIFEST
+from rcgm.data.text.layout import MASK, NULL_FILE
+from rcgm.data.text.manifest import FORMAT, VERSION
+from rcgm.encoding.pairs.plan import PairPlan
+from rcgm.encoding.pairs.reading import PairReader
+from rcgm.encoding.pairs.shard import PairShardWriter
+from rcgm.encoding.pairs.survey import LeftOut, check_limit
+from rcgm.encoding.record import Record, missing_shards, read_record, shard_path
+from rcgm.encoding.sources import PairSource, Reason
+from rcgm.files import write_atomically
+
+__all__ = ["REPORT", "encode_pairs", "write_pair_manifest", "write_report"]
+
+REPORT = "left_out.jsonl"
+"""File with a line for each pair that was left out, or whose caption was cut."""
+
+
+def encode_pairs(
+    plan: PairPlan,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    on_pairs: Callable[[int], None] | None = None,
+    force: bool = False,
+) -> int:
+    """Write the shards of this rank that are not there yet, or whose pairs have changed: each ``world_size``-th one.
+
+    Args:
+        plan: what to encode.
+        batch_size: pairs that are encoded at a time.
+        workers: processes that read pairs; 0 for this one.
+        rank, world_size: which share of the shards this is, of how many.
+        on_pairs: called with a number of pairs that have been encoded, or found in shards that are whole.
+        force: write all of them, and remove those that another plan has left in the folder.
+
+    Returns:
+        How many shards were written.
+
+    Raises:
+        TypeError: a number is no integer.
+        ValueError: a number is out of range, more pairs turn out to be unusable than the plan allows, or the folder
+            holds shards of another plan. Shards that were finished before stay.
+    """
+    whole_number("batch_size", batch_size, 1)
+    whole_number("workers", workers, 0)
+    missing = missing_shards(plan, rank, world_size, force=force)
+    if on_pairs is not None:
+        for number in range(rank, plan.shards, world_size):
+            if number not in missing:
+                on_pairs(len(plan.members(number)))
+    batches = iter(
+        DataLoader(
+            PairReader(plan),
+            batch_sampler=list(_batches(plan, missing, batch_size)),  # type: ignore[arg-type]
+            num_workers=workers,
+            collate_fn=list,
+            generator=torch.Generator(),
+        )
+    )
+    left_out = list(plan.left_out)
+    for number in missing:
+        shard, full = PairShardWriter(plan, number), False
+        while not full:
+            known = len(shard.left_out)
+            pairs = next(batches)
+            full = shard.add(pairs)
+            left_out += shard.left_out[known:]
+            check_limit(plan.source, left_out, plan.max_bad)
+            if on_pairs is not None:
+                on_pairs(len(pairs))
+        shard.write()
+    return len(missing)
+
+
+def write_pair_manifest(plan: PairPlan) -> dict[str, Any]:
+    """Write the report, the conditions of the empty caption, and the manifest of a plan whose shards are all there.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ValueError: a shard is missing; or more pairs were unusable than the plan allows, after the report is written.
+    """
+    records: list[Record] = []
+    for number in range(plan.shards):
+        record = read_record(plan, number, verify=False)
+        if record is None:
+            path = shard_path(plan, number)
+            raise ValueError(f"{path} is missing or its pairs have changed: run the encode command again")
+        records.append(record)
+    found = [LeftOut(index, Reason[name], detail) for record in records for index, name, detail in record.left_out]
+    left_out = sorted([*plan.left_out, *found], key=lambda one: one.index)
+    cut = sorted(index for record in records for index in record.cut)
+    write_report(plan.source, plan.output, left_out, cut)
+    check_limit(plan.source, left_out, plan.max_bad)
+    dtype = getattr(torch, plan.text_dtype)
+    null = {name: value if name == MASK else value.to(dtype) for name, value in plan.encoder.null().items()}
+    write_atomically(plan.output / NULL_FILE, save({name: value.contiguous() for name, value in null.items()}))
+    reasons = collections.Counter(one.reason.value for one in left_out)
+    channels, factor = plan.encoder.latent_channels, plan.encoder.factor
+    pipeline = plan.encoder.pipeline
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "family": pipeline.family,
+        "pipeline": pipeline.path,
+        "encoder": plan.encoder.name,
+        **{name: value for name, value in plan.settings.items() if name not in ("encoder", "buckets")},
+        "encoder_settings": plan.settings["encoder"],
+        "bucket_settings": plan.settings["buckets"],
+        "settings": plan.fingerprint,
+        "samples": sum(record.samples for record in records),
+        "left_out": dict(reasons),
+        "truncated": len(cut),
+        "shards": [
+            {
+                "file": record.file,
+                "samples": record.samples,
+                "shape": [channels, *(side // factor for side in plan.shape(number))],
+                "sha256": record.sha256,
+            }
+            for number, record in enumerate(records)
+            if record.samples
+        ],
+    }
+    write_atomically(plan.output / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    return manifest
+
+
+def write_report(source: PairSource, output: Path, left_out: list[LeftOut], cut: list[int]) -> None:
+    """Name the pairs that are left out, and those whose caption is cut, one JSON object a line."""
+    lines = [
+        *({"pair": source.name(one.index), "reason": one.reason.value, "detail": one.detail} for one in left_out),
+        *({"pair": source.name(index), "reason": "the caption was cut", "detail": ""} for index in cut),
+    ]
+    write_atomically(output / REPORT, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _batches(plan: PairPlan, shards: list[int], size: int) -> Iterator[list[int]]:
+    for number in shards:
+        members = plan.members(number)
+        for start in range(0, len(members), size):
+            yield members[start : start + size]
