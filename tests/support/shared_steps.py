@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.distributed.tensor import DTensor
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rcgm.config import OptimizerConfig, ParallelConfig
@@ -64,11 +65,33 @@ def build_student(dtype: torch.dtype) -> nn.Module:
     return network
 
 
-def build_role(dtype: torch.dtype) -> Role:
+def build_role(network: nn.Module) -> Role:
     torch.manual_seed(0)
-    role = lora_role(build_student(dtype), rank=3)  # which two processes do not share evenly
+    role = lora_role(network, rank=3)  # which two processes do not share evenly
     disturb(role, 1)
     return role
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A network, a batch and its condition, and what a dropped condition becomes."""
+
+    build: Callable[[], nn.Module]
+    x: Tensor
+    cond: Any
+    null: Any
+
+
+def small_problem(dtype: torch.dtype, rows: int, base: torch.dtype | None) -> Problem:
+    """A small DiT with classes; with ``base``, a role with adapters of ``dtype`` on a base of that dtype."""
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(rows, 2, 4, 4, generator=generator, dtype=dtype)
+    labels = torch.randint(3, (rows,), generator=generator)
+
+    def build() -> nn.Module:
+        return build_student(dtype) if base is None else build_role(build_student(base))
+
+    return Problem(build, x, labels, torch.tensor([3]))
 
 
 def run(
@@ -88,22 +111,25 @@ def run(
     dtype: torch.dtype = torch.float64,
     counted: bool = False,
     base: torch.dtype | None = None,
+    problem: Problem | None = None,
 ) -> tuple[dict[str, list[Tensor]], list[collections.Counter]]:
     """Everything that a few steps compute, as whole tensors, and the collectives of each step where ``counted``.
 
-    With ``base``, the networks are roles with adapters of ``dtype`` on one base of that dtype.
+    Of ``problem``, or of ``small_problem(dtype, rows, base)``.
     """
-    student = build_student(dtype) if base is None else build_role(base)
+    problem = small_problem(dtype, rows, base) if problem is None else problem
+    student, rows = problem.build(), len(problem.x)
+    shared = isinstance(student, Role)
     ema = Ema(student, decay, cast=cast, target_decay=target_decay)
     mesh = make_mesh(config, CPU, processes.world_size)
-    kept = config.keep_student_gathered if base is None else config.keep_target_gathered
+    kept = config.keep_target_gathered if shared else config.keep_student_gathered
     parallelize(student, config, mesh, compile=compile, keep_gathered=kept)
-    for copy in ema.copies if base is None else []:
+    for copy in [] if shared else ema.copies:
         parallelize(copy, config, mesh, compile=compile, keep_gathered=config.keep_target_gathered)
     teacher = None
     if distilled:
-        teacher = build_student(dtype).requires_grad_(False) if base is None else student.without_adapter()
-    if teacher is not None and base is None:
+        teacher = student.without_adapter() if shared else problem.build().requires_grad_(False)
+    if teacher is not None and not shared:
         parallelize(teacher, config, mesh, compile=compile, keep_gathered=config.keep_target_gathered)
     memory = objective.state()
     optimizer = build_optimizer(OptimizerConfig(lr=1e-3), student, memory)
@@ -122,22 +148,20 @@ def run(
         ema,
         seed=1,
         accumulate=accumulate,
-        null_cond=torch.tensor([3]),
+        null_cond=problem.null,
         clip_grad_norm=1.0,
         teacher=teacher,
         frozen=() if teacher is None else (teacher,),
         processes=processes,
         guard=guard,
     )
-    generator = torch.Generator().manual_seed(5)
-    x = torch.randn(rows, 2, 4, 4, generator=generator, dtype=dtype)
-    labels = torch.randint(3, (rows,), generator=generator)
     here = torch.cat(torch.arange(rows).split(accumulate)[processes.rank :: processes.world_size])
     counts = []
     for number in range(steps):
         calls = Calls()
         with calls if counted else nullcontext():
-            result = step(number, x[here], labels[here], total=rows)
+            own = pytree.tree_map(lambda tensor: tensor[here], problem.cond)
+            result = step(number, problem.x[here], own, total=rows)
         counts.append(calls.count)
         results["losses"].append(known(result.loss))
         results["norms"].append(known(result.grad_norm))

@@ -17,41 +17,18 @@ from rcgm.runs.checkpoint import latest_checkpoint, read_checkpoint
 from rcgm.runs.conditions import DataCaptions
 from rcgm.training import step as step_module
 from rcgm.training import train
-from tests.support.encoded_pairs import WIDTH, write_pairs
 from tests.support.launching import run_ranks
 from tests.support.runs import train_in_turn
 from tests.support.same_run import assert_same_run, losses
 
-diffusers = pytest.importorskip("diffusers")
+pytest.importorskip("diffusers")
 
-SHAPES = ((4, 4, 6), (4, 6, 4))
+from tests.support.text_run import SHAPES, text_run
 
 
 @pytest.fixture(scope="module")
 def values(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pairs")
-    write_pairs(folder / "data", [(SHAPES[0], 9), (SHAPES[1], 7)], pooled=False)
-    torch.manual_seed(0)
-    network = diffusers.SanaTransformer2DModel(
-        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=4, num_layers=2,
-        num_cross_attention_heads=2, cross_attention_head_dim=4, cross_attention_dim=8, caption_channels=WIDTH,
-        sample_size=8,
-    )  # fmt: skip
-    network.save_pretrained(folder / "sana" / "transformer")
-    return {
-        "steps": 9,
-        "batch_size": 4,
-        "device": "cpu",
-        "data": {"name": "encoded_pairs", "path": str(folder / "data")},
-        "model": {"name": "sana", "path": str(folder / "sana")},
-        "objective": {"name": "rcgm", "order": 2, "label_dropout": 0.3, "guidance": {"scale": 0.5}},
-        "optimizer": {"lr": 1e-3, "clip_grad_norm": 1.0},
-        "ema": {"decay": 0.9},
-        "checkpoint": {"every": 4, "keep": 3},
-        "logging": {"every": 2, "tensorboard": False},
-        "sample": {"every": 9, "count": 5, "steps": [1, 2], "guidance": 2.0},
-        "evaluate": {"at_end": True},
-    }
+    return text_run(tmp_path_factory.mktemp("pairs"))
 
 
 def test_a_run_that_is_killed_goes_on_exactly(tmp_path, values, monkeypatch, capsys):
