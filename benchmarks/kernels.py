@@ -3,15 +3,18 @@
     python -m benchmarks.kernels            this machine's CPU, or its GPU if there is one
     python -m benchmarks.kernels --full     every size, order and number format
     python -m benchmarks.kernels --rounds 5 quick, to see that it runs
+    python -m benchmarks.kernels --only cosine --threads 1 --name trial    some operations, on one thread
 
-Losses are called as a training step calls them. ``floor`` is the time of a copy that moves as many bytes as the
-operation must: each input read once, each output written once. On a GPU each of our backends has a row, and small sizes
-are timed in a CUDA graph too, where nothing is left but the device's own time.
+On a CPU each case is timed with one thread and with all cores. Losses are called as a training step calls them.
+``floor`` is the time of a copy that moves as many bytes as the operation must: each input read once, each output
+written once. On a GPU each of our backends has a row, and small sizes are timed in a CUDA graph too, where nothing is
+left but the device's own time.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -69,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=40, help="rounds that the medians are taken over (40)")
     parser.add_argument("--full", action="store_true", help="all sizes, orders and number formats")
     parser.add_argument("--first", type=int, default=None, help="only so many cases")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only operations that contain this")
+    parser.add_argument("--threads", type=int, nargs="+", help="counts of CPU threads (1, and all cores)")
     parser.add_argument("--name", default=None, help="name of the result file (kernels_cpu or kernels_cuda)")
     given = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -76,13 +81,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name = given.name or f"kernels_{device.type}"
     result: dict[str, Any] = {"environment": environment.describe(device), "rounds": given.rounds, "rows": []}
     for make in list(cases(device, given.full))[: given.first]:
-        torch.compiler.reset()
-        rows = measure(make(), given.rounds, device)
-        for row in rows:
-            print_row(row)
-        result["rows"] += rows
-        environment.write(name, result)  # what there is, should the run be cut short
+        for threads in given.threads or thread_counts(device):
+            if threads is not None:
+                torch.set_num_threads(threads)
+            torch.compiler.reset()
+            case = make()
+            if given.only not in case.operation:
+                break
+            rows = [{"threads": threads} | row for row in measure(case, given.rounds, device)]
+            for row in rows:
+                print_row(row)
+            result["rows"] += rows
+            environment.write(name, result)  # what there is, should the run be cut short
     print(f"written to {environment.write(name, result)}")
+
+
+def thread_counts(device: torch.device) -> list[int | None]:
+    """One thread and all cores on a CPU; on a GPU threads do not matter."""
+    return [None] if device.type == "cuda" else sorted({1, os.cpu_count() or 1})
 
 
 def measure(case: Case, rounds: int, device: torch.device) -> list[dict[str, Any]]:
@@ -144,9 +160,10 @@ def print_row(row: dict[str, Any]) -> None:
         value = row[f"{name}_over_fused"]
         return "" if value is None else f"   {name} / fused {value:6.2f}"
 
+    threads = "" if row["threads"] is None else f"{row['threads']} threads "
     l2 = "" if row["times_l2"] is None else f"   {row['times_l2']:6.2f} x L2"
     print(
-        f"{row['operation']:<24} {row['shape']!s:<22} {row['dtype']:<9} {row['backend']:<7} "
+        f"{row['operation']:<24} {row['shape']!s:<22} {row['dtype']:<9} {row['backend']:<7} {threads}"
         f"{row['times_floor']:6.2f} x floor{ratio('eager')}{ratio('compile')}{ratio('published')}"
         f"{ratio('mul_and_add')}{l2}   large allocations {row['large_allocations']}",
         flush=True,

@@ -152,29 +152,41 @@ def _quality(values: dict[str, float | None], steps: str) -> str:
 
 
 def kernels_table() -> str:
+    """A table for each device and count of threads."""
     parts = []
     for device in ("cpu", "cuda"):
         found = read(f"kernels_{device}")
         if found is None:
             continue
-        rows = [
-            [
-                row["operation"],
-                "×".join(map(str, row["shape"])),
-                row["dtype"],
-                row.get("backend", "cpu"),
-                f"{row['times_floor']:.2f}",
-                f"{row['eager_over_fused']:.1f}",
-                *("" if row.get(key) is None else f"{row[key]:.2f}" for key in (*OTHER_VARIANTS, "times_l2")),
-                str(row["large_allocations"]),
-            ]
-            for row in found["rows"]
-        ]
-        header = ["operation", "shape", "dtype", "backend", "time relative to memcpy", "speed-up over eager"]
-        header += ["speed-up over torch.compile", "speed-up over the published loop", "time relative to L2"]
-        header += ["large allocations"]
-        parts.append(f"{table(header, rows)}\n\n{provenance(found)}.")
+        by_threads: dict[int | None, list[dict[str, Any]]] = {}
+        for row in found["rows"]:
+            by_threads.setdefault(row["threads"], []).append(row)
+        for threads, rows in sorted(by_threads.items()):
+            if threads is not None:
+                parts.append(f"On the CPU with {threads} thread{'' if threads == 1 else 's'}:")
+            parts.append(_kernel_rows(rows))
+        parts.append(f"{provenance(found)}.")
     return "\n\n".join(parts) if parts else NOT_MEASURED
+
+
+def _kernel_rows(rows: list[dict[str, Any]]) -> str:
+    header = ["operation", "shape", "dtype", "backend", "time relative to memcpy", "speed-up over eager"]
+    header += ["speed-up over torch.compile", "speed-up over the published loop", "time relative to L2"]
+    header += ["large allocations"]
+    cells = [
+        [
+            row["operation"],
+            "×".join(map(str, row["shape"])),
+            row["dtype"],
+            row["backend"],
+            f"{row['times_floor']:.2f}",
+            f"{row['eager_over_fused']:.1f}",
+            *("" if row.get(key) is None else f"{row[key]:.2f}" for key in (*OTHER_VARIANTS, "times_l2")),
+            str(row["large_allocations"]),
+        ]
+        for row in rows
+    ]
+    return table(header, cells)
 
 
 @of_result("profile")

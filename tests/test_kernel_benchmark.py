@@ -19,6 +19,7 @@ from benchmarks import (
     loss_cases,
 )
 from rcgm.config import build_objective_from, load_config
+from tests.support.implementations import threads
 
 CPU = torch.device("cpu")
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -204,6 +205,8 @@ def test_the_kernel_benchmark_runs_small(tmp_path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(environment, "RESULTS", tmp_path)
     monkeypatch.setattr(kernel_cases, "CACHE_BYTES", 0)
     monkeypatch.setattr(torch, "compile", lambda work, **_: work)
-    kernels.main(["--rounds", "1", "--first", "1", "--name", "trial"])
-    (row,) = json.loads((tmp_path / "trial.json").read_text())["rows"]
-    assert row["operation"].startswith("fused_loss")
+    with threads(1):  # the benchmark changes the number
+        kernels.main(["--rounds", "1", "--first", "1", "--threads", "1", "2", "--name", "trial"])
+    rows = json.loads((tmp_path / "trial.json").read_text())["rows"]
+    assert [row["threads"] for row in rows] == [1, 2]
+    assert all(row["operation"].startswith("fused_loss") for row in rows)
