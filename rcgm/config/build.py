@@ -25,10 +25,10 @@ def fit_to_data(config: TrainConfig, info: DataInfo) -> TrainConfig:
             the other way round.
     """
     factory = REGISTRIES["model"][config.model.name]
+    _check_text(config.model.name, factory, info)
     model = config.model.with_defaults(arguments_from_data(factory, info))
     bound = bind_arguments(factory, model.arguments, "model")
     _check_classes(bound.get("num_classes"), info)
-    _check_text(config.model.name, factory, info)
     return config.model_copy(update={"model": model})
 
 

@@ -9,6 +9,7 @@ from rcgm.models.mlp import MLP
 from rcgm.models.presets import PRESETS
 from rcgm.models.pretrained import load_pretrained, save_pretrained
 from rcgm.models.registry import MODELS, build_model
+from rcgm.models.text_dit import TextDiT
 
 __all__ = [
     "MLP",
@@ -17,6 +18,7 @@ __all__ = [
     "CallSignature",
     "DiT",
     "ReversedTime",
+    "TextDiT",
     "TimeAndInterval",
     "TimeOnly",
     "attention_backends",

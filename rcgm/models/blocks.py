@@ -9,10 +9,11 @@ from rcgm.models.feed_forward import FEED_FORWARDS
 from rcgm.models.norms import NORMS
 from rcgm.models.precision import FullPrecisionLinear
 
-__all__ = ["DiTBlock", "FinalLayer"]
+__all__ = ["DiTBlock", "FinalLayer", "modulate"]
 
 
-def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Tokens ``[B, T, C]`` scaled and shifted by ``[B, C]``."""
     return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
 
 
@@ -57,9 +58,9 @@ class DiTBlock(nn.Module):
         ``rotation`` and ``interval`` are those of :class:`~rcgm.models.attention.SelfAttention`.
         """
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(c).chunk(6, dim=1)
-        attended = self.attn(_modulate(self.norm1(x), shift_attn, scale_attn), rotation, interval)
+        attended = self.attn(modulate(self.norm1(x), shift_attn, scale_attn), rotation, interval)
         x = x + gate_attn.unsqueeze(1) * attended
-        return x + gate_mlp.unsqueeze(1) * self.mlp(_modulate(self.norm2(x), shift_mlp, scale_mlp))
+        return x + gate_mlp.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp))
 
 
 class FinalLayer(nn.Module):
@@ -74,4 +75,4 @@ class FinalLayer(nn.Module):
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """Tokens ``[B, T, hidden_size]`` and condition ``[B, hidden_size]`` to ``[B, T, out_features]``."""
         shift, scale = self.adaLN_modulation(c).chunk(2, dim=1)
-        return self.linear(_modulate(self.norm_final(x), shift, scale).to(self.linear.weight.dtype))
+        return self.linear(modulate(self.norm_final(x), shift, scale).to(self.linear.weight.dtype))

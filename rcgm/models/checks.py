@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -45,3 +47,16 @@ def check_labels(batch: int, num_classes: int | None, cond: Tensor | None) -> No
         raise TypeError(f"cond must hold class indices in int64 or int32, got {cond.dtype}")
     if cond.shape != (batch,):
         raise ValueError(f"cond must have shape [{batch}], one class for each sample of x, got {list(cond.shape)}")
+
+
+def check_text(batch: int, width: int, cond: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+    """``text`` and ``mask``, as bool, of a condition: states ``[batch, L, width]`` and ``[batch, L]`` or None."""
+    if not isinstance(cond, Mapping):
+        raise TypeError(f"cond must be a mapping with text and, if need be, mask, got {type(cond).__name__}")
+    text, mask = cond.get("text"), cond.get("mask")
+    if not isinstance(text, Tensor) or text.ndim != 3 or text.shape[::2] != (batch, width):
+        got = list(text.shape) if isinstance(text, Tensor) else f"{type(text).__name__}"
+        raise ValueError(f"cond must have a text of shape [{batch}, L, {width}], got {got}")
+    if mask is not None and mask.shape != text.shape[:2]:
+        raise ValueError(f"cond must have a mask of shape {list(text.shape[:2])}, got {list(mask.shape)}")
+    return text, None if mask is None else mask.bool()

@@ -13,6 +13,7 @@ from rcgm.models.blocks import DiTBlock, FinalLayer
 from rcgm.models.checks import check_labels, check_points, check_times
 from rcgm.models.embeddings import LabelEmbedder, TimeEmbedder
 from rcgm.models.feed_forward import FEED_FORWARDS
+from rcgm.models.initial_weights import initialise_transformer
 from rcgm.models.norms import NORMS
 from rcgm.models.patches import PatchEmbedder, join_patches, join_windows
 from rcgm.models.positions import POSITIONS, rotations_2d, sincos_positions_2d
@@ -192,23 +193,11 @@ class DiT(nn.Module):
         Matrices are Xavier-uniform and biases 0; embeddings of times and classes are as ``embedder_init`` says;
         modulations and the last layer are 0, so that the network starts as the function 0 and the blocks as identities.
         """
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight, generator=generator)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif getattr(module, "weight", None) is not None and module.weight.ndim == 1:  # the gain of a norm
-                nn.init.ones_(module.weight)
-        if self.embedder_init == "published":
-            for embedder in (self.t_embedder, self.interval_embedder):
-                for layer in (embedder.mlp[0], embedder.mlp[2]):
-                    nn.init.normal_(layer.weight, std=0.02, generator=generator)
+        published = self.embedder_init == "published"
+        narrow = (self.t_embedder, self.interval_embedder) if published else ()
+        initialise_transformer(self, narrow, generator)
         if self.y_embedder is not None:
-            class_std = 0.02 if self.embedder_init == "published" else 0.5
-            nn.init.normal_(self.y_embedder.embedding_table.weight, std=class_std, generator=generator)
-        for layer in (*self.blocks, self.final_layer):
-            nn.init.zeros_(layer.adaLN_modulation[1].weight)
-        nn.init.zeros_(self.final_layer.linear.weight)
+            nn.init.normal_(self.y_embedder.embedding_table.weight, std=0.02 if published else 0.5, generator=generator)
         self.reset_buffers()
 
     @torch.no_grad()

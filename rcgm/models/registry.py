@@ -9,10 +9,11 @@ from torch import nn
 
 from rcgm.models.dit import DiT
 from rcgm.models.mlp import MLP
+from rcgm.models.text_dit import TextDiT
 
 __all__ = ["MODELS", "build_model"]
 
-MODELS: Mapping[str, type[nn.Module]] = {"dit": DiT, "mlp": MLP}
+MODELS: Mapping[str, type[nn.Module]] = {"dit": DiT, "mlp": MLP, "text_dit": TextDiT}
 """Networks, by their name in a configuration."""
 
 
@@ -21,7 +22,7 @@ def build_model(name: str, *, preset: str | None = None, **arguments: Any) -> nn
 
     Args:
         name: a key of ``MODELS``.
-        preset: a key of ``PRESETS``, for ``"dit"`` alone; what ``arguments`` say wins over it.
+        preset: a key of ``PRESETS``, for ``"dit"`` and ``"text_dit"``; what ``arguments`` say wins over it.
         arguments: those of the constructor.
 
     Raises:

@@ -4,11 +4,11 @@ import pytest
 import torch
 import yaml
 
-from rcgm.models import MLP, MODELS, DiT, build_model
+from rcgm.models import MLP, MODELS, DiT, TextDiT, build_model
 
 
 def test_registry():
-    assert dict(MODELS) == {"dit": DiT, "mlp": MLP}
+    assert dict(MODELS) == {"dit": DiT, "mlp": MLP, "text_dit": TextDiT}
 
 
 def test_from_yaml():
@@ -38,7 +38,7 @@ def test_without_preset():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"name": "unet"}, ValueError, "name must be one of dit, mlp, got 'unet'"),
+        ({"name": "unet"}, ValueError, "name must be one of dit, mlp, text_dit, got 'unet'"),
         ({"name": "mlp", "preset": "S/2", "dim": 2}, ValueError, "preset must be left out: 'mlp' has none, got 'S/2'"),
         (
             {"name": "dit", "preset": "S/3", "input_size": 8, "in_channels": 1},

@@ -85,7 +85,7 @@ def test_nothing_is_written_over_or_left_behind(tmp_path, monkeypatch):
 
 
 def test_refuses(tmp_path):
-    with pytest.raises(TypeError, match="network must be one of DiT, MLP, and whole, got Linear"):
+    with pytest.raises(TypeError, match="network must be one of DiT, MLP, TextDiT, and whole, got Linear"):
         save_pretrained(nn.Linear(1, 1), tmp_path / "net")
     with pytest.raises(FileNotFoundError, match=r"no file '.*config.json'"):
         load_pretrained(tmp_path / "none")
