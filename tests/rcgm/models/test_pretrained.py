@@ -93,7 +93,8 @@ def test_refuses(tmp_path):
     config = tmp_path / "net" / "config.json"
     content = config.read_text()
     config.write_text(content.replace('"mlp"', '"unet"'))
-    with pytest.raises(ValueError, match=r"model_type in '.*config.json' must be one of dit, mlp, got 'unet'"):
+    message = r"model_type in '.*config.json' must be one of dit, mlp, text_dit, got 'unet'"
+    with pytest.raises(ValueError, match=message):
         load_pretrained(tmp_path / "net")
     config.write_text("{")
     with pytest.raises(ValueError, match=r"net' cannot be read"):
