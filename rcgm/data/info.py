@@ -20,7 +20,7 @@ class TextInfo:
         family: of the published pipeline, such as "sana".
         pipeline: folder or name of the pipeline, whose autoencoder encoded the images.
         tensors: shape of each tensor of a condition, without the batch: `text` `(L, C)`, and where there are any `mask`
-            `(L,)`, bool, and `pooled` `(D,)`.
+            `(L,)`, bool, the same of a second text encoder, `text_2` and `mask_2`, and `pooled` `(D,)`.
         encoder: of the captions, `module:function`; empty for the pipeline's own text encoders.
 
     Raises:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rcgm.data import DataInfo
-from rcgm.data.text.layout import MASK
+from rcgm.data.text.layout import MASKS
 from rcgm.engine.conditions import Condition
 
 __all__ = ["PEAK_TFLOPS", "Utilisation", "forward_flops", "peak_flops"]
@@ -80,7 +80,7 @@ def forward_flops(build: Callable[[], nn.Module], info: DataInfo) -> int:
         cond: Condition = None
         if info.text is not None:
             cond = {
-                name: torch.empty(1, *shape, dtype=torch.bool if name == MASK else torch.float32)
+                name: torch.empty(1, *shape, dtype=torch.bool if name in MASKS else torch.float32)
                 for name, shape in info.text.tensors.items()
             }
         elif getattr(network, "num_classes", None) is not None:

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from rcgm.data.fingerprint import evenly_spaced, hash_of, hash_of_tensors
 from rcgm.data.info import DataInfo, TextInfo
-from rcgm.data.text.layout import LATENTS, MASK, NULL_FILE, check_conditions, shape_text
+from rcgm.data.text.layout import LATENTS, MASKS, NULL_FILE, check_conditions, shape_text
 from rcgm.data.text.manifest import read_manifest
 from rcgm.data.text.shard import PairShard
 
@@ -29,8 +29,8 @@ class EncodedPairs(Dataset):
     """Latents of images, and the text states of their captions, as ``rcgm encode --text`` writes them.
 
     ``dataset[i]`` is ``(float32 [C, H, W], cond)``. ``cond`` holds the tensors that the network takes: ``text``
-    ``[L, C]``, and where the text encoders give them ``mask`` ``[L]``, bool, and ``pooled`` ``[D]``. Text states are 0
-    where the mask is false. Latents are normalised already.
+    ``[L, C]``, and where the text encoders give them ``mask`` ``[L]``, bool, and ``pooled`` ``[D]``; ``text_2`` and
+    ``mask_2`` of a second text encoder. Text states are 0 where the mask is false. Latents are normalised already.
 
     Images may have several shapes. Samples of one shape follow one another; ``buckets`` says where, and the batch
     stream puts samples of one shape into a batch.
@@ -157,7 +157,7 @@ def _null_condition(path: Path, conditions: dict[str, tuple[int, ...]]) -> dict[
     if shapes != conditions:
         raise ValueError(f"{path} must hold {conditions}, as the shards do, got {shapes}: encode the pairs again")
     # in the order of the samples' conditions
-    null = {name: stored[name].bool() if name == MASK else stored[name].float() for name in conditions}
+    null = {name: stored[name].bool() if name in MASKS else stored[name].float() for name in conditions}
     if not all(bool(torch.isfinite(tensor).all()) for tensor in null.values()):
         raise ValueError(f"{path} holds values that are not finite: encode the pairs again")
     return null

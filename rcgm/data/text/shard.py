@@ -10,12 +10,12 @@ from torch import Tensor
 
 from rcgm.data.latents.store import FLOATING, require_latents
 from rcgm.data.rows import Rows, array_names, open_array
-from rcgm.data.text.layout import LATENTS, MASK, OFFSETS, POOLED, TEXT, captions_path
+from rcgm.data.text.layout import CONDITIONS, LATENTS, MASKS, POOLED, TEXT, TEXTS, captions_path, offsets_of
 from rcgm.data.text.manifest import ShardEntry
 
 __all__ = ["PairShard"]
 
-REQUIRED, TOGETHER, OPTIONAL = {LATENTS, TEXT}, {MASK, OFFSETS}, {POOLED}
+KNOWN = {LATENTS, *CONDITIONS, *map(offsets_of, TEXTS)}
 
 
 class PairShard:
@@ -37,11 +37,14 @@ class PairShard:
         self.path = path
         self.samples, self.shape = entry.samples, entry.shape
         names = set(array_names(path))
-        if not names >= REQUIRED or names - REQUIRED - TOGETHER - OPTIONAL or len(names & TOGETHER) == 1:
+        if {LATENTS, TEXT} - names or names - KNOWN:
             raise ValueError(
-                f"{path} must hold {LATENTS} and {TEXT}, may hold {POOLED}, and {MASK} together with {OFFSETS}, "
-                f"got {sorted(names)}"
+                f"{path} must hold {LATENTS} and {TEXT}, and may hold {sorted(KNOWN)}, got {sorted(names)}"
             )
+        for text, mask in TEXTS.items():
+            offsets = offsets_of(text)
+            if (mask in names) != (offsets in names) or (mask in names and text not in names):
+                raise ValueError(f"{path} must hold {mask} together with {text} and {offsets}, got {sorted(names)}")
         arrays = {name: open_array(path, name) for name in sorted(names)}
         self._arrays = arrays
         found = require_latents(arrays[LATENTS].shape, arrays[LATENTS].dtype, self._name(LATENTS), axes=4)
@@ -50,16 +53,16 @@ class PairShard:
                 f"{self._name(LATENTS)} must be {[self.samples, *self.shape]}, as the manifest says, got "
                 f"{list(arrays[LATENTS].shape)}"
             )
-        self._offsets: Tensor | None = None
-        if MASK in names:
-            length = self._require(MASK, "[N, L]", ("bool",))[1]
-            width = self._require(TEXT, "[T, C]", FLOATING)[1]
-            self._offsets = self._checked_offsets(length)
-        else:
-            _, length, width = self._require(TEXT, "[N, L, C]", FLOATING)
-        self.conditions: dict[str, tuple[int, ...]] = {TEXT: (length, width)}
-        if MASK in names:
-            self.conditions[MASK] = (length,)
+        self._offsets: dict[str, Tensor] = {}
+        self.conditions: dict[str, tuple[int, ...]] = {}
+        for text, mask in TEXTS.items():
+            if mask in names:
+                length = self._require(mask, "[N, L]", ("bool",))[1]
+                self.conditions[text] = (length, self._require(text, "[T, C]", FLOATING)[1])
+                self.conditions[mask] = (length,)
+                self._offsets[text] = self._checked_offsets(text, length)
+            elif text in names:
+                self.conditions[text] = self._require(text, "[N, L, C]", FLOATING)[1:]
         if POOLED in names:
             self.conditions[POOLED] = self._require(POOLED, "[N, D]", FLOATING)[1:]
 
@@ -69,10 +72,13 @@ class PairShard:
 
     def condition(self, rows: Tensor) -> dict[str, Tensor]:
         """Float32 text states ``[B, L, C]``, 0 where the mask, bool ``[B, L]``, is false; float32 pooled ``[B, D]``."""
-        arrays = self._arrays
-        cond = {TEXT: self._finite(TEXT, arrays[TEXT].read(rows), rows)} if self._offsets is None else self._text(rows)
-        if POOLED in arrays:
-            cond[POOLED] = self._finite(POOLED, arrays[POOLED].read(rows), rows)
+        cond: dict[str, Tensor] = {}
+        for name in self.conditions:
+            if name in self._offsets:
+                mask = self._arrays[TEXTS[name]].read(rows).bool()
+                cond |= {name: self._finite(name, self._states(name, mask, rows), rows), TEXTS[name]: mask}
+            elif name not in MASKS:
+                cond[name] = self._finite(name, self._arrays[name].read(rows), rows)
         return cond
 
     def captions(self) -> list[str]:
@@ -92,20 +98,20 @@ class PairShard:
             raise ValueError(f'cannot read "captions" from {path}: {error!r}') from error
         return captions
 
-    def _text(self, rows: Tensor) -> dict[str, Tensor]:
-        mask = self._arrays[MASK].read(rows).bool()
-        starts, ends = self._offsets[rows], self._offsets[rows + 1]
+    def _states(self, text: str, mask: Tensor, rows: Tensor) -> Tensor:
+        """States of the full length, from those that are stored."""
+        starts, ends = self._offsets[text][rows], self._offsets[text][rows + 1]
         unlike = mask.sum(1) != ends - starts
         if unlike.any():
             row = int(rows[int(unlike.nonzero()[0])])
-            raise ValueError(f"{self._name(MASK)} does not fit {OFFSETS!r} in row {row}: the file is damaged")
-        text = torch.zeros(*mask.shape, self.conditions[TEXT][1])
-        if mask.any():
-            stored = torch.cat(
-                [torch.arange(start, end) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+            raise ValueError(
+                f"{self._name(TEXTS[text])} does not fit {offsets_of(text)!r} in row {row}: the file is damaged"
             )
-            text[mask] = self._arrays[TEXT].read(stored)
-        return {TEXT: self._finite(TEXT, text, rows), MASK: mask}
+        states = torch.zeros(*mask.shape, self.conditions[text][1])
+        if mask.any():
+            ranges = zip(starts.tolist(), ends.tolist(), strict=True)
+            states[mask] = self._arrays[text].read(torch.cat([torch.arange(start, end) for start, end in ranges]))
+        return states
 
     def _finite(self, name: str, tensor: Tensor, rows: Tensor) -> Tensor:
         if not torch.isfinite(tensor).all():
@@ -132,18 +138,19 @@ class PairShard:
             raise ValueError(f"{self._name(name)} must be {', '.join(dtypes)}, got {array.dtype}")
         return array.shape
 
-    def _checked_offsets(self, length: int) -> Tensor:
-        array, total = self._arrays[OFFSETS], self._arrays[TEXT].shape[0]
+    def _checked_offsets(self, text: str, length: int) -> Tensor:
+        name = offsets_of(text)
+        array, total = self._arrays[name], self._arrays[text].shape[0]
         if array.shape != (self.samples + 1,) or array.dtype != "int64":
             raise ValueError(
-                f"{self._name(OFFSETS)} must be int64 [{self.samples + 1}], got {array.dtype} {list(array.shape)}"
+                f"{self._name(name)} must be int64 [{self.samples + 1}], got {array.dtype} {list(array.shape)}"
             )
         offsets = array.read(torch.arange(self.samples + 1))
         lengths = offsets.diff()
         if int(offsets[0]) != 0 or int(offsets[-1]) != total or bool((lengths < 0).any() or (lengths > length).any()):
             raise ValueError(
-                f"{self._name(OFFSETS)} must rise from 0 to {total}, the rows of {TEXT!r}, by at most {length} a "
-                "sample: the file is damaged"
+                f"{self._name(name)} must rise from 0 to {total}, the rows of {text!r}, by at most {length} a sample: "
+                "the file is damaged"
             )
         return offsets
 

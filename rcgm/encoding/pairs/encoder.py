@@ -12,15 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rcgm.data.text.layout import MASK, check_conditions
+from rcgm.checks import one_of
+from rcgm.data.text.layout import MASKS, check_conditions
 from rcgm.files import sha256_of
-from rcgm.networks.pipelines import TextPipeline
+from rcgm.networks.pipelines import PIPELINES, TextPipeline
 
 __all__ = ["ConditionEncoder", "PairEncoder", "load_condition_encoder", "load_encoder"]
 
 ConditionEncoder = Callable[[list[str]], dict[str, Tensor]]
-"""B captions to ``text`` ``[B, L, C]``, and where there are any ``mask`` ``[B, L]`` and ``pooled`` ``[B, D]``. The
-empty caption stands for no caption. It loads what it needs itself, at its first call."""
+"""B captions to tensors ``[B, ...]`` by name, see ``rcgm.data.text.layout.CONDITIONS``. The empty caption stands for no
+caption. It loads what it needs itself, at its first call."""
 
 
 class PairEncoder:
@@ -84,7 +85,7 @@ class PairEncoder:
         if not isinstance(cond, dict):
             raise TypeError(f"{where} must be a dict of tensors, got {type(cond).__name__}")
         check_conditions(cond, rows, where)
-        return {name: (tensor.bool() if name == MASK else tensor.detach()).cpu() for name, tensor in cond.items()}
+        return {name: (tensor.bool() if name in MASKS else tensor.detach()).cpu() for name, tensor in cond.items()}
 
 
 def load_encoder(
@@ -108,8 +109,11 @@ def load_encoder(
 
     Raises:
         ModuleNotFoundError: diffusers or transformers is not installed.
-        ValueError: no such pipeline or function.
+        ValueError: no such pipeline or function, or a family of videos.
     """
+    one_of("family", family, PIPELINES)
+    if PIPELINES[family].video:
+        raise ValueError(f"family must be one of images, got {family!r}, of videos")
     parts = ("vae",) if condition_encoder is not None else ("text", "vae")
     conditions = None if condition_encoder is None else load_condition_encoder(condition_encoder)
     pipeline = TextPipeline.from_pretrained(family, path, dtype=dtype, device=device, parts=parts, length=length)

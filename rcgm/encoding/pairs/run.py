@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from rcgm.checks import whole_number
 from rcgm.data.latents.manifest import MANIFEST
-from rcgm.data.text.layout import MASK, NULL_FILE
+from rcgm.data.text.layout import MASKS, NULL_FILE
 from rcgm.data.text.manifest import FORMAT, VERSION
 from rcgm.encoding.pairs.plan import PairPlan
 from rcgm.encoding.pairs.reading import PairReader
@@ -111,7 +111,7 @@ def write_pair_manifest(plan: PairPlan) -> dict[str, Any]:
     write_report(plan.source, plan.output, left_out, cut)
     check_limit(plan.source, left_out, plan.max_bad)
     dtype = getattr(torch, plan.text_dtype)
-    null = {name: value if name == MASK else value.to(dtype) for name, value in plan.encoder.null().items()}
+    null = {name: value if name in MASKS else value.to(dtype) for name, value in plan.encoder.null().items()}
     write_atomically(plan.output / NULL_FILE, save({name: value.contiguous() for name, value in null.items()}))
     reasons = collections.Counter(one.reason.value for one in left_out)
     channels, factor = plan.encoder.latent_channels, plan.encoder.factor

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rcgm.data.text.layout import LATENTS, MASK, captions_path, packed_text
+from rcgm.data.text.layout import LATENTS, MASKS, TEXTS, captions_path, packed_text
 from rcgm.encoding.pairs.plan import PairPlan
 from rcgm.encoding.pairs.reading import Pair
 from rcgm.encoding.pairs.survey import LeftOut
@@ -72,13 +72,14 @@ class PairShardWriter:
         captions = [pair.caption for pair in pairs]
         part = {LATENTS: encoder.images(torch.stack([pair.image for pair in pairs])), **encoder.captions(captions)}
         for name, tensor in part.items():
-            if name != MASK:
+            if name not in MASKS:
                 dtype = self._plan.dtype if name == LATENTS else self._plan.text_dtype
                 part[name] = tensor.to(getattr(torch, dtype))
         finite = torch.ones(len(pairs), dtype=torch.bool)
         for name, tensor in part.items():
             # what the mask leaves out may be anything, and is not stored
-            known = tensor.masked_fill(~part[MASK][..., None], 0) if name == "text" and MASK in part else tensor
+            mask = part.get(TEXTS.get(name, ""))
+            known = tensor if mask is None else tensor.masked_fill(~mask[..., None], 0)
             finite &= torch.isfinite(known.flatten(1)).all(1)
         long = encoder.too_long(captions)
         for pair, good, cut in zip(pairs, finite.tolist(), long, strict=True):

@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def pipelines(tmp_path_factory):
     root = tmp_path_factory.mktemp("pipelines")
-    for name in ("sana", "sd3"):
+    for name in ("sana", "sd3", "hunyuan_image"):
         tiny_pipeline(name).save_pretrained(root / name)
     return root
 
@@ -258,6 +258,26 @@ def test_a_family_without_masks(pipelines, tmp_path):
     assert json.loads((tmp_path / "out/manifest.json").read_text())["truncated"] == len(lines)
 
 
+def test_a_family_of_two_texts_with_masks(pipelines, tmp_path):
+    images = tmp_path / "images"
+    lines = write_images(images, 4)
+    lines[1]["text"] = 'a sign, "open"'  # quoted words go to the second text encoder
+    write_list(images, lines)
+    # a multiple of every factor; the images are 40 by 24 pixels
+    encode(pipelines, images, tmp_path / "out", "--length", "40", "--max-upscale", "4", family="hunyuan_image")
+    dataset = EncodedPairs(tmp_path / "out")
+    assert list(dataset.info.text.tensors) == ["text", "mask", "text_2", "mask_2"]
+    pipeline = TextPipeline.from_pretrained("hunyuan_image", pipelines / "hunyuan_image", length=40, parts=("text",))
+    captions = dataset.captions(torch.arange(4))
+    own = pipeline.encode_prompts(captions)
+    found = dataset.conditions(torch.arange(4))
+    for text, mask in (("text", "mask"), ("text_2", "mask_2")):
+        known = own[mask].bool()
+        assert torch.equal(found[mask], known)
+        torch.testing.assert_close(found[text][known], own[text][known], rtol=1e-4, atol=1e-5)
+    assert found["mask_2"].any(1).tolist() == ["open" in caption for caption in captions]
+
+
 OWN_ENCODER = """
 import torch
 
@@ -306,6 +326,7 @@ def test_a_condition_encoder_of_ones_own(pipelines, tmp_path, monkeypatch, capsy
         (["--length", "0"], "--length"),
         (["--max-bad", "2"], "needs a number from 0 to 1"),
         (["--family", "nothing"], "family must be one of"),
+        (["--family", "wan"], "family must be one of images, got 'wan', of videos"),
         (["--source", "webdataset"], "must hold files that end in"),
     ],
 )

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rcgm.data import EncodedPairs, build_dataset, data_fingerprint, describe_data, examples, fingerprint_differences
+from rcgm.data.text.layout import packed_text
 from tests.support.encoded_pairs import LENGTH, SHAPES, WIDTH, condition, write_manifest, write_pairs
 
 ORDER = (0, 2, 1)
@@ -74,6 +75,22 @@ def test_masks_need_not_begin_at_the_first_word(tmp_path):
     assert torch.equal(text[mask], stored["text"]) and not text[~mask].any()
 
 
+def test_states_of_a_second_text_encoder(tmp_path):
+    write_pairs(tmp_path, [(SHAPES[0], 3)], pooled=False)
+    path = tmp_path / "text_shard00000.safetensors"
+    cond = condition(3, 7, pooled=False)
+    cond["mask_2"], cond["text_2"] = torch.zeros(3, 4, dtype=torch.bool), torch.zeros(3, 4, 2)
+    cond["mask_2"][1, :2], cond["text_2"][1, :2] = True, 1.5  # the other captions have none
+    save_file({"latents": torch.zeros(3, *SHAPES[0]), **packed_text(cond)}, path)
+    save_file({name: tensor[:1].clone() for name, tensor in cond.items()}, tmp_path / "null.safetensors")
+    dataset = EncodedPairs(tmp_path)
+    assert list(dataset.info.text.tensors) == list(dataset.null_cond) == ["text", "mask", "text_2", "mask_2"]
+    own = dataset.take(torch.arange(3))[1]
+    assert list(own) == list(dataset.null_cond)
+    assert all(torch.equal(own[name], cond[name]) for name in cond)
+    assert len(load_file(path)["text_2"]) == 2
+
+
 def test_info_and_description(tmp_path):
     write_pairs(tmp_path)
     dataset = EncodedPairs(tmp_path)
@@ -118,7 +135,8 @@ def test_the_fingerprint_tells_other_pairs(tmp_path):
         ({"latents": torch.zeros(8, 4, 4, 6)}, r"must be \[9, 4, 4, 6\], as the manifest says, got \[8, 4, 4, 6\]"),
         ({"latents": torch.zeros(9, 4, 4, 6).long()}, "float16, bfloat16, float32, got int64"),
         ({"text": None}, "must hold latents and text"),
-        ({"mask": None}, "mask together with text_offsets"),
+        ({"mask": None}, "mask together with text and text_offsets"),
+        ({"text_2_offsets": torch.zeros(10).long()}, "mask_2 together with text_2 and text_2_offsets"),
         ({"more": torch.zeros(9)}, "'more'"),
         ({"text": torch.zeros(3, 6)}, "'text_offsets' of .* must rise from 0 to 3"),
         ({"text": torch.zeros(24, 6).long()}, "'text' of .* must be float16"),
