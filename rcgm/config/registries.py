@@ -27,7 +27,7 @@ FROM_DATA: Mapping[str, Callable[[DataInfo], Any]] = {
     "in_channels": lambda info: info.shape[0],
     "dim": lambda info: info.shape[0],
     "num_classes": lambda info: info.num_classes,
-    "text_dim": lambda info: info.text.tensors["text"][-1],
+    "text_dim": lambda info: None if info.text is None else info.text.tensors["text"][-1],
 }
 
 

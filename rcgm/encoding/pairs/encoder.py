@@ -49,7 +49,7 @@ class PairEncoder:
         """What latents and conditions follow from, in plain values; where the files lie is no part of it."""
         settings: dict[str, Any] = {
             "family": self.pipeline.family,
-            "weights_sha256": self.pipeline.weights_hash(),
+            "files_sha256": self.pipeline.files_hash(),
             "length": self.pipeline.length,
             "condition_encoder": self.name,
         }

@@ -23,6 +23,8 @@ __all__ = ["TextPipeline"]
 
 PARTS = ("text", "vae")
 INDEX = "model_index.json"
+SUFFIXES = (".json", ".jinja", ".model", ".safetensors", ".txt")
+"""Of the files that a part is loaded from."""
 
 
 class TextPipeline:
@@ -189,11 +191,12 @@ class TextPipeline:
             raise ValueError(f"latents must be {shape}, got {list(latents.shape)}")
         return self._family.decode_latents(self.pipeline.vae, self._moved(latents)).float()
 
-    def weights_hash(self) -> str:
-        """SHA-256 over the weight files of the loaded parts."""
-        parts = _components(self.family, self._parts)
-        files = [file for part in parts for file in sorted((self._folder / part).glob("*.safetensors"))]
-        return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()
+    def files_hash(self) -> str:
+        """SHA-256 over the files of the loaded parts: weights, configurations and vocabularies."""
+        parts = [self._folder / part for part in _components(self.family, self._parts)]
+        files = [file for part in parts for file in sorted(part.rglob("*")) if file.suffix in SUFFIXES]
+        named = [f"{file.relative_to(self._folder).as_posix()} {sha256_of(file)}" for file in files]
+        return hashlib.sha256("\n".join(named).encode()).hexdigest()
 
     def _require(self, part: str) -> None:
         if part not in self._parts:

@@ -156,6 +156,17 @@ def test_other_settings_are_refused_unless_forced(encoded, pipelines, tmp_path, 
     assert EncodedPairs(output).info.shape == (4, 8, 8)
 
 
+def test_a_pipeline_may_move_but_not_change(encoded, pipelines, tmp_path, capsys):
+    images, output = copied(encoded, tmp_path)
+    shutil.copytree(pipelines / "sana", tmp_path / "moved/sana")
+    encode(tmp_path / "moved", images, output)
+    assert "(0 of 5 written)" in capsys.readouterr().out
+    config = tmp_path / "moved/sana/vae/config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "scaling_factor": 0.5}))
+    assert main(arguments(tmp_path / "moved", images, output)) == 2
+    assert "was encoded from other images or with other settings" in capsys.readouterr().err
+
+
 def test_two_ranks_write_what_one_does(encoded, pipelines, tmp_path):
     run_ranks(main, (arguments(pipelines, encoded / "images", tmp_path / "out"),), 2, tmp_path)
     for path in sorted((encoded / "out").iterdir()):

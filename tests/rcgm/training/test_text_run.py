@@ -9,12 +9,14 @@ from PIL import Image
 
 from rcgm.cli import main
 from rcgm.config import ConfigError, parse_config
+from rcgm.config.registries import REGISTRIES, arguments_from_data
 from rcgm.config.yaml_text import dump_yaml
 from rcgm.data import EncodedPairs
 from rcgm.engine import conditions
 from rcgm.runs import load_run
 from rcgm.runs.checkpoint import latest_checkpoint, read_checkpoint
 from rcgm.runs.conditions import DataCaptions
+from rcgm.runs.image_measure import ImageMeasure
 from rcgm.training import step as step_module
 from rcgm.training import train
 from tests.support.launching import run_ranks
@@ -121,6 +123,27 @@ def test_samples_have_the_first_captions_of_the_data(tmp_path, values, capsys):
     assert "there is no measure for the data 'encoded_pairs'" in capsys.readouterr().err
 
 
+def test_samples_with_captions_are_judged_as_images(values):
+    dataset = EncodedPairs(values["data"]["path"])
+    asked = []
+
+    def sampler(rows, *, steps):
+        asked.extend(rows)
+        return torch.randn(len(rows), *dataset.info.shape, generator=torch.Generator().manual_seed(rows.start))
+
+    def judge(images):
+        features = images.float().mean((2, 3))
+        return features, features
+
+    measure = ImageMeasure(
+        judge, dataset, device=torch.device("cpu"), batch_size=4, decode=lambda latents: latents[:, :3].tanh()
+    )
+    report = measure(sampler, 12, steps=1)
+    assert asked == list(range(12))
+    # those of the shape that the samples have
+    assert report["samples"] == 12 and report["reference_samples"] == 9
+
+
 def test_networks_and_data_that_do_not_fit_are_refused_before_the_first_step(tmp_path, values):
     for changes, message in (
         ({"data": {"name": "two_moons"}, "objective": {"name": "rcgm"}}, "model sana needs images with captions"),
@@ -140,8 +163,10 @@ def test_damaged_text_in_a_checkpoint_is_named(tmp_path, values):
     info = EncodedPairs(values["data"]["path"]).info
     plain = json.loads(json.dumps(data_info_to_plain(info)))
     assert data_info_from_plain(plain) == info
+    assert arguments_from_data(REGISTRIES["model"]["text_dit"], info)["text_dim"] == 6
     del plain["text"]  # of an earlier version
     assert data_info_from_plain(plain).text is None
+    assert arguments_from_data(REGISTRIES["model"]["text_dit"], data_info_from_plain(plain))["text_dim"] is None
     for text in (3, {}, {"family": "sana"}, {"family": "", "pipeline": "", "tensors": 3}, {**plain, "tensors": {}}):
         with pytest.raises((TypeError, ValueError)):
             data_info_from_plain({**plain, "text": text})
