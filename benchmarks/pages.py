@@ -14,10 +14,19 @@ import re
 import sys
 from pathlib import Path
 
-from benchmarks import costs, headline, number_tables, own_images_table, published_loops, step_tables, tables
+from benchmarks import (
+    costs,
+    headline,
+    number_tables,
+    own_images_table,
+    published_loops,
+    step_tables,
+    tables,
+    tuning_table,
+)
 from benchmarks.environment import FIGURES, ROOT, read
 
-WITH_TABLES = (tables, number_tables, step_tables, headline, costs, own_images_table, published_loops)
+WITH_TABLES = (tables, number_tables, step_tables, headline, costs, own_images_table, published_loops, tuning_table)
 TABLES = {name: make for module in WITH_TABLES for name, make in module.TABLES.items()}
 BLOCK = re.compile(r"<!-- begin (?P<name>\S+) -->.*?<!-- end (?P=name) -->", re.DOTALL)
 

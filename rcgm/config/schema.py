@@ -142,9 +142,11 @@ class ParallelConfig(Section):
     shard_size: PositiveInt | None = None
     """Processes per copy, for hybrid. Default: those of a node."""
     keep_student_gathered: bool = False
-    """Keep the student's gathered parameters from the forward to the backward: faster, but more memory."""
+    """Keep the student's gathered parameters from the forward to the backward: faster, but more memory. Not for tune
+    lora."""
     keep_target_gathered: bool = True
-    """Gather the parameters of target and teacher once per step, not in every wave of forwards."""
+    """Gather the parameters of target and teacher once per step, not in every wave of forwards; with tune lora those of
+    the base, for the student too."""
     gather_dtype: Literal["bfloat16"] | None = None
     """Format in which parameters are gathered and used. Default: their own."""
     reduce_dtype: Literal["float32", "bfloat16"] | None = None

@@ -167,11 +167,14 @@ def test_the_page_works(tmp_path):
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     given = {"path": tmp_path, "images": images, "prompts": ["a fox", "a bear"]}
     page = (Path(__file__).parents[3] / "docs" / "text_to_image.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    code, adapters = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     exec(code, given)
     given["loss"].backward()
     assert given["network"].interval_embedder.linear_2.weight.grad.abs().max() > 0
     assert set(re.findall(r"^\| `(\w+)`", page, re.MULTILINE)) == set(NETWORKS)
+    exec(adapters, given)
+    given["loss"].backward()
+    assert all(parameter.grad is not None for parameter in given["student"].parameters())
 
 
 @torch.no_grad()
