@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from rcgm.cli import derivatives, encode, evaluate, export, info, sample, train
+from rcgm.cli import derivatives, encode, evaluate, export, info, plan, sample, train
 from rcgm.cli.errors import exhausted, fail, missing_package
 
 __all__ = ["main"]
@@ -20,6 +20,7 @@ COMMANDS = {
     "encode": encode,
     "export": export,
     "derivatives": derivatives,
+    "plan": plan,
     "info": info,
 }
 
@@ -32,6 +33,7 @@ Train generative models that sample in one, two or a few steps.
   rcgm encode images latents ...          turn a folder of images into latents to train on
   rcgm export runs/digits                 write the network to one safetensors file or a folder
   rcgm derivatives --run runs/digits      measure how far derivatives of the network can be trusted
+  rcgm plan configs/digits.yaml           compute whether a run fits the memory of its GPUs
   rcgm info                               what is installed, and which kernels will run
 
 'rcgm COMMAND --help' explains a command and gives an example."""

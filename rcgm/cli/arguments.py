@@ -17,6 +17,7 @@ __all__ = [
     "numbers",
     "positive",
     "seed",
+    "sizes",
     "words",
 ]
 
@@ -155,6 +156,11 @@ def colour(text: str) -> tuple[int, int, int]:
 def words(text: str) -> tuple[str, ...]:
     """Words separated by commas."""
     return tuple(part.strip() for part in text.split(","))
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    """Whole numbers of at least 1, separated by commas."""
+    return _integers(text, 1)
 
 
 def numbers(text: str) -> tuple[float, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch._guards import detect_fake_mode
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin
@@ -66,7 +67,7 @@ def load_transformer(
 ) -> ModelMixin:
     """Load a transformer of the class ``name``.
 
-    On the meta device (``with torch.device("meta")``) its weights are not read.
+    On the meta device (``with torch.device("meta")``) and under torch's FakeTensorMode its weights are not read.
 
     Args:
         name: of its class in diffusers.
@@ -91,7 +92,8 @@ def load_transformer(
         got = "no class of diffusers" if found is None else f"a {found}: choose the family of that class"
         raise ValueError(f"path must hold a {name}, got '{path}' with {got}")
     try:
-        if torch.get_default_device().type == "meta":
+        # where tensors have no content, as under FakeTensorMode too
+        if torch.get_default_device().type == "meta" or detect_fake_mode() is not None:
             return stock.from_config(config).to(kind)
         return stock.from_pretrained(path, use_safetensors=True, **dtype_option(kind), **options)
     except Exception as error:
