@@ -36,6 +36,10 @@ from rcgm.training.trainer import Trainer
 
 __all__ = ["train"]
 
+COMPILED_FORMS = 64
+"""Compiled forms of one block, beyond which torch runs it without compilation: there is one for each role, with and
+without gradients, for each kind of block that shares its code, and for batches of other sizes."""
+
 
 def train(
     config: TrainConfig,
@@ -84,6 +88,8 @@ def _train(
     device = choose_device(config.device)
     check_requests(allow_changes)
     checkpoint = None
+    if config.compile:
+        stack.enter_context(torch._dynamo.config.patch(recompile_limit=COMPILED_FORMS))
     if resume:
         if folder.root.is_dir():
             stack.enter_context(held_alone(folder.lock, processes))

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 pytest.importorskip("diffusers")
 pytest.importorskip("peft")
@@ -78,6 +79,24 @@ def test_blocks_are_recomputed_in_the_role_of_their_forward(name):
         gradients.append(gradients_of(student))
     assert gradients[0].keys() == gradients[1].keys()
     assert all(torch.equal(gradient, gradients[1][key]) for key, gradient in gradients[0].items())
+
+
+@pytest.mark.parametrize("name", ["sana", "z_image"])
+def test_a_change_of_roles_compiles_nothing_after_the_first_step(name):
+    """Also where kinds of blocks share their code."""
+    torch._dynamo.reset()
+    student = small_role(network=NETWORKS[name](FAMILIES[name].build()), rank=2)
+    target, teacher = copy.deepcopy(student).requires_grad_(False), student.without_adapter()
+    parallelize(student, ParallelConfig(), None, compile="eager", keep_gathered=True)
+    counted = []
+    with torch._dynamo.config.patch(recompile_limit=64):
+        for _ in range(2):
+            before = counters["stats"]["unique_graphs"]
+            with torch.no_grad():
+                between = target(*point(name)) + teacher(*point(name))
+            (student(*point(name)) - between).square().mean().backward()
+            counted.append(counters["stats"]["unique_graphs"] - before)
+    assert counted[0] >= 3 and counted[1] == 0
 
 
 def test_a_half_precision_base_keeps_its_format(name):

@@ -12,8 +12,8 @@ from rcgm.models.published import read_weights
 from rcgm.roles import Role, base_of
 from rcgm.runs import CheckpointError, latest_checkpoint, load_run, read_checkpoint
 from rcgm.runs.export import export_run
+from rcgm.training import Trainer, train
 from rcgm.training import step as step_module
-from rcgm.training import train
 from rcgm.training.step import TrainStep
 from tests.support.same_run import assert_same_run
 
@@ -139,6 +139,16 @@ def test_the_export_is_the_adapter(tmp_path, tiny_config, begun):
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in run.network.state_dict().items())
     with pytest.raises(ValueError, match=r"adapters .* one file"):
         export_run(run, tmp_path / "folder")
+
+
+def test_all_forms_of_a_block_are_compiled(tmp_path, tiny_config, begun, monkeypatch):
+    before = torch._dynamo.config.recompile_limit
+    seen = []
+    monkeypatch.setattr(Trainer, "run", lambda self: seen.append(torch._dynamo.config.recompile_limit))
+    for compile in ("true", "false"):
+        train(tiny_config(begun, *LORA, f"compile={compile}"), tmp_path / compile, show_progress=False)
+    assert seen == [64, before]
+    assert torch._dynamo.config.recompile_limit == before
 
 
 @pytest.mark.parametrize(
