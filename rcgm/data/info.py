@@ -21,7 +21,9 @@ class TextInfo:
         pipeline: folder or name of the pipeline, whose autoencoder encoded the images.
         tensors: shape of each tensor of a condition, without the batch: `text` `(L, C)`, and where there are any `mask`
             `(L,)`, bool, the same of a second text encoder, `text_2` and `mask_2`, and `pooled` `(D,)`.
-        encoder: of the captions, `module:function`; empty for the pipeline's own text encoders.
+        encoder: of the captions, `module:function`; empty for the pipeline's own text encoders. A name from a file of
+            somebody else: it must not be imported unless the user says so.
+        length: tokens of a caption that the pipeline's text encoders were asked for; None where nobody knows.
 
     Raises:
         TypeError, ValueError: an argument outside of the above.
@@ -31,8 +33,11 @@ class TextInfo:
     pipeline: str
     tensors: Mapping[str, tuple[int, ...]]
     encoder: str = ""
+    length: int | None = None
 
     def __post_init__(self) -> None:
+        if self.length is not None:
+            whole_number("length", self.length, 1)
         if "text" not in self.tensors:
             raise ValueError(f"tensors must hold the shape of 'text', got {list(self.tensors)}")
         for name, shape in self.tensors.items():

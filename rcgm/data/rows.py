@@ -100,6 +100,21 @@ def open_array(path: Path, name: str) -> Rows:
         raise ValueError(f"cannot read {which}: {error}") from error
 
 
+def open_arrays(path: Path) -> dict[str, Rows]:
+    """All arrays of a .safetensors file. They share one mapping, of which the system gives a process some ten thousand.
+
+    Raises:
+        ValueError: no such file, or a damaged one.
+    """
+    names = array_names(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: _MappedSafetensors(path, name, file.get_tensor(name)) for name in names}
+    # As above.
+    except Exception as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+
+
 class _MemoryNumpy:
     in_memory = True
 
@@ -134,12 +149,14 @@ class _MappedNumpy:
 class _MappedSafetensors:
     in_memory = False
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, path: Path, name: str, tensor: torch.Tensor | None = None) -> None:
         self._path = path
         self._name = name
         self._whole = _Whole(path)
-        with safe_open(path, framework="pt") as file:
-            self._tensor = file.get_tensor(name)
+        if tensor is None:
+            with safe_open(path, framework="pt") as file:
+                tensor = file.get_tensor(name)
+        self._tensor = tensor
         self.shape = tuple(self._tensor.shape)
         self.dtype = str(self._tensor.dtype).removeprefix("torch.")
 

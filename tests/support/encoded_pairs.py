@@ -64,6 +64,7 @@ def write_manifest(folder: Path, **changes: object) -> None:
     """A manifest of these shards; ``changes`` replace keys."""
     plain = {
         "format": "encoded_pairs", "version": 1, "family": "sana", "pipeline": "somewhere/sana", "encoder": "",
+        "length": 5,
         "shards": [],
         "left_out": {"image is broken": 2, "caption is empty": 0}, "truncated": 1,
     }  # fmt: skip

@@ -76,7 +76,7 @@ class EncodedPairs(Dataset):
             shape=counts.most_common(1)[0][0],
             num_classes=None,
             kind="images",
-            text=TextInfo(manifest.family, manifest.pipeline, first.conditions, manifest.encoder),
+            text=TextInfo(manifest.family, manifest.pipeline, first.conditions, manifest.encoder, manifest.length),
         )
         self.notes = [
             "shapes: " + "; ".join(f"{shape_text(shape)}: {count:,} samples" for shape, count in counts.items()),

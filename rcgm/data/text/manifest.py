@@ -34,7 +34,7 @@ class Manifest:
     """The part of a manifest that a reader needs.
 
     Attributes:
-        family, pipeline, encoder: see `rcgm.data.TextInfo`.
+        family, pipeline, encoder, length: see `rcgm.data.TextInfo`.
         shards: in order.
         left_out: why pairs were left out, and how many.
         truncated: captions that were longer than the encoder takes.
@@ -43,6 +43,7 @@ class Manifest:
     family: str
     pipeline: str
     encoder: str
+    length: int | None
     shards: tuple[ShardEntry, ...]
     left_out: dict[str, int]
     truncated: int
@@ -79,10 +80,13 @@ def _checked(content: dict[str, Any]) -> Manifest:
     if not shards or len({entry.file for entry in shards}) != len(shards):
         raise ValueError("shards must be a list of different files, at least one")
     family, pipeline, encoder = (_text(content, name) for name in ("family", "pipeline", "encoder"))
+    length = None if content["length"] is None else whole_number("length", content["length"], 1)
     left_out = {
         str(reason): whole_number(f"left_out[{reason!r}]", count, 0) for reason, count in content["left_out"].items()
     }
-    return Manifest(family, pipeline, encoder, shards, left_out, whole_number("truncated", content["truncated"], 0))
+    return Manifest(
+        family, pipeline, encoder, length, shards, left_out, whole_number("truncated", content["truncated"], 0)
+    )
 
 
 def _entry(entry: dict[str, Any]) -> ShardEntry:

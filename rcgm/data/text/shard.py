@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rcgm.data.latents.store import FLOATING, require_latents
-from rcgm.data.rows import Rows, array_names, open_array
+from rcgm.data.rows import Rows, open_arrays
 from rcgm.data.text.layout import CONDITIONS, LATENTS, MASKS, POOLED, TEXT, TEXTS, captions_path, offsets_of
 from rcgm.data.text.manifest import ShardEntry
 
 __all__ = ["PairShard"]
 
+LARGEST_TEXT = 2**28
+"""Numbers in the text states of a caption."""
 KNOWN = {LATENTS, *CONDITIONS, *map(offsets_of, TEXTS)}
 
 
@@ -36,7 +39,9 @@ class PairShard:
     def __init__(self, path: Path, entry: ShardEntry) -> None:
         self.path = path
         self.samples, self.shape = entry.samples, entry.shape
-        names = set(array_names(path))
+        self._entry = entry
+        arrays = open_arrays(path)
+        names = set(arrays)
         if {LATENTS, TEXT} - names or names - KNOWN:
             raise ValueError(
                 f"{path} must hold {LATENTS} and {TEXT}, and may hold {sorted(KNOWN)}, got {sorted(names)}"
@@ -45,7 +50,6 @@ class PairShard:
             offsets = offsets_of(text)
             if (mask in names) != (offsets in names) or (mask in names and text not in names):
                 raise ValueError(f"{path} must hold {mask} together with {text} and {offsets}, got {sorted(names)}")
-        arrays = {name: open_array(path, name) for name in sorted(names)}
         self._arrays = arrays
         found = require_latents(arrays[LATENTS].shape, arrays[LATENTS].dtype, self._name(LATENTS), axes=4)
         if (arrays[LATENTS].shape[0], found) != (self.samples, self.shape):
@@ -58,13 +62,22 @@ class PairShard:
         for text, mask in TEXTS.items():
             if mask in names:
                 length = self._require(mask, "[N, L]", ("bool",))[1]
-                self.conditions[text] = (length, self._require(text, "[T, C]", FLOATING)[1])
+                width = self._require(text, "[T, C]", FLOATING)[1]
+                if length * width > LARGEST_TEXT:  # of a small file a reader would make a large array
+                    raise ValueError(
+                        f"{self._name(text)} must have at most {LARGEST_TEXT} numbers a caption, got {length} x {width}"
+                    )
+                self.conditions[text] = (length, width)
                 self.conditions[mask] = (length,)
                 self._offsets[text] = self._checked_offsets(text, length)
             elif text in names:
                 self.conditions[text] = self._require(text, "[N, L, C]", FLOATING)[1:]
         if POOLED in names:
             self.conditions[POOLED] = self._require(POOLED, "[N, D]", FLOATING)[1:]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # mapped arrays pickle one by one; a worker process maps the file once
+        return PairShard, (self.path, self._entry)
 
     def latents(self, rows: Tensor) -> Tensor:
         """float32 ``[B, C, H, W]`` at the int64 ``rows`` ``[B]``."""

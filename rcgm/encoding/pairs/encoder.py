@@ -35,6 +35,7 @@ class PairEncoder:
     Attributes:
         multiple: of which height and width of images must be multiples.
         factor, latent_channels: of the autoencoder.
+        length: tokens of a caption; None where the user's own encoder knows.
     """
 
     def __init__(self, pipeline: TextPipeline, conditions: ConditionEncoder | None = None, name: str = "") -> None:
@@ -43,6 +44,7 @@ class PairEncoder:
         self.multiple: int = pipeline.multiple
         self.factor: int = pipeline.factor
         self.latent_channels: int = pipeline.latent_channels
+        self.length: int | None = pipeline.length if conditions is None else None
         self._conditions = conditions
 
     def settings(self) -> dict[str, Any]:
@@ -50,7 +52,7 @@ class PairEncoder:
         settings: dict[str, Any] = {
             "family": self.pipeline.family,
             "files_sha256": self.pipeline.files_hash(),
-            "length": self.pipeline.length,
+            "length": self.length,
             "condition_encoder": self.name,
         }
         if self._conditions is not None:

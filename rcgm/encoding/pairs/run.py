@@ -122,6 +122,7 @@ def write_pair_manifest(plan: PairPlan) -> dict[str, Any]:
         "family": pipeline.family,
         "pipeline": pipeline.path,
         "encoder": plan.encoder.name,
+        "length": plan.encoder.length,
         **{name: value for name, value in plan.settings.items() if name not in ("encoder", "buckets")},
         "encoder_settings": plan.settings["encoder"],
         "bucket_settings": plan.settings["buckets"],

@@ -261,7 +261,7 @@ def test_a_family_without_masks(pipelines, tmp_path):
     lines = write_images(images, 4)
     encode(pipelines, images, tmp_path / "out", "--length", "12", family="sd3")
     dataset = EncodedPairs(tmp_path / "out")
-    assert list(dataset.info.text.tensors) == ["text", "pooled"]
+    assert list(dataset.info.text.tensors) == ["text", "pooled"] and dataset.info.text.length == 12
     pipeline = TextPipeline.from_pretrained("sd3", pipelines / "sd3", length=12, parts=("text",))
     own = pipeline.encode_prompts(dataset.captions(torch.arange(4)))
     for name, tensor in dataset.conditions(torch.arange(4)).items():
@@ -313,7 +313,7 @@ def test_a_condition_encoder_of_ones_own(pipelines, tmp_path, monkeypatch, capsy
     encode(pipelines, images, tmp_path / "out", "--condition-encoder", "my_encoder:encode")
     dataset = EncodedPairs(tmp_path / "out")
     assert dataset.info.text.tensors == {"text": (9, 7), "mask": (9,)}
-    assert dataset.info.text.encoder == "my_encoder:encode"
+    assert dataset.info.text.encoder == "my_encoder:encode" and dataset.info.text.length is None
     lengths = [min(9, len(caption)) for caption in dataset.captions(torch.arange(4))]
     assert dataset.conditions(torch.arange(4))["mask"].sum(1).tolist() == lengths
     assert lengths == [9] * len(lines) and dataset.null_cond["mask"].sum() == 1

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -97,6 +98,7 @@ def test_info_and_description(tmp_path):
     assert dataset.info.shape == SHAPES[0]
     assert dataset.info.text.tensors == {"text": (5, 6), "mask": (5,), "pooled": (3,)}
     assert (dataset.info.text.family, dataset.info.text.pipeline) == ("sana", "somewhere/sana")
+    assert (dataset.info.text.encoder, dataset.info.text.length) == ("", 5)
     lines = describe_data(dataset)
     assert lines[0].startswith("data: 20 latents with captions of 4 x 4 x 6, values from ")
     assert lines[1:] == [
@@ -108,6 +110,16 @@ def test_info_and_description(tmp_path):
     assert examples(dataset, 30).shape == (30, *SHAPES[0])
     again = pickle.loads(pickle.dumps(dataset))  # as a worker process gets it
     assert torch.equal(again[7][0], dataset[7][0])
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs the list of a process's mappings")
+def test_a_shard_is_mapped_once(tmp_path):
+    write_pairs(tmp_path)
+    dataset = pickle.loads(pickle.dumps(EncodedPairs(tmp_path)))
+    assert len(dataset) == 20
+    mapped = Path("/proc/self/maps").read_text()
+    for shard in range(3):
+        assert mapped.count(str(tmp_path / f"text_shard{shard:05d}.safetensors")) == 1
 
 
 def test_the_fingerprint_tells_other_pairs(tmp_path):
@@ -148,6 +160,14 @@ def test_the_fingerprint_tells_other_pairs(tmp_path):
         ({"text_offsets": torch.tensor([0, 5, 3, 8, 10, 12, 14, 16, 20, 24])}, "must rise from 0"),
         ({"text_offsets": torch.tensor([0, 9, 10, 11, 12, 13, 14, 16, 20, 24])}, "by at most 5 a sample"),
         ({"text_offsets": torch.tensor([-1, 1, 3, 6, 10, 12, 14, 16, 20, 24])}, "must rise from 0"),
+        (
+            {
+                "mask": torch.zeros(9, 2**15, dtype=torch.bool),
+                "text": torch.zeros(1, 2**14),
+                "text_offsets": torch.tensor([0] * 9 + [1]),
+            },
+            "'text' of .* must have at most 268435456 numbers a caption, got 32768 x 16384",
+        ),
         ({"pooled": torch.zeros(9, 0)}, r"'pooled' of .* must be \[9, D\]"),
     ],
 )
@@ -205,6 +225,7 @@ SHARD = {"file": "text_shard00000.safetensors", "samples": 9, "shape": [4, 4, 6]
         ({"shards": 3}, "cannot read the manifest"),
         ({"version": 2}, "of a later rcgm"),
         ({"family": 3}, "family must be a text"),
+        ({"length": 0}, "length must be at least 1"),
         ({"left_out": {"broken": -1}}, "must be at least 0"),
         ({"format": None}, "set data.name to latents"),
     ],
