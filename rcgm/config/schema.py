@@ -209,6 +209,9 @@ class TrainConfig(Section):
     def _adapters_have_a_base(self) -> TrainConfig:
         if self.tune == "full" and self.lora != LoraConfig():
             raise ValueError("lora must be left out with tune full: set tune to lora")
+        quantization = self.model.arguments.get("quantization", "none")
+        if self.tune == "full" and quantization != "none":
+            raise ValueError(f"model.quantization must be none with tune full, got {quantization}: set tune to lora")
         if self.tune == "lora" and self.teacher is not None and self.teacher.initialise_student:
             raise ValueError(
                 "teacher.initialise_student must be false with tune lora, whose base does not change: export the "

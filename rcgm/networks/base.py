@@ -75,7 +75,12 @@ class PublishedNetwork(nn.Module, ABC):
 
     @classmethod
     def from_pretrained(
-        cls, path: str | os.PathLike[str], *, dtype: str | torch.dtype = "float32", interval: str = "embedding"
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        dtype: str | torch.dtype = "float32",
+        interval: str = "embedding",
+        quantization: str = "none",
     ) -> PublishedNetwork:
         """Load the transformer of a folder, or of a name on the hub; what a configuration says of a model.
 
@@ -84,12 +89,13 @@ class PublishedNetwork(nn.Module, ABC):
                 name of a pipeline on the hub, ``owner/name``.
             dtype: of the weights, float32 or bfloat16. The embedding of the interval is float32.
             interval: see the class.
+            quantization: ``"none"``, or ``"int8"`` for linear layers of 8 bits, which adapters alone can train.
 
         Raises:
-            ModuleNotFoundError: diffusers is not installed.
+            ModuleNotFoundError: diffusers is not installed, or torchao, which quantization needs.
             ValueError: there is no such model, it is of another class or cannot be read; and see the class.
         """
-        return cls(load_transformer(cls.STOCK, path, dtype), interval=interval)
+        return cls(load_transformer(cls.STOCK, path, dtype, quantization=quantization), interval=interval)
 
     def forward(self, x: Tensor, t: Tensor, r: Tensor, cond: TextCondition) -> Tensor:
         """The average velocity over [r, t] at ``x``.

@@ -46,9 +46,11 @@ class Flux(PublishedNetwork):
         *,
         dtype: str | torch.dtype = "float32",
         interval: str = "embedding",
+        quantization: str = "none",
         guidance: float = 3.5,
     ) -> Flux:
-        return cls(load_transformer(cls.STOCK, path, dtype), interval=interval, guidance=guidance)
+        transformer = load_transformer(cls.STOCK, path, dtype, quantization=quantization)
+        return cls(transformer, interval=interval, guidance=guidance)
 
     def predict(self, x: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         height, width = x.shape[-2:]

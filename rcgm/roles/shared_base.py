@@ -8,7 +8,8 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from rcgm.roles.switched import Switched
 
@@ -89,7 +90,10 @@ class SharedBase:
         for name, parameter in self.network.named_parameters():
             if id(parameter) in left_out:
                 continue
-            values = parameter.detach().flatten()
+            values = parameter.detach()
+            if not isinstance(values, DTensor) and type(values) is not Tensor:  # quantized
+                values = values.dequantize()
+            values = values.flatten()
             some = values[:: max(1, len(values) // SAMPLED)].double().cpu()
             result.update(f"{name} {list(parameter.shape)} {parameter.dtype}".encode() + some.numpy().tobytes())
         return result.hexdigest()

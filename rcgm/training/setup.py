@@ -49,11 +49,16 @@ def parallelize_networks(
     The base of roles is prepared once for all of them. Its parameters stay gathered as those of a target do.
 
     Raises:
-        ValueError: CUDA graphs with several processes.
+        ValueError: CUDA graphs or quantized weights with several processes.
     """
     if config.cuda_graphs and processes.world_size > 1:
         # sharded parameters are gathered in another place each time
         raise ValueError(f"cuda_graphs must be false where several processes train, got {processes.world_size}")
+    quantization = config.model.arguments.get("quantization", "none")
+    if quantization != "none" and processes.world_size > 1:
+        raise ValueError(
+            f"model.quantization must be none where several processes train, got {quantization}: FSDP cannot shard it"
+        )
     settings = config.parallel
     mesh = make_mesh(settings, next(student.parameters()).device, processes.world_size)
     frozen = [*ema.copies, *([] if teacher is None else [teacher.network])]

@@ -10,7 +10,9 @@ import torch
 from rcgm.config import ConfigError, build_model_from, config_to_yaml, parse_config
 from rcgm.config.yaml_text import parse_yaml
 from rcgm.distributed import blocks_of
+from rcgm.distributed.shares import Processes
 from rcgm.networks import NETWORKS
+from rcgm.training.setup import parallelize_networks
 from tests.support.tiny_networks import FAMILIES
 
 
@@ -107,3 +109,36 @@ def test_only_a_network_that_is_made_needs_diffusers(tmp_path):
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=600)
     assert found.stdout == "SanaTransformer2DModel needs the package diffusers: pip install 'rcgm[text]'\n"
+
+
+def test_quantization_is_refused_where_it_cannot_work(tmp_path, monkeypatch):
+    FAMILIES["sana"].build().save_pretrained(tmp_path)
+    model = {"name": "sana", "path": str(tmp_path), "quantization": "int8"}
+    with pytest.raises(
+        ConfigError, match=r"model\.quantization must be none with tune full, got int8: set tune to lora"
+    ):
+        parse_config(values(model))
+    config = parse_config({**values(model), "tune": "lora"})
+    with pytest.raises(ValueError, match=r"model\.quantization must be none where several processes train, got int8"):
+        parallelize_networks(config, None, None, None, Processes(world_size=2))
+    with pytest.raises(ConfigError, match="quantization must be one of none, int8, got 'int3'"):
+        build_model_from(parse_config({**values({**model, "quantization": "int3"}), "tune": "lora"}))
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    with pytest.raises(ModuleNotFoundError, match="quantization int8 needs the package torchao: pip install torchao"):
+        build_model_from(config)
+
+
+@torch.no_grad()
+def test_quantized_weights_are_close_and_times_exact(name, folder):
+    pytest.importorskip("torchao")
+    family = FAMILIES[name]
+    plain = NETWORKS[name].from_pretrained(folder, dtype="bfloat16").eval()
+    network = NETWORKS[name].from_pretrained(folder, dtype="bfloat16", quantization="int8").eval()
+    x = torch.randn(2, *family.latents, generator=torch.Generator().manual_seed(3))
+    t = torch.tensor([0.9, 0.3])
+    expected, found = (item(x, t, t / 2, family.cond(2)).float() for item in (plain, network))
+    # each weight is rounded to 1/127 of the largest of its row: half of that at most, a third of it on average
+    assert (found - expected).norm() < expected.norm() * 3 / 127
+    assert not torch.equal(found, expected)
+    for place in network._times:
+        assert type(place.embedding.layers.first.weight.data) is torch.Tensor

@@ -1,4 +1,4 @@
-"""Published networks whose activations are recomputed, block by block."""
+"""Published networks whose blocks are recomputed or compiled one by one."""
 
 import pytest
 import torch
@@ -32,3 +32,14 @@ def test_recomputed_blocks_give_the_same_gradients(name, kind):
     got, twice = gradients(name, kind)
     assert once > 0 and twice == 2 * once
     assert all(a is b is None or torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+@pytest.mark.parametrize("name", ["qwen_image", "wan"])
+def test_compiled_blocks_give_the_same_output(name):
+    family = FAMILIES[name]
+    x = torch.randn(2, *family.latents, generator=torch.Generator().manual_seed(3))
+    t = torch.tensor([0.9, 0.3])
+    plain, compiled = (NETWORKS[name](family.build()).requires_grad_(False) for _ in range(2))
+    parallelize(compiled, ParallelConfig(), None, compile="aot_eager", keep_gathered=False)
+    arguments = (x, t, t / 2, family.cond(2))
+    torch.testing.assert_close(compiled(*arguments), plain(*arguments))
