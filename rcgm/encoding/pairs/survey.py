@@ -15,7 +15,7 @@ __all__ = ["LeftOut", "Shape", "check_limit", "share_of", "survey"]
 
 Shape = tuple[int, int]
 """Height and width of an image, in pixels."""
-NAMES_IN_MESSAGE = 5
+NAMES_IN_MESSAGE, AT_ONCE = 5, 1000
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,13 @@ def survey(
             return LeftOut(index, Reason.IMAGE_SMALL, f"{height} x {width} pixels")
         return shape
 
-    found = []
+    found: list[Shape | LeftOut] = []
     with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
-        for result in pool.map(look, indices):
-            found.append(result)
+        for start in range(0, len(indices), AT_ONCE):  # else a task for each pair waits in memory
+            part = indices[start : start + AT_ONCE]
+            found += pool.map(look, part)
             if on_pairs is not None:
-                on_pairs(1)
+                on_pairs(len(part))
     return found
 
 
