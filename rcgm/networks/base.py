@@ -117,7 +117,7 @@ class PublishedNetwork(nn.Module, ABC):
         dtype = self.transformer.dtype
         inputs = {name: value.to(dtype) if value.is_floating_point() else value for name, value in cond.items()}
         with contextlib.ExitStack() as given:
-            for place, scaled, added in self._given_times(t, r):
+            for place, scaled, added in self.given_times(t, r):
                 given.enter_context(place.embedding.given(place.features(scaled), added))
             prediction = self.predict(x.to(dtype), t, inputs)
         return prediction if self.sign == 1 else self.sign * prediction
@@ -149,7 +149,7 @@ class PublishedNetwork(nn.Module, ABC):
         """The transformer's own embedding of ``r``, if it has one."""
         return None
 
-    def _given_times(self, t: Tensor, r: Tensor) -> Iterator[tuple[TimeInput, Tensor, Tensor | None]]:
+    def given_times(self, t: Tensor, r: Tensor) -> Iterator[tuple[TimeInput, Tensor, Tensor | None]]:
         """Each place that takes a time, that time, and what is added to its embedding."""
         added = None
         if self.interval_embedder is not None:

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
-from rcgm.networks.base import PublishedNetwork
+from rcgm.networks.guided import GuidedNetwork
 from rcgm.networks.packing import packed, unpacked
-from rcgm.networks.stock import load_transformer
 
 if TYPE_CHECKING:
-    from diffusers import FluxTransformer2DModel
+    from rcgm.networks.times import TimeInput
 
 __all__ = ["Flux"]
 
 
-class Flux(PublishedNetwork):
+class Flux(GuidedNetwork):
     """FLUX.1: latents ``[B, 16, H/8, W/8]``, even height and width; ``text`` of T5 and ``pooled`` ``[B, C]`` of CLIP.
 
-    Args:
-        guidance: what a network with a guidance embedding (FLUX.1-dev) is told; others take none.
+    FLUX.1-dev has an embedding of the scale of guidance.
     """
 
     STOCK: ClassVar[str] = "FluxTransformer2DModel"
@@ -33,42 +30,30 @@ class Flux(PublishedNetwork):
         *("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
     )
 
-    def __init__(
-        self, transformer: FluxTransformer2DModel, *, interval: str = "embedding", guidance: float = 3.5
-    ) -> None:
-        super().__init__(transformer, interval=interval)
-        self.guidance = guidance
+    usual_guidance: ClassVar[float] = 3.5
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        path: str | os.PathLike[str],
-        *,
-        dtype: str | torch.dtype = "float32",
-        interval: str = "embedding",
-        quantization: str = "none",
-        guidance: float = 3.5,
-    ) -> Flux:
-        transformer = load_transformer(cls.STOCK, path, dtype, quantization=quantization)
-        return cls(transformer, interval=interval, guidance=guidance)
+    def find_guidance(self) -> TimeInput:
+        from rcgm.networks.times import time_input  # needs diffusers
+
+        place = self.transformer.time_text_embed
+        return time_input(place.time_proj, place.guidance_embedder)
 
     def predict(self, x: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         height, width = x.shape[-2:]
-        guided = self.transformer.config.guidance_embeds
         tokens = self.transformer(
             hidden_states=packed(x),
             timestep=t,
-            guidance=t.new_full(t.shape, self.guidance) if guided else None,
+            guidance=self.guidance_for(t),
             pooled_projections=cond["pooled"],
             encoder_hidden_states=cond["text"],
-            txt_ids=x.new_zeros(cond["text"].shape[1], 3),
-            img_ids=_positions(height // 2, width // 2, x),
+            txt_ids=torch.zeros(cond["text"].shape[1], 3, device=x.device),
+            img_ids=_positions(height // 2, width // 2, x.device),
             return_dict=False,
         )[0]
         return unpacked(tokens, height, width)
 
 
-def _positions(rows: int, columns: int, like: Tensor) -> Tensor:
-    """Row and column of each token, ``[rows * columns, 3]``; the first number is 0."""
+def _positions(rows: int, columns: int, device: torch.device) -> Tensor:
+    """Row and column of each token, ``[rows * columns, 3]``, after a 0. bfloat16 would round numbers over 256."""
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    return torch.stack([torch.zeros_like(row), row, column], dim=-1).reshape(-1, 3).to(like)
+    return torch.stack([torch.zeros_like(row), row, column], dim=-1).reshape(-1, 3).to(device, torch.float32)

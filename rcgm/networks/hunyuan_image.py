@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from torch import Tensor
 
-from rcgm.networks.base import PublishedNetwork
-from rcgm.networks.stock import load_transformer
+from rcgm.networks.guided import GuidedNetwork
 
 if TYPE_CHECKING:
-    from diffusers import HunyuanImageTransformer2DModel
-
     from rcgm.networks.times import TimeInput
 
 __all__ = ["HunyuanImage"]
 
 
-class HunyuanImage(PublishedNetwork):
+class HunyuanImage(GuidedNetwork):
     """HunyuanImage: latents ``[B, 64, H/32, W/32]``; ``text`` and ``mask`` of the prompt.
 
     ``text_2`` and ``mask_2`` of quoted words may stand beside them. Distilled networks have an embedding of ``r``
-    (``use_meanflow``), which is used as it is.
-
-    Args:
-        guidance: what a network with a guidance embedding (the distilled one) is told; others take none.
+    (``use_meanflow``), which is used as it is, and another of the scale of guidance.
     """
 
     STOCK: ClassVar[str] = "HunyuanImageTransformer2DModel"
@@ -37,24 +29,7 @@ class HunyuanImage(PublishedNetwork):
         *("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
     )
 
-    def __init__(
-        self, transformer: HunyuanImageTransformer2DModel, *, interval: str = "embedding", guidance: float = 3.25
-    ) -> None:
-        super().__init__(transformer, interval=interval)
-        self.guidance = guidance
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        path: str | os.PathLike[str],
-        *,
-        dtype: str | torch.dtype = "float32",
-        interval: str = "embedding",
-        quantization: str = "none",
-        guidance: float = 3.25,
-    ) -> HunyuanImage:
-        transformer = load_transformer(cls.STOCK, path, dtype, quantization=quantization)
-        return cls(transformer, interval=interval, guidance=guidance)
+    usual_guidance: ClassVar[float] = 3.25
 
     def predict(self, x: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         config = self.transformer.config
@@ -67,7 +42,7 @@ class HunyuanImage(PublishedNetwork):
             encoder_attention_mask=cond["mask"],
             encoder_hidden_states_2=cond.get("text_2"),
             encoder_attention_mask_2=cond.get("mask_2"),
-            guidance=x.new_full(t.shape, self.guidance) * 1000.0 if config.guidance_embeds else None,
+            guidance=self.guidance_for(t),
             return_dict=False,
         )[0]
 
@@ -82,3 +57,9 @@ class HunyuanImage(PublishedNetwork):
 
         place = self.transformer.time_guidance_embed
         return time_input(place.time_proj_r, place.timestep_embedder_r) if place.use_meanflow else None
+
+    def find_guidance(self) -> TimeInput:
+        from rcgm.networks.times import time_input  # needs diffusers
+
+        place = self.transformer.time_guidance_embed
+        return time_input(place.time_proj, place.guidance_embedder)
