@@ -66,8 +66,8 @@ class Latents(Dataset):
         index_folder: str | os.PathLike[str] | None = None,
     ) -> None:
         folder = Path(path)
-        self._store = open_store(folder, layout, None if index_folder is None else Path(index_folder))
         manifest = read_manifest(folder)
+        self._store = open_store(folder, layout, None if index_folder is None else Path(index_folder))
         if manifest is not None and manifest.samples != len(self._store):
             raise ValueError(
                 f"{folder} holds {len(self._store)} samples and its manifest says {manifest.samples}: shards were "

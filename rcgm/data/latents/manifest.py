@@ -10,6 +10,8 @@ from typing import get_args
 from rcgm.data.latents.moments import Moments
 
 MANIFEST = "manifest.json"
+PAIRS = "encoded_pairs"
+"""Value of the key ``format`` in a manifest of images with captions, which one of other latents does not have."""
 SHARD_STEM = "latents_shard"
 STATISTICS = "latents_stats"
 """Name, without its suffix, of the file with the mean and standard deviation of each channel."""
@@ -43,10 +45,12 @@ def read_manifest(folder: Path) -> Manifest | None:
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("format") == PAIRS:
+            raise ValueError("it is of images with captions: set data.name to encoded_pairs")
         manifest = Manifest(content["moments"], tuple(content["classes"]), content["samples"])
         if type(manifest.samples) is not int or not all(isinstance(name, str) for name in content["classes"]):
             raise TypeError("samples must be an integer, and classes a list of names")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"cannot read the manifest {path}: {error!r}") from error
     if manifest.moments not in get_args(Moments):
         raise ValueError(f"moments in {path} must be one of {', '.join(get_args(Moments))}, got {manifest.moments!r}")

@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from rcgm.checks import whole_number
-from rcgm.data.latents.manifest import MANIFEST
+from rcgm.data.latents.manifest import MANIFEST, PAIRS
 from rcgm.data.text.layout import SHARD_STEM
 
-__all__ = ["FORMAT", "Manifest", "ShardEntry", "read_manifest"]
+__all__ = ["VERSION", "Manifest", "ShardEntry", "read_manifest"]
 
-FORMAT = "encoded_pairs"
-"""Value of the key ``format``, which a folder of other latents does not have."""
 VERSION = 1
 SHARD_NAME = re.compile(rf"{SHARD_STEM}\d+\.safetensors")
 
@@ -65,7 +63,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         kind = content.get("format")
-        if kind == FORMAT:
+        if kind == PAIRS:
             return _checked(content)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"cannot read the manifest {path}: {error!r}") from error

@@ -13,9 +13,9 @@ from safetensors.torch import save
 from torch.utils.data import DataLoader
 
 from rcgm.checks import whole_number
-from rcgm.data.latents.manifest import MANIFEST
+from rcgm.data.latents.manifest import MANIFEST, PAIRS
 from rcgm.data.text.layout import MASKS, NULL_FILE
-from rcgm.data.text.manifest import FORMAT, VERSION
+from rcgm.data.text.manifest import VERSION
 from rcgm.encoding.pairs.plan import PairPlan
 from rcgm.encoding.pairs.reading import PairReader
 from rcgm.encoding.pairs.shard import PairShardWriter
@@ -117,7 +117,7 @@ def write_pair_manifest(plan: PairPlan) -> dict[str, Any]:
     channels, factor = plan.encoder.latent_channels, plan.encoder.factor
     pipeline = plan.encoder.pipeline
     manifest = {
-        "format": FORMAT,
+        "format": PAIRS,
         "version": VERSION,
         "family": pipeline.family,
         "pipeline": pipeline.path,

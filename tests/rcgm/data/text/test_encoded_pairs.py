@@ -8,7 +8,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rcgm.data import EncodedPairs, build_dataset, data_fingerprint, describe_data, examples, fingerprint_differences
+from rcgm.data import (
+    EncodedPairs,
+    Latents,
+    build_dataset,
+    data_fingerprint,
+    describe_data,
+    examples,
+    fingerprint_differences,
+)
 from rcgm.data.text.layout import packed_text
 from tests.support.encoded_pairs import LENGTH, SHAPES, WIDTH, condition, write_manifest, write_pairs
 
@@ -243,6 +251,12 @@ def test_a_manifest_that_is_none_is_named(tmp_path, content):
     (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(ValueError, match="cannot read the manifest"):
         EncodedPairs(tmp_path)
+
+
+def test_the_other_kind_of_latents_names_this_one(tmp_path):
+    write_pairs(tmp_path)
+    with pytest.raises(ValueError, match=r"of images with captions: set data\.name to encoded_pairs"):
+        Latents(tmp_path)
 
 
 def test_folders_that_are_not_ready_are_named(tmp_path):
