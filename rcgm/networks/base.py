@@ -89,10 +89,11 @@ class PublishedNetwork(nn.Module, ABC):
                 name of a pipeline on the hub, ``owner/name``.
             dtype: of the weights, float32 or bfloat16. The embedding of the interval is float32.
             interval: see the class.
-            quantization: ``"none"``, or ``"int8"`` for linear layers of 8 bits, which adapters alone can train.
+            quantization: ``"none"``; ``"int8"`` or ``"nf4"`` for linear layers of 8 or 4 bits, which adapters alone can
+                train.
 
         Raises:
-            ModuleNotFoundError: diffusers is not installed, or torchao, which quantization needs.
+            ModuleNotFoundError: diffusers is not installed, or what quantization needs.
             ValueError: there is no such model, it is of another class or cannot be read; and see the class.
         """
         return cls(load_transformer(cls.STOCK, path, dtype, quantization=quantization), interval=interval)

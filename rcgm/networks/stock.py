@@ -11,18 +11,15 @@ import torch
 from torch._guards import detect_fake_mode
 
 from rcgm.checks import one_of
+from rcgm.networks.quantized import QUANTIZATIONS, in_four_bits, loading_options
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin
 
-__all__ = ["DTYPES", "QUANTIZATIONS", "dtype_of", "dtype_option", "is_hub_name", "load_transformer", "stock_class"]
+__all__ = ["DTYPES", "dtype_of", "dtype_option", "is_hub_name", "load_transformer", "stock_class"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """Of weights, by their name in a configuration."""
-QUANTIZATIONS = ("none", "int8")
-"""Formats of frozen weights: as loaded, or 8 bits with a scale for each row, by torchao."""
-TIME_EMBEDDINGS = ["timestep_embedder", "time_embedder", "t_embedder", "timestep_embedder_r", "delta_embedder"]
-"""Layers that keep their format: they run in float32."""
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 PART = "transformer"
 
@@ -85,18 +82,18 @@ def load_transformer(
         path: folder of a pipeline, whose folder ``part`` is taken, or of the transformer alone; or a name on the hub,
             ``owner/name``, of a pipeline.
         dtype: of the weights, a key or a value of ``DTYPES``; of quantized ones, that of what they compute.
-        quantization: one of ``QUANTIZATIONS``; quantized weights cannot be trained.
+        quantization: one of ``rcgm.networks.quantized.QUANTIZATIONS``; quantized weights cannot be trained.
         part: its name in the pipeline.
 
     Raises:
-        ModuleNotFoundError: see :func:`stock_class`; or torchao is not installed, which quantization needs.
+        ModuleNotFoundError: see :func:`stock_class`; or what quantization needs is not installed.
         ValueError: no such model, one of another class, files that cannot be read, or another dtype.
     """
     kind = dtype_of(dtype)
     one_of("quantization", quantization, QUANTIZATIONS)
     stock = stock_class(name)
     options = _where(path, part)
-    quantized = {} if quantization == "none" else {"quantization_config": _eight_bits()}
+    quantized = loading_options(quantization)
     try:
         config = stock.load_config(path, **options)
     except Exception as error:  # diffusers and the hub's client each raise their own
@@ -109,19 +106,10 @@ def load_transformer(
         # where tensors have no content, as under FakeTensorMode too
         if torch.get_default_device().type == "meta" or detect_fake_mode() is not None:
             return stock.from_config(config).to(kind)
-        return stock.from_pretrained(path, use_safetensors=True, **dtype_option(kind), **options, **quantized)
+        transformer = stock.from_pretrained(path, use_safetensors=True, **dtype_option(kind), **options, **quantized)
     except Exception as error:
         raise ValueError(f"path: cannot load the {name} in '{path}': {error}") from error
-
-
-def _eight_bits() -> Any:
-    try:
-        from torchao.quantization import Int8WeightOnlyConfig
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "quantization int8 needs the package torchao: pip install torchao", name="torchao"
-        ) from error
-    return stock_class("TorchAoConfig")(Int8WeightOnlyConfig(), modules_to_not_convert=list(TIME_EMBEDDINGS))
+    return in_four_bits(transformer) if quantization == "nf4" else transformer
 
 
 def _where(path: str | os.PathLike[str], part: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
@@ -98,7 +99,10 @@ def _adapted(network: nn.Module, names: Sequence[str], rank: int, alpha: float) 
     pattern = "|".join(re.escape(name) for name in names)
     # Without dropout: the objectives subtract evaluations, and each would draw anew.
     settings = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=f"^(?:{pattern})$")
-    peft.inject_adapter_in_model(settings, network, FIRST)
+    with warnings.catch_warnings():
+        # which says that adapters on quantized layers cannot be merged into them
+        warnings.filterwarnings("ignore", message="TorchaoLoraLinear was instantiated")
+        peft.inject_adapter_in_model(settings, network, FIRST)
     layers = {name: network.get_submodule(name).eval() for name in names}
     for layer in layers.values():
         for attribute in layer.adapter_layer_names:

@@ -121,11 +121,14 @@ def test_quantization_is_refused_where_it_cannot_work(tmp_path, monkeypatch):
     config = parse_config({**values(model), "tune": "lora"})
     with pytest.raises(ValueError, match=r"model\.quantization must be none where several processes train, got int8"):
         parallelize_networks(config, None, None, None, Processes(world_size=2))
-    with pytest.raises(ConfigError, match="quantization must be one of none, int8, got 'int3'"):
+    with pytest.raises(ConfigError, match="quantization must be one of none, int8, nf4, got 'int3'"):
         build_model_from(parse_config({**values({**model, "quantization": "int3"}), "tune": "lora"}))
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)
     with pytest.raises(ModuleNotFoundError, match="quantization int8 needs the package torchao: pip install torchao"):
         build_model_from(config)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(ModuleNotFoundError, match="quantization nf4 needs the package bitsandbytes: pip install bits"):
+        NETWORKS["sana"].from_pretrained(tmp_path, quantization="nf4")
 
 
 @torch.no_grad()
