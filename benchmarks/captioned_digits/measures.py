@@ -1,0 +1,112 @@
+"""What samples are worth: prompts that the judge finds fulfilled, distance to real pictures, spread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmarks.captioned_digits.captions import encode
+from benchmarks.captioned_digits.pictures import Judge, Painter
+from benchmarks.captioned_digits.scenes import KINDS, Prompt, draw_prompt, draw_scene, held_out_prompt
+from rcgm.evaluation.frechet import frechet_distance
+
+__all__ = ["HELD_OUT", "Examination", "PromptCaptions"]
+
+HELD_OUT = "held out"
+"""Group of the prompts of combinations that no training picture has; the other groups are the kinds of prompts."""
+PER_PROMPT = 4
+"""Samples of a prompt, of which the spread is taken."""
+
+
+class PromptCaptions:
+    """Prompts as a sampler takes captions: sample ``i`` is of prompt ``i // PER_PROMPT``.
+
+    Args:
+        prompts: in order.
+    """
+
+    def __init__(self, prompts: Sequence[Prompt]) -> None:
+        self._texts = [prompt.caption for prompt in prompts]
+        self._cond = encode(self._texts)
+        self.null = encode([""])
+
+    def texts(self, rows: range) -> list[str]:
+        return [self._texts[row // PER_PROMPT] for row in rows]
+
+    def condition(self, rows: range) -> dict[str, Tensor]:
+        chosen = torch.tensor(rows) // PER_PROMPT
+        return {name: tensor[chosen] for name, tensor in self._cond.items()}
+
+
+@dataclass(frozen=True)
+class Examination:
+    """The same prompts for every network, with real pictures to compare with.
+
+    Args:
+        judge: reads pictures.
+        groups: the prompts by group.
+    """
+
+    judge: Judge
+    groups: dict[str, list[Prompt]]
+
+    @classmethod
+    def drawn(cls, judge: Judge, prompts_of_a_kind: int, seed: int = 1) -> Examination:
+        """Prompts of each kind that training pictures could show, and as many that are held out."""
+        generator = torch.Generator().manual_seed(seed)
+        groups: dict[str, list[Prompt]] = {kind: [] for kind in KINDS}
+        for kind, prompts in groups.items():
+            while len(prompts) < prompts_of_a_kind:
+                prompt = draw_prompt(kind, generator)
+                if draw_scene(prompt, generator) is not None:
+                    prompts.append(prompt)
+        groups[HELD_OUT] = [held_out_prompt(generator) for _ in range(prompts_of_a_kind)]
+        return cls(judge, groups)
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """All of them, group by group."""
+        return [prompt for prompts in self.groups.values() for prompt in prompts]
+
+    def real(self, *, held_out: bool, seed: int = 2) -> Tensor:
+        """``PER_PROMPT`` real pictures of each prompt, of the digits of training or of the others."""
+        generator = torch.Generator().manual_seed(seed)
+        scenes = [
+            draw_scene(prompt, generator, held_out=group == HELD_OUT)
+            for group, prompts in self.groups.items()
+            for prompt in prompts
+            for _ in range(PER_PROMPT)
+        ]
+        return Painter(held_out=held_out).pictures(scenes, generator)
+
+    def measure(self, pictures: Tensor) -> dict[str, float]:
+        """Measures of ``PER_PROMPT`` pictures of each prompt, ``[N, 3, 8, 16]``.
+
+        Returns:
+            ``right``: share of the pictures that fulfil their prompts, over all groups but the held-out one, and
+            by group; ``frechet_distance`` to real pictures of the same prompts, in the judge's features; ``spread``:
+            deviation of the pictures of one prompt, over that of real ones.
+        """
+        scenes = iter(self.judge.read(pictures))
+        by_group = {
+            group: sum(prompt.describes(next(scenes)) for prompt in prompts for _ in range(PER_PROMPT))
+            / (PER_PROMPT * len(prompts))
+            for group, prompts in self.groups.items()
+        }
+        kinds = [right for group, right in by_group.items() if group != HELD_OUT]
+        real = self.real(held_out=False)
+        return {
+            "right": sum(kinds) / len(kinds),
+            **{f"right: {group}": right for group, right in by_group.items()},
+            "frechet_distance": frechet_distance(self.judge.features(pictures), self.judge.features(real)),
+            "spread": _spread(pictures) / _spread(real),
+        }
+
+
+def _spread(pictures: Tensor) -> float:
+    """Root of the mean variance of a value among the pictures of one prompt."""
+    groups = pictures.clamp(-1.0, 1.0).reshape(-1, PER_PROMPT, *pictures.shape[1:])
+    return float(groups.double().var(dim=1).mean().sqrt())
