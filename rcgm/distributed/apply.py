@@ -64,10 +64,20 @@ def parallelize(
         compile: whether to compile each block, or the name of a backend of ``torch.compile``.
         keep_gathered: keep gathered parameters from one forward to the next (of a trained network until its backward)
             instead of gathering them again: see :func:`gather_nothing`.
+
+    Raises:
+        ValueError: parameters of several dtypes are to be trained and sharded.
     """
     pinned = {"pinned": network.shared.pinned} if isinstance(network, Role) else {}
     network = base_of(network)
-    trained = any(parameter.requires_grad for parameter in network.parameters())
+    dtypes = {parameter.dtype for parameter in network.parameters() if parameter.requires_grad}
+    if mesh is not None and len(dtypes) > 1:
+        names = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+        raise ValueError(
+            f"network must be trained in one dtype where several processes share it, got {names}: set model.dtype to "
+            "float32, or tune to lora"
+        )
+    trained = bool(dtypes)
     blocks = blocks_of(network) or [network]
     for block in blocks:
         forward: Callable = block.forward

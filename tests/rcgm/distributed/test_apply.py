@@ -76,6 +76,16 @@ def test_selective_recomputation_keeps_matrix_products(kind, again):
     assert linear > 0 and counted.count - plain.count == again * linear
 
 
+def test_parameters_of_two_dtypes_are_not_sharded():
+    network = build()
+    network.final_layer.to(torch.bfloat16)
+    with pytest.raises(
+        ValueError, match=r"network must be trained in one dtype .* got bfloat16 and float32: set model"
+    ):
+        parallelize(network, ParallelConfig(), object(), keep_gathered=False)
+    parallelize(network, ParallelConfig(), None, keep_gathered=False)
+
+
 def test_names_stay_as_they_are():
     network = build()
     names = list(network.state_dict())
