@@ -5,6 +5,7 @@ from rcgm.runs.conditions import Captions, DataCaptions
 from rcgm.runs.export import export_run
 from rcgm.runs.folder import RunFolder
 from rcgm.runs.loading import LoadedRun, load_run
+from rcgm.runs.prompts import PromptCaptions
 from rcgm.runs.sampler import RunSampler
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "CheckpointError",
     "DataCaptions",
     "LoadedRun",
+    "PromptCaptions",
     "RunFolder",
     "RunSampler",
     "export_run",

@@ -31,6 +31,10 @@ class Captions(Protocol):
         """Their conditions ``[len(rows), ...]`` by name, on the CPU."""
         ...
 
+    def noise_keys(self, rows: range) -> list[int]:
+        """What tells the noise of these samples apart from that of others, from 0 on."""
+        ...
+
 
 class DataCaptions:
     """The captions of a data set from its first one on, and from there again where there are more samples.
@@ -48,6 +52,9 @@ class DataCaptions:
 
     def condition(self, rows: range) -> dict[str, Tensor]:
         return self._dataset.conditions(self._indices(rows))
+
+    def noise_keys(self, rows: range) -> list[int]:
+        return list(rows)
 
     def _indices(self, rows: range) -> Tensor:
         return torch.tensor(rows) % len(self._dataset)

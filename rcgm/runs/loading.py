@@ -17,6 +17,7 @@ from rcgm.config.registries import REGISTRIES, arguments_from_data
 from rcgm.data import DataInfo, Normalisation, TextInfo
 from rcgm.distributed.shares import Processes
 from rcgm.runs.checkpoint import STATE, Checkpoint, CheckpointError, find_checkpoints, read_checkpoint
+from rcgm.runs.checkpoint_state import hash_of_content, read_state
 from rcgm.runs.conditions import Captions
 from rcgm.runs.folder import RunFolder
 from rcgm.runs.guidance import check_guidance
@@ -24,7 +25,15 @@ from rcgm.runs.networks import build_network, check_base
 from rcgm.runs.sampler import RunSampler, method_of
 from rcgm.seeds import Purpose
 
-__all__ = ["LoadedRun", "config_of", "data_info_of", "data_info_to_plain", "load_run"]
+__all__ = [
+    "LoadedRun",
+    "RunDescription",
+    "config_of",
+    "data_info_of",
+    "data_info_to_plain",
+    "describe_run",
+    "load_run",
+]
 
 LARGEST_SAMPLE = 2**32
 """Numbers in a sample, beyond which a shape in a checkpoint is not believed."""
@@ -50,13 +59,14 @@ class LoadedRun:
         purpose: Purpose = Purpose.SAMPLING,
         classes: Sequence[int] | None = None,
         captions: Captions | None = None,
+        size: tuple[int, int] | None = None,
         processes: Processes | None = None,
     ) -> RunSampler:
         """What makes samples of the network: ``run.sampler(seed=1).draw(16, steps=2)``.
 
         Args:
             sampler: a key of :data:`rcgm.sampling.SAMPLERS`; "auto" is the one that the objective trains for.
-            guidance, seed, purpose, classes, captions, processes: see :class:`~rcgm.runs.sampler.RunSampler`.
+            guidance, seed, purpose, classes, captions, size, processes: see :class:`~rcgm.runs.sampler.RunSampler`.
 
         Raises:
             ValueError: see :class:`~rcgm.runs.sampler.RunSampler`; guidance other than 1 where the run has not trained
@@ -73,8 +83,26 @@ class LoadedRun:
             purpose=purpose,
             classes=classes,
             captions=captions,
+            size=size,
             processes=processes,
         )
+
+
+@dataclass(frozen=True)
+class RunDescription:
+    """A checkpoint of a run, without its network.
+
+    Args:
+        config: of the run.
+        info: of its data.
+        step: of the checkpoint.
+        sha256: of all that is in the checkpoint.
+    """
+
+    config: TrainConfig
+    info: DataInfo
+    step: int
+    sha256: str
 
 
 def load_run(
@@ -97,15 +125,7 @@ def load_run(
         CheckpointError: there is no such checkpoint, it is damaged, or its adapters are of another base than there is.
         ConfigError: the base of adapters cannot be loaded.
     """
-    folder = RunFolder(Path(root))
-    if not folder.root.is_dir():
-        raise FileNotFoundError(f"no run folder '{folder.root}'")
-    available = {int(path.name.removeprefix("step_")): path for path in find_checkpoints(folder.checkpoints)}
-    if not available:
-        raise CheckpointError(f"no complete checkpoint in '{folder.checkpoints}'")
-    if step is not None and step not in available:
-        raise CheckpointError(f"no checkpoint of step {step} in '{folder.checkpoints}': there are {sorted(available)}")
-    path = available[max(available) if step is None else step]
+    path = _checkpoint_of(root, step)
     checkpoint = read_checkpoint(path, groups=("student", weights))
     config, info = config_of(checkpoint), data_info_of(checkpoint)
     _check_shapes(config, info, path)
@@ -120,6 +140,36 @@ def load_run(
         getattr(torch, config.precision),
         device,
     )
+
+
+def describe_run(root: str | os.PathLike[str], *, step: int | None = None) -> RunDescription:
+    """What a checkpoint of a run says of it; its tensors are not read.
+
+    Args:
+        root: the run's folder.
+        step: of the checkpoint; None for the newest.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        CheckpointError: there is no such checkpoint, or its description is damaged.
+    """
+    path = _checkpoint_of(root, step)
+    content = read_state(path / STATE)
+    checkpoint = Checkpoint(path, content["step"], content["state"], {}, ())
+    return RunDescription(config_of(checkpoint), data_info_of(checkpoint), checkpoint.step, hash_of_content(content))
+
+
+def _checkpoint_of(root: str | os.PathLike[str], step: int | None) -> Path:
+    """The folder of the checkpoint of a step, or of the newest one."""
+    folder = RunFolder(Path(root))
+    if not folder.root.is_dir():
+        raise FileNotFoundError(f"no run folder '{folder.root}'")
+    available = {int(path.name.removeprefix("step_")): path for path in find_checkpoints(folder.checkpoints)}
+    if not available:
+        raise CheckpointError(f"no complete checkpoint in '{folder.checkpoints}'")
+    if step is not None and step not in available:
+        raise CheckpointError(f"no checkpoint of step {step} in '{folder.checkpoints}': there are {sorted(available)}")
+    return available[max(available) if step is None else step]
 
 
 def config_of(checkpoint: Checkpoint) -> TrainConfig:

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rcgm.checks import whole_number
 from rcgm.data import DataInfo
+from rcgm.data.text.layout import MASKS
 from rcgm.distributed.shares import Processes
 from rcgm.engine import conditions
 from rcgm.engine.conditions import Condition
@@ -50,10 +52,10 @@ def method_of(objective: Any, sampler: str = "auto") -> Method:
 class RunSampler:
     """Makes the samples of a network, which are numbered from 0.
 
-    All noise of sample ``i`` depends on ``seed``, ``purpose`` and ``i`` alone, the fresh noise that some samplers draw
-    in every step included. It is drawn on the CPU. So samples of different numbers of steps start from the same noise,
-    and a sample depends neither on how many are made nor on the device, the batch or the process that makes it, except
-    for rounding.
+    All noise of sample ``i`` depends on ``seed``, ``purpose`` and ``i`` alone, or on the key that ``captions`` have for
+    it; the fresh noise that some samplers draw in every step included. It is drawn on the CPU. So samples of different
+    numbers of steps start from the same noise, and a sample depends neither on how many are made nor on the device, the
+    batch or the process that makes it, except for rounding.
 
     Args:
         network: takes ``(x, t, r, cond)``; its attribute ``num_classes`` tells whether it takes classes.
@@ -65,12 +67,13 @@ class RunSampler:
         purpose: keeps the noise of different uses apart.
         classes: of the samples, in turn; None for all classes, or for a network without classes.
         captions: of the samples, for a network that takes text.
+        size: height and width of the samples, in latents; None for those of the data.
         processes: that share the samples out in :meth:`draw`.
 
     Raises:
         ValueError: guidance that is not finite, or other than 1 for a network without conditions; a class that does
             not exist, or classes for a network without classes; no captions for a network that takes text, or captions
-            for another.
+            for another; captions with other conditions than those of the data; a size without captions.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class RunSampler:
         purpose: Purpose = Purpose.SAMPLING,
         classes: Sequence[int] | None = None,
         captions: Captions | None = None,
+        size: tuple[int, int] | None = None,
         processes: Processes | None = None,
     ) -> None:
         first = next(network.parameters(), None)
@@ -97,8 +101,10 @@ class RunSampler:
             raise ValueError(f"captions must be {needed}")
         if guidance != 1.0 and num_classes is None and captions is None:
             raise ValueError(f"guidance must be 1 for a network without classes or captions, got {guidance}")
+        if captions is not None:
+            _check_widths(captions, info)
         self._network = network
-        self._shape = info.shape
+        self._shape = info.shape if size is None else _checked_shape(info, size)
         self._classes = _checked_classes(classes, None if num_classes is None else info.num_classes)
         self._captions = captions
         null = None if captions is None else captions.null
@@ -123,7 +129,8 @@ class RunSampler:
     @torch.no_grad()
     def __call__(self, rows: range, *, steps: int) -> Tensor:
         """The samples of these numbers, float32 ``[len(rows), ...]``, on the device of the network."""
-        generators = [seeded_generator(self._seed, self._purpose, row) for row in rows]
+        keys = rows if self._captions is None else self._captions.noise_keys(rows)
+        generators = [seeded_generator(self._seed, self._purpose, key) for key in keys]
         noise = torch.stack([torch.randn(self._shape, generator=generator) for generator in generators])
         condition = self._condition(rows)
         with evaluation_mode(self._network), autocast_to(self._autocast, self._device):
@@ -139,12 +146,15 @@ class RunSampler:
             )
         return samples.float()
 
-    def draw(self, count: int, *, steps: int, on_chunk: Callable[[int], None] | None = None) -> Tensor | None:
+    def draw(
+        self, count: int, *, steps: int, largest: int | None = None, on_chunk: Callable[[int], None] | None = None
+    ) -> Tensor | None:
         """The samples of the numbers 0 to ``count - 1``, made by all processes together; each has to make this call.
 
         Args:
             count: at least 1.
             steps: of the sampler.
+            largest: number of samples that a process makes at a time; None for 512, or 32 with captions.
             on_chunk: called with the number of samples that all processes have made since its last call.
 
         Returns:
@@ -153,7 +163,8 @@ class RunSampler:
         if count < 1:
             raise ValueError(f"count must be at least 1, got {count}")
         world_size = self._processes.world_size
-        size = min(CHUNK if self._captions is None else CAPTIONED_CHUNK, -(-count // world_size))
+        largest = largest or (CHUNK if self._captions is None else CAPTIONED_CHUNK)
+        size = min(largest, -(-count // world_size))
         made = []
         for rows in self._processes.deal(count, size):
             made.append(self(rows, steps=steps).cpu())
@@ -175,6 +186,25 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         network.train(training)
+
+
+def _check_widths(captions: Captions, info: DataInfo) -> None:
+    """Raise unless the conditions of ``captions`` have the names and widths of those of the data."""
+    expected = {name: shape[-1] for name, shape in info.text.tensors.items() if name not in MASKS}
+    given = {name: tensor.shape[-1] for name, tensor in captions.null.items() if name not in MASKS}
+    if expected != given or captions.null.keys() != info.text.tensors.keys():
+        raise ValueError(
+            f"captions must have conditions of the widths {expected}, as the data of the run, got {given}: encode them "
+            f"as the data were, with '{info.text.encoder or info.text.pipeline}'"
+        )
+
+
+def _checked_shape(info: DataInfo, size: tuple[int, int]) -> tuple[int, ...]:
+    if info.text is None:
+        raise ValueError(f"size must be left out for data without captions, got {size}")
+    for side in size:
+        whole_number("each side of size", side, 1)
+    return (info.shape[0], *size)
 
 
 def _checked_classes(classes: Sequence[int] | None, num_classes: int | None) -> list[int] | None:

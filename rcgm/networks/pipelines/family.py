@@ -31,9 +31,9 @@ class PipelineFamily(ABC):
     def encode_prompts(self, pipeline: Any, prompts: Sequence[str], length: int) -> dict[str, Tensor]:
         """The condition of the network, of ``length`` tokens, with the leading dimension ``len(prompts)``."""
 
-    def encode_null(self, pipeline: Any, length: int) -> dict[str, Tensor]:
-        """The condition, with leading dimension 1, that the pipeline has for an empty negative prompt."""
-        return self.encode_prompts(pipeline, [""], length)
+    def encode_null(self, pipeline: Any, length: int, negative: str = "") -> dict[str, Tensor]:
+        """The condition, with leading dimension 1, that the pipeline has for a negative prompt."""
+        return self.encode_prompts(pipeline, [negative], length)
 
     @abstractmethod
     def token_counts(self, pipeline: Any, prompts: Sequence[str]) -> list[int]:

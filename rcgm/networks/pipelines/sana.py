@@ -15,7 +15,7 @@ __all__ = ["SanaPipelineFamily"]
 
 
 class SanaPipelineFamily(PipelineFamily):
-    """Prompts stand behind the pipeline's own instruction; the empty negative prompt has none, as in the pipeline.
+    """Prompts stand behind the pipeline's own instruction; negative prompts have none, as in the pipeline.
 
     DC-AE is deterministic: a generator changes nothing.
     """
@@ -28,8 +28,8 @@ class SanaPipelineFamily(PipelineFamily):
         instruction = inspect.signature(type(pipeline).__call__).parameters["complex_human_instruction"].default
         return _encode(pipeline, prompts, length, instruction)
 
-    def encode_null(self, pipeline: Any, length: int) -> dict[str, Tensor]:
-        return _encode(pipeline, [""], length, None)
+    def encode_null(self, pipeline: Any, length: int, negative: str = "") -> dict[str, Tensor]:
+        return _encode(pipeline, [negative], length, None)
 
     def token_counts(self, pipeline: Any, prompts: Sequence[str]) -> list[int]:
         prepared = pipeline._text_preprocessing(list(prompts))

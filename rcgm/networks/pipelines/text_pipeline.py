@@ -134,10 +134,10 @@ class TextPipeline:
         return self._family.encode_prompts(self.pipeline, prompts, self.length)
 
     @torch.no_grad()
-    def encode_null(self) -> dict[str, Tensor]:
-        """The condition that stands for no prompt, with leading dimension 1: that of the empty negative prompt."""
+    def encode_null(self, negative: str = "") -> dict[str, Tensor]:
+        """The condition of a negative prompt, with leading dimension 1. The empty one stands for no prompt."""
         self._require("text")
-        return self._family.encode_null(self.pipeline, self.length)
+        return self._family.encode_null(self.pipeline, self.length, negative)
 
     def too_long(self, prompts: Sequence[str]) -> list[bool]:
         """Whether :meth:`encode_prompts` cuts each prompt, because it takes more than ``length`` tokens."""

@@ -1,0 +1,56 @@
+"""A run of a tiny SANA on encoded pairs, with the tiny pipeline that its prompts are encoded and decoded with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from rcgm.config import parse_config
+from rcgm.data.text.layout import captions_path, packed_text
+from rcgm.networks.pipelines import TextPipeline
+from rcgm.training import train
+from tests.support.encoded_pairs import write_manifest
+from tests.support.tiny_pipelines import tiny_pipeline
+
+LENGTH = 24
+SHAPE = (4, 4, 6)
+"""Latents of the data, of images of 8 by 12."""
+
+
+def prompt_run(root: Path, *, encoder: str = "", label_dropout: float = 0.2) -> Path:
+    """Train a run for two steps on pairs of captions in ``root``; returns its folder. The pipeline is ``root/sana``."""
+    tiny_pipeline("sana").save_pretrained(root / "sana")
+    text = TextPipeline.from_pretrained("sana", root / "sana", parts=("text",), length=LENGTH)
+    captions = [f"picture {number}" for number in range(6)]
+    data = root / "data"
+    data.mkdir()
+    latents = torch.randn(6, *SHAPE, generator=torch.Generator().manual_seed(0))
+    cond = text.encode_prompts(captions)
+    shard = data / "text_shard00000.safetensors"
+    save_file({"latents": latents, **packed_text(cond)}, shard)
+    images = [f"{number}.png" for number in range(6)]
+    captions_path(shard).write_text(json.dumps({"captions": captions, "images": images}))
+    save_file({name: tensor.contiguous() for name, tensor in text.encode_null().items()}, data / "null.safetensors")
+    write_manifest(
+        data,
+        pipeline=str(root / "sana"),
+        encoder=encoder,
+        length=LENGTH,
+        shards=[{"file": shard.name, "samples": 6, "shape": list(SHAPE)}],
+    )
+    values = {
+        "steps": 2,
+        "batch_size": 4,
+        "device": "cpu",
+        "data": {"name": "encoded_pairs", "path": str(data)},
+        "model": {"name": "sana", "path": str(root / "sana")},
+        "objective": {"name": "rcgm", "order": 2, "label_dropout": label_dropout},
+        "checkpoint": {"every": 2},
+        "logging": {"tensorboard": False},
+        "sample": {"every": 0},
+    }
+    train(parse_config(values), root / "run", show_progress=False)
+    return root / "run"
