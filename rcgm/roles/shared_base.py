@@ -126,8 +126,10 @@ class SharedBase:
         # gradients, which must stay as they are while the parameters are sharded.
         if role == self._active and role is not None:
             return
+        # Past Module.__setattr__, which takes microseconds a layer, of which there may be hundreds in every forward.
+        active = [] if role is None else role
         for layer in self._adapted.values():
-            layer._active_adapter = [] if role is None else role
+            vars(layer)["_active_adapter"] = active
         for module in self._switched.values():
             module.active = role
         self._active = role

@@ -10,6 +10,8 @@ pytest.importorskip("peft")
 
 from rcgm.config import ParallelConfig
 from rcgm.distributed import parallelize
+from rcgm.roles import base_of
+from rcgm.training import Ema
 from tests.support.roles import disturb, small_role
 from tests.support.small_dit import inputs
 
@@ -59,3 +61,23 @@ def test_a_change_of_roles_compiles_nothing_after_the_first_step():
     # The blocks share their graphs: of the target, the teacher, and the student with gradient and without.
     assert counted[0] >= 4
     assert counted[1:] == [0, 0]
+
+
+def test_the_average_of_a_role_is_a_role_on_its_base():
+    student = small_role()
+    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    ema = Ema(student, 0.75, warmup=False, target_decay=0.5, target_warmup=False, cast=torch.bfloat16)
+    disturb(student, 2)
+    ema.step()
+    assert all(base_of(network) is base_of(student) for network in ema.copies)
+    slow, fast, cast = (network.state_dict() for network in ema.copies)
+    eps = torch.finfo(torch.float32).eps
+    for name, now in student.state_dict().items():
+        for average, decay in ((slow, 0.75), (fast, 0.5)):
+            expected = decay * before[name] + (1 - decay) * now
+            largest = torch.maximum(before[name].abs(), now.abs())
+            assert ((average[name] - expected).abs() <= 2 * eps * largest).all()
+        assert torch.equal(cast[name], fast[name].bfloat16())
+    with torch.no_grad():
+        assert not torch.equal(ema.network(*inputs()), student(*inputs()))
+        assert not torch.equal(ema.target(*inputs()), ema.second.network(*inputs()))
