@@ -95,14 +95,15 @@ template <typename T>
 RCGM_FN Cosine<T> cosine_of(T rr, T pp, T pr, T yy) {
   const T p = square_root(pp), y = square_root(yy), smallest = T(1e-8);
   const bool undirected = p < smallest || y < smallest;  // a zero vector has no direction: the worst value, no gradient
-  const T one = 1, product = undirected ? one : p * y;
+  const T one = 1, inverse = one / (undirected ? one : p * y);
   // 1 - cos(p, y) = (|p - y|^2 - (|p| - |y|)^2) / (2 |p| |y|), which does not cancel when p and y agree.
   const T apart = (2 * pr - rr) / (undirected ? one : p + y), across = rr - apart * apart;
+  const T inverse_p = y * inverse;
   Cosine<T> c;
-  c.value = undirected ? one : (across < 0 ? 0 : across) / (2 * product);
-  c.residual_factor = undirected ? 0 : one / product;
-  c.pred_factor = undirected ? 0 : -(pr / pp) / product;
-  c.steep = undirected ? 0 : (rr < yy ? rr / yy : one) / pp;
+  c.value = undirected ? one : (across < 0 ? 0 : across) * (T(0.5) * inverse);
+  c.residual_factor = undirected ? 0 : inverse;
+  c.pred_factor = undirected ? 0 : -(pr * inverse_p * inverse_p) * inverse;
+  c.steep = undirected ? 0 : rr < yy ? rr * inverse * inverse : inverse_p * inverse_p;
   return c;
 }
 

@@ -79,6 +79,18 @@ RCGM_FN int64_t bytes_of(DType dtype) {
   return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
 }
 
+// Elements 2 i and 2 i + 1.
+RCGM_FN float low_of(const BFloat16* data, int64_t i) {
+  return bits_of<float>(reinterpret_cast<const Word*>(data)[i].bits << 16);
+}
+RCGM_FN float high_of(const BFloat16* data, int64_t i) {
+  return bits_of<float>(reinterpret_cast<const Word*>(data)[i].bits & 0xffff0000u);
+}
+RCGM_FN void store_word(BFloat16* data, int64_t i, float low, float high) {
+  const uint32_t high_bits = rounded_bfloat16(high) & 0xffff0000u;
+  reinterpret_cast<Word*>(data)[i].bits = high_bits | (rounded_bfloat16(low) >> 16);
+}
+
 // A chunk of bfloat16 may be held in split order: the elements of even index, then those of odd index. Two of them lie
 // in a word, whose halves become floats by a shift and a mask, with no shuffle, and go back the same way. Arithmetic that is
 // element by element does not care, so long as all chunks that meet are split, and their length is even.
@@ -91,12 +103,11 @@ RCGM_FN void load_values(const BFloat16* data, int64_t length, bool split, float
     for (int64_t i = 0; i < length; ++i) values[i] = load<float>(data, i);
     return;
   }
-  const Word* words = reinterpret_cast<const Word*>(data);
   const int64_t half = length / 2;
 #pragma omp simd
   for (int64_t i = 0; i < half; ++i) {
-    values[i] = bits_of<float>(words[i].bits << 16);
-    values[half + i] = bits_of<float>(words[i].bits & 0xffff0000u);
+    values[i] = low_of(data, i);
+    values[half + i] = high_of(data, i);
   }
 }
 
@@ -112,13 +123,9 @@ RCGM_FN void store_values(BFloat16* data, int64_t length, bool split, const T* v
     for (int64_t i = 0; i < length; ++i) store<T>(data, i, values[i]);
     return;
   }
-  Word* words = reinterpret_cast<Word*>(data);
   const int64_t half = length / 2;
 #pragma omp simd
-  for (int64_t i = 0; i < half; ++i) {
-    const uint32_t low = rounded_bfloat16(float(values[i])), high = rounded_bfloat16(float(values[half + i]));
-    words[i].bits = (high & 0xffff0000u) | (low >> 16);
-  }
+  for (int64_t i = 0; i < half; ++i) store_word(data, i, float(values[i]), float(values[half + i]));
 }
 
 // Call `body(typed pointer)` with the element type that `dtype` names.

@@ -45,60 +45,73 @@ RCGM_FN float residual_of(const FewTerms<Storage>& f, const Read& read) {
   return f.scale * clamp_residual(value, f.clip);
 }
 
-// The sum of R^2. kStore: writes factor * R to `out`, else R to `kept`.
-template <int kCount, bool kStore, typename Storage>
-static double fused_loop(const FewTerms<Storage> f, int64_t length, float factor, Storage* out, float* kept) {
-  float rr = 0;
-#pragma omp simd reduction(+ : rr)
+// What a fused loop does with R: writes factor * R to `out`, or keeps R in `kept`. It returns the sum of R^2 and, with
+// kKeepAndCompare, the products with the prediction that a cosine over the sample needs.
+enum class Work { kWrite, kKeep, kKeepAndCompare };
+
+template <int kCount, Work kWork, typename Storage>
+static Sums fused_loop(const FewTerms<Storage> f, int64_t length, float factor, Storage* out, float* kept, const Storage* pred) {
+  float rr = 0, pp = 0, pr = 0, yy = 0;
+#pragma omp simd reduction(+ : rr, pp, pr, yy)
   for (int64_t i = 0; i < length; ++i) {
     const float residual = residual_of<kCount>(f, [i](const Storage* data) { return load<float>(data, i); });
     rr += residual * residual;
-    if (kStore) {
+    if (kWork == Work::kWrite) {
       store<float>(out, i, factor * residual);
     } else {
       kept[i] = residual;
     }
+    if (kWork == Work::kKeepAndCompare) {
+      const float p = load<float>(pred, i), y = p - residual;
+      pp += p * p, pr += p * residual, yy += y * y;
+    }
   }
-  return double(rr);
+  return {double(rr), double(pp), double(pr), double(yy)};
 }
 
 // Two bfloat16 lie in a word: the halves are widened and narrowed in place by shifts and masks, with no shuffle. What is kept
 // is in split order.
-template <int kCount, bool kStore>
-static double fused_loop(const FewTerms<BFloat16> f, int64_t length, float factor, BFloat16* out, float* kept) {
+template <int kCount, Work kWork>
+static Sums fused_loop(const FewTerms<BFloat16> f, int64_t length, float factor, BFloat16* out, float* kept,
+                       const BFloat16* pred) {
   const int64_t words = length / 2;
-  float rr_low = 0, rr_high = 0;
-#pragma omp simd reduction(+ : rr_low, rr_high)
+  float rr_low = 0, rr_high = 0, pp = 0, pr = 0, yy = 0, pp_high = 0, pr_high = 0, yy_high = 0;
+#pragma omp simd reduction(+ : rr_low, rr_high, pp, pr, yy, pp_high, pr_high, yy_high)
   for (int64_t i = 0; i < words; ++i) {
-    const float low = residual_of<kCount>(f, [i](const BFloat16* data) {
-      return bits_of<float>(reinterpret_cast<const Word*>(data)[i].bits << 16);
-    });
-    const float high = residual_of<kCount>(f, [i](const BFloat16* data) {
-      return bits_of<float>(reinterpret_cast<const Word*>(data)[i].bits & 0xffff0000u);
-    });
+    const float low = residual_of<kCount>(f, [i](const BFloat16* data) { return low_of(data, i); });
+    const float high = residual_of<kCount>(f, [i](const BFloat16* data) { return high_of(data, i); });
     rr_low += low * low;
     rr_high += high * high;
-    if (kStore) {
-      const uint32_t high_bits = rounded_bfloat16(factor * high) & 0xffff0000u;
-      reinterpret_cast<Word*>(out)[i].bits = high_bits | (rounded_bfloat16(factor * low) >> 16);
+    if (kWork == Work::kWrite) {
+      store_word(out, i, factor * low, factor * high);
     } else {
       kept[i] = low;
       kept[words + i] = high;
     }
+    if (kWork == Work::kKeepAndCompare) {
+      const float p = low_of(pred, i), q = high_of(pred, i), y = p - low, z = q - high;
+      pp += p * p, pr += p * low, yy += y * y;
+      pp_high += q * q, pr_high += q * high, yy_high += z * z;
+    }
   }
-  return double(rr_low) + double(rr_high);
+  return {double(rr_low) + double(rr_high), double(pp) + double(pp_high), double(pr) + double(pr_high),
+          double(yy) + double(yy_high)};
 }
 
 template <typename Storage, int kCount>
-static double fused_chunk(const Combination<float>& c, int64_t b, int64_t offset, int64_t length, float factor, void* gradient,
-                          float* kept) {
+static Sums fused_chunk(const Combination<float>& c, int64_t b, int64_t offset, int64_t length, float factor, void* gradient,
+                        float* kept, const void* prediction) {
   const FewTerms<Storage> f(c, b, offset);
   Storage* out = static_cast<Storage*>(gradient);
-  return out ? fused_loop<kCount, true>(f, length, factor, out, kept) : fused_loop<kCount, false>(f, length, factor, out, kept);
+  const Storage* pred = static_cast<const Storage*>(prediction);
+  if (out) return fused_loop<kCount, Work::kWrite>(f, length, factor, out, kept, pred);
+  if (pred) return fused_loop<kCount, Work::kKeepAndCompare>(f, length, factor, out, kept, pred);
+  return fused_loop<kCount, Work::kKeep>(f, length, factor, out, kept, pred);
 }
 
-// Arguments: combination, sample, offset, length, factor, and where to write: the gradient, or else the residual.
-typedef double (*FusedChunk)(const Combination<float>&, int64_t, int64_t, int64_t, float, void*, float*);
+// Arguments: combination, sample, offset, length, factor, where to write (the gradient, or else the residual), and the
+// prediction to compare with, or null.
+typedef Sums (*FusedChunk)(const Combination<float>&, int64_t, int64_t, int64_t, float, void*, float*, const void*);
 
 template <typename Storage>
 static FusedChunk fused_chunk_of(int count) {
@@ -129,12 +142,20 @@ static FusedChunk fused_chunk_for(const Formats& formats, const Combination<floa
   }
 }
 
+// The sums over a chunk; those of products only if there is a prediction to compare with.
 template <typename T>
-static double squares_of(const T* residual, int64_t length) {
-  T rr = 0;
+static Sums sums_of(const T* residual, const T* pred, int64_t length) {
+  T rr = 0, pp = 0, pr = 0, yy = 0;
 #pragma omp simd reduction(+ : rr)
   for (int64_t i = 0; i < length; ++i) rr += residual[i] * residual[i];
-  return double(rr);
+#pragma omp simd reduction(+ : pp, pr, yy)
+  for (int64_t i = 0; i < (pred ? length : 0); ++i) {
+    const T y = pred[i] - residual[i];
+    pp += pred[i] * pred[i];
+    pr += pred[i] * residual[i];
+    yy += y * y;
+  }
+  return {double(rr), double(pp), double(pr), double(yy)};
 }
 
 // Whether a chunk of this length can be worked on by a fused loop: an odd bfloat16 has no word.
@@ -142,28 +163,38 @@ RCGM_FN bool fits_words(const Formats& formats, int64_t length) {
   return formats.dtype != DType::kBFloat16 || formats.split(length);
 }
 
-// R of a chunk in `residual`, and the sum of its squares; `anchor` and `term` are scratch.
-static double squares_of_residual(const Formats& formats, const Combination<float>& c, int64_t b, int64_t offset,
-                                  int64_t length, float* anchor, float* term, float* residual) {
-  const FusedChunk fused = fused_chunk_for(formats, c);
-  if (fused && fits_words(formats, length)) return fused(c, b, offset, length, 0, nullptr, residual);
-  residual_chunk(c, b, offset, length, formats.split(length), anchor, term, residual);
-  return squares_of(residual, length);
+// A chunk of a sample.
+struct Chunk {
+  int64_t b, offset, length;
+};
+
+// R of a chunk in `residual`, and its sums; with `pred`, those of products too.
+template <typename T>
+static Sums combine_chunk(const Formats& formats, const Combination<T>& c, const Chunk& x, const Array* pred, T* residual) {
+  alignas(64) T anchor[kChunk], term[kChunk];
+  const bool split = formats.split(x.length);
+  residual_chunk(c, x.b, x.offset, x.length, split, anchor, term, residual);
+  if (pred) load_chunk(*pred, x.b, x.offset, x.length, split, anchor);
+  return sums_of(residual, pred ? anchor : nullptr, x.length);
 }
-static double squares_of_residual(const Formats& formats, const Combination<double>& c, int64_t b, int64_t offset,
-                                  int64_t length, double* anchor, double* term, double* residual) {
-  residual_chunk(c, b, offset, length, formats.split(length), anchor, term, residual);
-  return squares_of(residual, length);
+
+static Sums residual_of_chunk(const Formats& formats, const Combination<float>& c, const Chunk& x, const Array* pred,
+                              float* residual) {
+  const FusedChunk fused = fused_chunk_for(formats, c);
+  if (!fused || !fits_words(formats, x.length)) return combine_chunk(formats, c, x, pred, residual);
+  return fused(c, x.b, x.offset, x.length, 0, nullptr, residual, pred ? element(*pred, x.b, x.offset) : nullptr);
+}
+static Sums residual_of_chunk(const Formats& formats, const Combination<double>& c, const Chunk& x, const Array* pred,
+                              double* residual) {
+  return combine_chunk(formats, c, x, pred, residual);
 }
 
 // Writes the gradient of a chunk with `factor` where a fused loop can, and gives the sum of R^2.
-static bool gradient_at_once(const Formats& formats, const Combination<float>& c, int64_t b, int64_t offset, int64_t length,
-                             double factor, void* gradient, double* rr) {
+static bool gradient_at_once(const Formats& formats, const Combination<float>& c, const Chunk& x, double factor, void* gradient,
+                             double* rr) {
   const FusedChunk fused = fused_chunk_for(formats, c);
-  if (!fused || !fits_words(formats, length)) return false;
-  *rr = fused(c, b, offset, length, float(factor), gradient, nullptr);
+  if (!fused || !fits_words(formats, x.length)) return false;
+  *rr = fused(c, x.b, x.offset, x.length, float(factor), gradient, nullptr, nullptr).rr;
   return true;
 }
-static bool gradient_at_once(const Formats&, const Combination<double>&, int64_t, int64_t, int64_t, double, void*, double*) {
-  return false;
-}
+static bool gradient_at_once(const Formats&, const Combination<double>&, const Chunk&, double, void*, double*) { return false; }

@@ -36,46 +36,32 @@ struct Plan {
   }
 };
 
-template <typename T>
-static void add_products(const T* pred, const T* residual, int64_t length, Sums* sums) {
-  T pp = 0, pr = 0, yy = 0;
-#pragma omp simd reduction(+ : pp, pr, yy)
-  for (int64_t i = 0; i < length; ++i) {
-    const T y = pred[i] - residual[i];
-    pp += pred[i] * pred[i];
-    pr += pred[i] * residual[i];
-    yy += y * y;
-  }
-  sums->pp += double(pp), sums->pr += double(pr), sums->yy += double(yy);
+RCGM_FN void add(Sums* total, const Sums& s) {
+  total->rr += s.rr, total->pp += s.pp, total->pr += s.pr, total->yy += s.yy;
 }
 
 // One block of a sample. Returns its sums; writes the gradient if `outcome` is given; keeps R in `kept`, the memory of the
 // whole sample, if that is given.
 template <typename T>
 static Sums loss_block(const Plan& plan, const Combination<T>& c, int64_t b, int64_t block, const Outcome* outcome, T* kept,
-                       KeptTile<T>& tile) {
+                       Tile<T>& tile) {
   const LossArguments& a = plan.a;
   if (a.options.positions) return loss_tile(a, plan.formats, c, b, block, outcome, tile);
-  alignas(64) T anchor[kChunk], term[kChunk], values[kChunk], pred[kChunk];
+  alignas(64) T values[kChunk];
   const bool cosine = a.options.cosine != 0;
   const int64_t end = a.size < (block + 1) * kBlock ? a.size : (block + 1) * kBlock;
   Sums sums = {0, 0, 0, 0};
   for (int64_t offset = block * kBlock; offset < end; offset += kChunk) {
-    const int64_t length = end - offset < kChunk ? end - offset : kChunk;
-    const bool split = plan.formats.split(length);
+    const Chunk x = {b, offset, end - offset < kChunk ? end - offset : kChunk};
     double rr;
     if (outcome && !cosine &&
-        gradient_at_once(plan.formats, c, b, offset, length, outcome->residual_factor, element(a.gradient, b, offset), &rr)) {
+        gradient_at_once(plan.formats, c, x, outcome->residual_factor, element(a.gradient, b, offset), &rr)) {
       sums.rr += rr;
       continue;
     }
     T* residual = kept ? kept + offset : values;
-    sums.rr += squares_of_residual(plan.formats, c, b, offset, length, anchor, term, residual);
-    if (cosine) {
-      load_chunk(a.pred, b, offset, length, split, pred);
-      add_products(pred, residual, length, &sums);
-    }
-    if (outcome) write_gradient<T>(a, *outcome, b, offset, length, split, residual, cosine ? pred : nullptr);
+    add(&sums, residual_of_chunk(plan.formats, c, x, cosine ? &a.pred : nullptr, residual));
+    if (outcome) write_gradient<T>(a, *outcome, b, offset, x.length, plan.formats.split(x.length), residual);
   }
   return sums;
 }
@@ -84,25 +70,17 @@ static Sums loss_block(const Plan& plan, const Combination<T>& c, int64_t b, int
 template <typename T>
 static void gradient_of_block(const Plan& plan, const Outcome& outcome, int64_t b, int64_t block, const T* kept) {
   const LossArguments& a = plan.a;
-  alignas(64) T pred[kChunk];
-  const bool cosine = a.options.cosine != 0;
   const int64_t end = a.size < (block + 1) * kBlock ? a.size : (block + 1) * kBlock;
   for (int64_t offset = block * kBlock; offset < end; offset += kChunk) {
     const int64_t length = end - offset < kChunk ? end - offset : kChunk;
-    const bool split = plan.formats.split(length);
-    if (cosine) load_chunk(a.pred, b, offset, length, split, pred);
-    write_gradient<T>(a, outcome, b, offset, length, split, kept + offset, cosine ? pred : nullptr);
+    write_gradient<T>(a, outcome, b, offset, length, plan.formats.split(length), kept + offset);
   }
-}
-
-RCGM_FN void add(Sums* total, const Sums& s) {
-  total->rr += s.rr, total->pp += s.pp, total->pr += s.pr, total->yy += s.yy;
 }
 
 // A whole sample on one thread.
 template <typename T>
 static void loss_of_sample(const Plan& plan, int64_t b, T* kept) {
-  KeptTile<T> tile;
+  Tile<T> tile;
   const LossArguments& a = plan.a;
   if (left_out(a, b, plan.losses)) return;
   const Combination<T> c = combination_of<T>(a, b);
@@ -116,7 +94,7 @@ static void loss_of_sample(const Plan& plan, int64_t b, T* kept) {
   const Outcome outcome = finish_sample(a.options, sums, double(a.size), sample);
   store_outcome(a, b, outcome, plan.losses);
   if (at_once || !a.gradient.data) return;
-  if (plan.keep && a.options.positions) return tile_gradient(a, plan.formats, c, b, 0, outcome, tile);
+  if (plan.keep && a.options.positions) return tile_gradient(a, plan.formats, c, b, outcome, tile);
   for (int64_t block = 0; block < plan.blocks; ++block) {
     if (kept) {
       gradient_of_block<T>(plan, outcome, b, block, kept);
@@ -137,7 +115,7 @@ static void loss_of_shared_sample(const Plan& plan, int64_t b, T* kept, Sums* pa
   const Outcome known = finish_sample(a.options, Sums{0, 0, 0, 0}, double(a.size), sample);
 #pragma omp parallel for num_threads(a.threads) schedule(static)
   for (int64_t block = 0; block < plan.blocks; ++block) {
-    KeptTile<T> tile;
+    Tile<T> tile;
     partial[block] = loss_block<T>(plan, c, b, block, at_once ? &known : nullptr, kept, tile);
   }
   Sums sums = {0, 0, 0, 0};
@@ -150,7 +128,7 @@ static void loss_of_shared_sample(const Plan& plan, int64_t b, T* kept, Sums* pa
     if (kept) {
       gradient_of_block<T>(plan, outcome, b, block, kept);
     } else {
-      KeptTile<T> tile;
+      Tile<T> tile;
       loss_block<T>(plan, c, b, block, &outcome, nullptr, tile);
     }
   }

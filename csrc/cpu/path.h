@@ -22,15 +22,10 @@ RCGM_FN void combine_values(const Storage* x, const Storage* y, int64_t length, 
 }
 template <typename T, typename Combine>
 RCGM_FN void combine_values(const BFloat16* x, const BFloat16* y, int64_t length, BFloat16* out, const Combine& combine) {
-  const Word *x_words = reinterpret_cast<const Word*>(x), *y_words = reinterpret_cast<const Word*>(y);
-  Word* words = reinterpret_cast<Word*>(out);
   const int64_t pairs = length / 2;
 #pragma omp simd
   for (int64_t i = 0; i < pairs; ++i) {
-    const uint32_t x_bits = x_words[i].bits, y_bits = y_words[i].bits;
-    const float low = combine(bits_of<float>(x_bits << 16), bits_of<float>(y_bits << 16));
-    const float high = combine(bits_of<float>(x_bits & 0xffff0000u), bits_of<float>(y_bits & 0xffff0000u));
-    words[i].bits = (rounded_bfloat16(high) & 0xffff0000u) | (rounded_bfloat16(low) >> 16);
+    store_word(out, i, combine(low_of(x, i), low_of(y, i)), combine(high_of(x, i), high_of(y, i)));
   }
   if (length % 2) store<float>(out, length - 1, float(combine(widen(x[length - 1]), widen(y[length - 1]))));
 }
