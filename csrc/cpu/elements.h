@@ -91,9 +91,9 @@ RCGM_FN void store_word(BFloat16* data, int64_t i, float low, float high) {
   reinterpret_cast<Word*>(data)[i].bits = high_bits | (rounded_bfloat16(low) >> 16);
 }
 
-// A chunk of bfloat16 may be held in split order: the elements of even index, then those of odd index. Two of them lie
-// in a word, whose halves become floats by a shift and a mask, with no shuffle, and go back the same way. Arithmetic that is
-// element by element does not care, so long as all chunks that meet are split, and their length is even.
+// A chunk of bfloat16 may be held in split order: first the elements of even index, then those of odd index. Two neighbours lie
+// in one word. A shift and a mask turn its halves into floats, without a shuffle, and the way back is the same. Elementwise
+// arithmetic gives the same results in this order if all chunks of a calculation are split; their length must be even.
 template <typename T, typename Storage>
 RCGM_FN void load_values(const Storage* data, int64_t length, bool, T* values) {
   for (int64_t i = 0; i < length; ++i) values[i] = load<T>(data, i);

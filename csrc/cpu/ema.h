@@ -1,6 +1,6 @@
 // ema_update_ on the CPU. Included by kernels.cpp inside the namespace of one instruction set.
 
-// Each form is exact at its own end: decay 1 keeps the average, decay 0 copies the parameter.
+// Two forms of one formula. The first is exact for decay 1 (the average stays), the second for decay 0 (it becomes the parameter).
 template <typename T>
 RCGM_FN T moved(T average, T param, T keep, T take) {
   return take < T(0.5) ? average + take * (param - average) : param - keep * (param - average);
@@ -12,7 +12,7 @@ static void ema_chunk(const EmaTensor& e, double decay, int64_t offset, int64_t 
   const T keep = T(decay), take = T(1 - decay);
 #pragma omp simd
   for (int64_t i = 0; i < length; ++i) average[i] = moved(average[i], load<T>(param, i), keep, take);
-  if (!e.copy) return;  // the chunk is in the first-level cache still
+  if (!e.copy) return;  // the chunk is still in the first-level cache
   store_chunk<T>(MutableArray{e.copy, 0, e.copy_dtype}, 0, offset, length, false, average);
 }
 

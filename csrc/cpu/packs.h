@@ -40,8 +40,21 @@ struct Stretch {
   }
 };
 
+template <int64_t kSize, typename T>
+RCGM_FN void repeat_exactly(const T* values, int64_t samples, T* out) {
+#pragma omp simd
+  for (int64_t s = 0; s < samples; ++s) {
+    for (int64_t d = 0; d < kSize; ++d) out[s * kSize + d] = values[s];
+  }
+}
+
 template <typename T>
 RCGM_FN void repeat_by(const T* values, int64_t samples, int64_t size, T* out) {
+  switch (size) {  // in one store a vector: what is loaded soon must not come from several stores
+    case 1: return repeat_exactly<1>(values, samples, out);
+    case 2: return repeat_exactly<2>(values, samples, out);
+    case 4: return repeat_exactly<4>(values, samples, out);
+  }
   for (int64_t s = 0; s < samples; ++s) {
     const T value = values[s];
     for (int64_t d = 0; d < size; d += kStep) {
@@ -54,9 +67,7 @@ RCGM_FN void repeat_by(const T* values, int64_t samples, int64_t size, T* out) {
 template <typename T>
 static void repeat(const Stretch& x, const T* values, T* out) {
   values += x.first;
-  if (x.size == 1) {
-    for (int64_t i = 0; i < x.length; ++i) out[i] = values[i];
-  } else if (x.split) {
+  if (x.split) {
     const int64_t half = x.length / 2;
     repeat_by(values, x.samples, x.size / 2, out);
     for (int64_t i = 0; i < half; ++i) out[half + i] = out[i];
@@ -253,7 +264,7 @@ static int64_t loss_of_pack(const LossArguments& a, const Formats& formats, int6
   if (unordered >= 0) return b + unordered;
   for (int64_t s = 0; s < p.count; s += kStretch / a.size) combine_stretch(a, Stretch(a, formats, s, p.count), p);
   finish_pack(a.options, a.size, p);
-  for (int64_t s = 0; s < p.count; ++s) store_loss(a, b + s, p.loss[s], losses);
+  store_losses(a, b, p.count, p.loss, losses);
   for (int64_t s = 0; a.storage_scales && s < p.count; ++s) a.storage_scales[b + s] = float(p.storage_scale[s]);
   if (!a.gradient.data) return a.batch;
   alignas(64) T r[kLanes], of_pred[kLanes];

@@ -15,6 +15,17 @@ RCGM_FN void store_loss(const LossArguments& a, int64_t b, double loss, double* 
   }
 }
 
+// The same for `count` samples from sample `b` on.
+RCGM_FN void store_losses(const LossArguments& a, int64_t b, int64_t count, const double* values, double* losses) {
+  if (losses || a.float64) {
+    double* out = (losses ? losses : static_cast<double*>(a.loss)) + b;
+    for (int64_t s = 0; s < count; ++s) out[s] = values[s];
+  } else {
+    float* out = static_cast<float*>(a.loss) + b;
+    for (int64_t s = 0; s < count; ++s) out[s] = float(values[s]);
+  }
+}
+
 static void store_outcome(const LossArguments& a, int64_t b, const Outcome& outcome, double* losses) {
   store_loss(a, b, outcome.loss, losses);
   if (a.storage_scales) a.storage_scales[b] = float(outcome.storage_scale);

@@ -26,7 +26,7 @@ __device__ __forceinline__ double coefficient(const LossArguments& a, int k, int
   return k == 0 ? scalar(a.pred_coeff, 0, sample) : scalar(a.scalars, k - 1, sample);
 }
 
-// The options where the gradient does not wait for sums, known as such to the compiler.
+// The options of a loss whose gradient needs no sums, most of them constants that the compiler knows.
 __device__ __forceinline__ LossOptions plain(const LossOptions& o) {
   LossOptions p = {};
   p.clip = o.clip;
@@ -109,7 +109,7 @@ __device__ __forceinline__ void prediction(const LossArguments& a, int64_t sampl
   S::widen(raw, a.pred.dtype, value);
 }
 
-// The gradient on V elements. The prediction takes part with a cosine term only; it has just been read, so it is in a cache.
+// The gradient on V elements. It needs the prediction only with a cosine term, and then a cache still holds it.
 template <typename S, int V, typename T>
 __device__ __forceinline__ void write_gradient(const LossArguments& a, const T* slots, int64_t sample, int64_t offset,
                                                const T (&residual)[V]) {

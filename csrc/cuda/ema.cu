@@ -21,7 +21,7 @@ struct EmaWork {
   int64_t begin, end;
 };
 
-// kUnroll vectors of V elements from `offset`, those beyond the end left out.
+// Updates kUnroll vectors of V elements from `offset` on, without those beyond the end.
 template <typename S, int V>
 __device__ __forceinline__ void update(const EmaWork& w, int64_t offset) {
   using T = typename S::T;
@@ -33,7 +33,7 @@ __device__ __forceinline__ void update(const EmaWork& w, int64_t offset) {
     averages[u] = S::template load<V, false>(w.average, 0, i);
     params[u] = S::template load<V, false>(w.param, 0, i);
   }
-  // The form that is exact at its end: decay 1 keeps, decay 0 copies.
+  // Two forms of one formula. The first is exact for decay 1, the second for decay 0.
   const bool near_average = T(1 - w.decay) < T(0.5);
   const T factor = near_average ? T(1 - w.decay) : -T(w.decay);
 #pragma unroll

@@ -39,7 +39,7 @@ constexpr int kEmaMany = kEmaFew;
 #endif
 static_assert(sizeof(EmaTable<kEmaFew>) <= 4096, "the table does not fit the parameters of a kernel");
 
-// The entry that a block works on: the last that does not begin after it. Entries hold at least one block each.
+// The entry that a block works on: the last whose first block is not after it. Each entry has at least one block.
 __host__ __device__ __forceinline__ int entry_of(const EmaEntry* entries, int count, uint32_t block) {
   int first = 0, beyond = count;
   while (beyond - first > 1) {

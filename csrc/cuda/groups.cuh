@@ -76,8 +76,8 @@ __device__ __forceinline__ double sum_of_block(double value, double* warps) {
   return total;
 }
 
-// Whether this block is the last of `blocks` to get here, for all of its threads. What every block's thread 0 wrote before is
-// then visible. The counter is 0 again after the last one.
+// True, in all threads, for the last of `blocks` blocks that gets here. It sees what thread 0 of each block wrote before, and
+// sets the counter back to 0.
 __device__ __forceinline__ bool last_of(unsigned blocks, unsigned* counter, bool* shared) {
   if (threadIdx.x == 0) {
     __threadfence();

@@ -49,7 +49,7 @@ struct ScaleArguments {
   Scalars scales;    // what the gradient is stored with
 };
 
-// Where the work is sent: the runtime is told the device, since it is not the copy of the runtime that torch uses.
+// The device and the stream of a launch. torch has its own copy of the CUDA runtime: what it selected there does not count here.
 struct Place {
   int device;
   void* stream;

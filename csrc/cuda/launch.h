@@ -31,7 +31,7 @@ struct Shape {
   int cluster = 1;
 };
 
-// Dynamic shared memory that a kernel may use without asking: 48 KB, less what kernels here hold of fixed size.
+// Dynamic shared memory that a kernel may use without an attribute: 48 KB, minus the static shared memory of these kernels.
 constexpr int64_t kFixedSharedBytes = 1024, kDefaultSharedBytes = 48 * 1024 - kFixedSharedBytes;
 constexpr int kPortableCluster = 8;
 

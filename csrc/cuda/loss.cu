@@ -21,7 +21,7 @@ LossParameters planned(const LossArguments& a, int device) {
   LossCase c = {a.batch, a.size, a.count, 0, tensors.any_is(DType::kFloat64) ? 8 : 4, gradient_needs_sums(a.options),
                 a.gradient.data != nullptr, a.options.positions};
   const auto plan_with = [&](const Limits& limits) {
-    // Two passes are rare, and channels are walked in short vectors: they are compiled for storages that take any dtype.
+    // Two passes are rare, and vectors of channels are short: these kernels are compiled only for storages that take any dtype.
     LossParameters p = {a, {}, tensors.storage(a.batch, c.positions == 0)};
     if (c.positions % width_of(p.storage)) p.storage = scalar_storage(p.storage);
     c.width = width_of(p.storage);

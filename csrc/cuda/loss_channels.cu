@@ -1,15 +1,15 @@
-// The loss with a cosine over the channels at each position. A block takes a tile of positions and walks the channels, which
-// are strided by the number of positions: groups of threads share the channels, the lanes of a group are vectors of
-// positions. What is needed twice, the residual, stays in shared memory. As without channels there are one launch where a
-// block or a cluster of blocks holds a sample, and else one with several blocks a sample, or two where the gradient waits for
-// sums over the sample.
+// The loss with a cosine over the channels at each position. A block takes a tile of positions and loops over the channels,
+// which lie as far apart as there are positions. Groups of threads share the channels; each lane of a group has a vector of
+// positions. The residual is needed twice, so it stays in shared memory. If a block or a cluster of blocks can hold a sample,
+// there is one launch. Otherwise each sample has several blocks, in one launch, or in two if the gradient needs sums over the
+// sample.
 #include "finish.cuh"
 
 namespace rcgm {
 namespace gpu {
 namespace {
 
-// A vector of positions to and from shared memory, 16 bytes at a time as a rule.
+// Copies a vector of positions to or from shared memory, 16 bytes at a time if possible.
 template <typename T, int V>
 __device__ __forceinline__ void put(T* to, const T (&value)[V]) {
   Bits<V * int(sizeof(T))> bits;

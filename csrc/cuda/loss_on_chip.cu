@@ -38,7 +38,7 @@ struct Kept {
   }
 };
 
-// Bounds the registers of a thread (80, and 128 for double), so that three (two) blocks of the usual size fit a multiprocessor.
+// Limits the registers of a thread, to 80 (double: 128), so that three (two) blocks of the usual size fit on a multiprocessor.
 template <typename T>
 constexpr int kRegisterBound = sizeof(T) == 8 ? kOnChipThreads : 3 * kUsualBlock;
 

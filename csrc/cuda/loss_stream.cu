@@ -8,8 +8,8 @@ namespace {
 
 enum class Pass { kWhole, kSums, kGradient };
 
-// Blocks that must fit a multiprocessor, which bounds the registers of a thread: 64, and 80 for double and where all formulas
-// of a sample's end come behind the loop.
+// So many blocks must fit on a multiprocessor, which limits the registers of a thread: to 64, or to 80 for double and for the
+// pass that also computes the losses.
 template <typename T, Pass kPass>
 constexpr int kResidentBlocks = sizeof(T) == 8 || kPass == Pass::kSums ? 3 : 4;
 

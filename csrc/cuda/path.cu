@@ -8,11 +8,11 @@ namespace rcgm {
 namespace gpu {
 namespace {
 
-// Vectors of each input in flight a thread.
+// Vectors of each input that a thread loads before it uses the first.
 template <int kWidth>
 constexpr int kVectorsAhead = kWidth == 8 ? 1 : 2;
 
-// Blocks that must fit a multiprocessor; it bounds the registers of a thread to 80.
+// So many blocks must fit on a multiprocessor, which limits a thread to 80 registers.
 constexpr int kResidentBlocks = 3;
 
 template <typename Arguments>
@@ -119,7 +119,7 @@ Shape shape_of(const Partition& p) { return {blocks_of(p), kPartitionThreads}; }
 
 void interpolate(const InterpolateArguments& a, const Place& place) {
   enter(place);
-  // The points are samples of `out`, so that its alignment is judged like theirs.
+  // Each point is a sample of `out`: so the alignment of `out` is checked like that of the inputs.
   with_storage(Tensors({a.x, a.z, as_array(a.out)}).storage(a.batch * a.points), [&](auto storage) {
     using S = decltype(storage);
     const int multiprocessors = attribute(cudaDevAttrMultiProcessorCount, place.device);

@@ -1,4 +1,4 @@
-// scale_gradient_: the backward pass of the losses. It leaves at once where the factor is 1.
+// scale_gradient_: the backward pass of the losses. It returns at once if the factor is 1.
 #include "elements.cuh"
 #include "launch.h"
 #include "partition.h"

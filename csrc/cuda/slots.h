@@ -11,7 +11,7 @@ constexpr int kAhead = 4;
 
 enum Slot { kTotal, kScale, kResidualFactor, kPredFactor, kCoefficients };
 
-// The coefficients are filled up with zeros, so that kAhead of them can always be looked at.
+// Zeros follow the coefficients, so that kAhead of them can always be read.
 __host__ __device__ __forceinline__ constexpr int slot_count(int tensors) {
   return kCoefficients + 1 + (tensors - 1 + kAhead - 1) / kAhead * kAhead;
 }
