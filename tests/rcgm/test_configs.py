@@ -10,6 +10,12 @@ from benchmarks.own_images import write_digits
 from rcgm.config import TrainConfig, load_config
 from rcgm.training import train
 
+pytest.importorskip("diffusers")
+pytest.importorskip("peft")
+
+from tests.support.encoded_pairs import write_pairs
+from tests.support.tiny_networks import FAMILIES
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
@@ -22,6 +28,7 @@ SHORT = (
 SMALL = {
     "dit": ("model.hidden_size=16", "model.depth=1", "model.num_heads=2", "model.frequency_size=16"),
     "mlp": ("model.width=8", "model.depth=1", "model.frequency_size=4"),
+    "text_dit": ("model.hidden_size=16", "model.depth=1", "model.num_heads=2", "model.frequency_size=16"),
 }
 
 
@@ -37,17 +44,39 @@ def latents(tmp_path_factory) -> Path:
 def reduced(name: str, latents: Path, folder: Path) -> TrainConfig:
     path = CONFIGS / f"{name}.yaml"
     published = load_config(path)
-    words = [*SHORT, *SMALL[published.model.name]]
+    words = [*SHORT, *SMALL.get(published.model.name, ())]
     if published.data.name == "latents":
         words.append(f"data={{name: arrays, path: {latents}}}")
     if published.data.name == "image_folder":
         write_digits(folder / "images")
         words.append(f"data.root={folder / 'images'}")
-    if published.teacher is not None:
+    if published.data.name == "encoded_pairs":
+        words += text_words(published, folder)
+    if published.teacher is not None and published.teacher.run is not None:
         teacher = Path(published.teacher.run).name  # the run of another file, by its default folder
         train(reduced(teacher, latents, folder), folder / teacher, show_progress=False)
         words.append(f"teacher.run={folder / teacher}")
     return load_config(path, words)
+
+
+def text_words(published: TrainConfig, folder: Path) -> list[str]:
+    """A tiny network of the same class, and pairs that it takes."""
+    family = FAMILIES.get(published.model.name, FAMILIES["sana"])
+    cond = family.cond(1)
+    write_pairs(
+        folder / "pairs",
+        [(family.latents, 12)],
+        width=cond["text"].shape[2],
+        masked="mask" in cond,
+        pooled=cond["pooled"].shape[1] if "pooled" in cond else 0,
+    )
+    words = [f"data.path={folder / 'pairs'}"]
+    if published.model.name in FAMILIES:
+        family.build().save_pretrained(folder / "network" / "transformer")
+        words.append(f"model.path={folder / 'network'}")
+    if published.tune == "lora":
+        words.append("lora.rank=2")
+    return words
 
 
 @pytest.mark.parametrize("name", NAMES)

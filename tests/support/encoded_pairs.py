@@ -16,16 +16,18 @@ LENGTH, WIDTH, POOLED = 5, 6, 3
 SHAPES = ((4, 4, 6), (4, 6, 4))
 
 
-def condition(rows: int, seed: int, *, masked: bool = True, pooled: bool = True) -> dict[str, Tensor]:
+def condition(
+    rows: int, seed: int, *, masked: bool = True, pooled: int = POOLED, width: int = WIDTH
+) -> dict[str, Tensor]:
     """Conditions of ``rows`` captions, of 1 to ``LENGTH`` words; states are 0 behind the last one."""
     generator = torch.Generator().manual_seed(seed)
-    cond = {"text": torch.randn(rows, LENGTH, WIDTH, generator=generator)}
+    cond = {"text": torch.randn(rows, LENGTH, width, generator=generator)}
     if masked:
         lengths = 1 + (torch.arange(rows) + seed) % LENGTH
         cond["mask"] = torch.arange(LENGTH) < lengths[:, None]
         cond["text"] *= cond["mask"][..., None]
     if pooled:
-        cond["pooled"] = torch.randn(rows, POOLED, generator=generator)
+        cond["pooled"] = torch.randn(rows, pooled, generator=generator)
     return cond
 
 
@@ -34,7 +36,7 @@ def write_pairs(
     shards: Sequence[tuple[tuple[int, int, int], int]] = ((SHAPES[0], 9), (SHAPES[1], 7), (SHAPES[0], 4)),
     *,
     dtype: torch.dtype = torch.float32,
-    **options: bool,
+    **options: int,
 ) -> list[tuple[Tensor, dict[str, Tensor]]]:
     """Write shards of so many samples of these shapes; returns latents and conditions of each."""
     folder.mkdir(parents=True, exist_ok=True)
