@@ -17,6 +17,7 @@ from pathlib import Path
 from benchmarks import (
     costs,
     headline,
+    memory_plans,
     number_tables,
     own_images_table,
     published_loops,
@@ -26,7 +27,17 @@ from benchmarks import (
 )
 from benchmarks.environment import FIGURES, ROOT, read
 
-WITH_TABLES = (tables, number_tables, step_tables, headline, costs, own_images_table, published_loops, tuning_table)
+WITH_TABLES = (
+    tables,
+    number_tables,
+    step_tables,
+    headline,
+    costs,
+    own_images_table,
+    published_loops,
+    tuning_table,
+    memory_plans,
+)
 TABLES = {name: make for module in WITH_TABLES for name, make in module.TABLES.items()}
 BLOCK = re.compile(r"<!-- begin (?P<name>\S+) -->.*?<!-- end (?P=name) -->", re.DOTALL)
 
