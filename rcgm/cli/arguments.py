@@ -17,6 +17,7 @@ __all__ = [
     "numbers",
     "positive",
     "seed",
+    "size",
     "sizes",
     "words",
 ]
@@ -51,8 +52,14 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
 
 
-def add_sampling(parser: argparse.ArgumentParser, *, count: int) -> None:
-    """Which network, and how to draw samples with it."""
+def add_sampling(parser: argparse.ArgumentParser, *, count: int, counted: str = "") -> None:
+    """Which network, and how to draw samples with it.
+
+    Args:
+        parser: of the command.
+        count: samples by default.
+        counted: what the default is in words, where the command decides; it then gets None.
+    """
     add_checkpoint(parser)
     parser.add_argument(
         "--steps",
@@ -64,9 +71,9 @@ def add_sampling(parser: argparse.ArgumentParser, *, count: int) -> None:
     parser.add_argument(
         "--count",
         type=positive,
-        default=count,
+        default=None if counted else count,
         metavar="N",
-        help="samples for each number of steps (default: %(default)s)",
+        help=f"samples for each number of steps (default: {count}{counted})",
     )
     parser.add_argument(
         "--sampler", choices=_Samplers(), default="auto", metavar="NAME",
@@ -156,6 +163,14 @@ def colour(text: str) -> tuple[int, int, int]:
 def words(text: str) -> tuple[str, ...]:
     """Words separated by commas."""
     return tuple(part.strip() for part in text.split(","))
+
+
+def size(text: str) -> tuple[int, int]:
+    """Height and width, as in ``512x768``."""
+    values = _integers(text.replace("x", ","), 1)
+    if len(values) != 2:
+        raise argparse.ArgumentTypeError(f"needs height and width, as in 512x768, got {text!r}")
+    return values[0], values[1]
 
 
 def sizes(text: str) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""The processes of an encode command, which differ in speed by hours and share nothing but a few values."""
+"""The processes of commands that encode or sample: they differ in speed by hours and share nothing but a few values."""
 
 from __future__ import annotations
 
