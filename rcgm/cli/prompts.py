@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rcgm.cli.arguments import positive, size
+from rcgm.cli.arguments import size
 
 if TYPE_CHECKING:
     from rcgm.runs.conditions import Captions
@@ -31,6 +32,8 @@ NOT_WITH_PROMPTS = ("classes", "data")
 
 EACH = {None: 1, "flat": 1, "geneval": 4, "dpg": 4}
 """Samples of a prompt by default, by layout; of the benchmarks what they ask for."""
+BATCH = 8
+"""Samples, or prompts that are encoded, at a time by default: images are large."""
 
 
 def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +52,6 @@ def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
         "--layout", choices=LAYOUTS,
         help="make --output a folder with an image a file: 00000.png, ... (flat), or as GenEval or DPG-Bench read it",
     )  # fmt: skip
-    group.add_argument("--batch-size", type=positive, default=8, metavar="N", help="samples at a time (default: 8)")
     group.add_argument("--force", action="store_true", help="replace samples of other settings in the folder")
     group.add_argument(
         "--pipeline", metavar="PATH", help="of the text encoders and autoencoder (default: that of the data)"
@@ -95,6 +97,7 @@ class PromptRequest:
         each: samples of a prompt.
         decode: from latents to images.
         size: height and width of the latents.
+        batch_size: samples, or prompts that are encoded, at a time.
     """
 
     options: argparse.Namespace
@@ -103,6 +106,7 @@ class PromptRequest:
     each: int
     decode: Decoder
     size: tuple[int, int]
+    batch_size: int
 
     @property
     def pipeline(self) -> str:
@@ -130,7 +134,7 @@ class PromptRequest:
         with counting(len(numbers), " prompts", enabled=verbose) as advance:
             captions = PromptCaptions(
                 encoder, [self.prompts[number].text for number in numbers], each=self.each,
-                negative=options.negative_prompt, numbers=numbers, batch_size=options.batch_size, on_batch=advance,
+                negative=options.negative_prompt, numbers=numbers, batch_size=self.batch_size, on_batch=advance,
             )  # fmt: skip
         if captions.cut:
             print(
@@ -139,6 +143,7 @@ class PromptRequest:
                 file=sys.stderr,
             )
         del encoder
+        gc.collect()  # parts of a pipeline may refer to one another
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return captions
@@ -198,7 +203,8 @@ def requested(options: argparse.Namespace) -> PromptRequest:
             raise
         raise ValueError(f"{error}; --pipeline says where the pipeline of the data is now") from error
     each = EACH[options.layout] if options.count is None else options.count
-    return PromptRequest(options, run, prompts, each, decode, _latent_size(options.size, decode, run))
+    size = _latent_size(options.size, decode, run)
+    return PromptRequest(options, run, prompts, each, decode, size, options.batch_size or BATCH)
 
 
 def fill_folder(options: argparse.Namespace) -> int:
@@ -235,8 +241,8 @@ def fill_folder(options: argparse.Namespace) -> int:
             )
             count = len(mine) * request.each
             with counting(count, " images", enabled=ranks.rank == 0) as advance:
-                for start in range(0, count, options.batch_size):
-                    rows = range(start, min(start + options.batch_size, count))
+                for start in range(0, count, request.batch_size):
+                    rows = range(start, min(start + request.batch_size, count))
                     images = request.decode(sampler(rows, steps=options.steps[0]))
                     for row, image in zip(rows, images, strict=True):
                         folder.write(mine[row // request.each], row % request.each, image)

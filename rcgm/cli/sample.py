@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rcgm.cli.arguments import add_sampling, classes
+from rcgm.cli.arguments import add_sampling, classes, positive
 from rcgm.cli.prompts import add_prompt_arguments, fill_folder, has_prompts, requested
 from rcgm.cli.runs import captions_of, decoder_of, load
 
@@ -57,6 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="picture to write, or with --layout the folder (default: %(default)s)",
     )
     parser.add_argument("--npz", type=Path, metavar="NPZ", help="also write the samples as numpy arrays")
+    parser.add_argument(
+        "--batch-size", type=positive, metavar="N",
+        help="samples at a time (default: 512; 32 with captions of the data, 8 with prompts)",
+    )  # fmt: skip
     add_prompt_arguments(parser)
 
 
@@ -71,8 +75,9 @@ def run(options: argparse.Namespace) -> int:
     from rcgm.runs.decoding import to_stored
 
     if prompted:
-        run, sampler, decode, count = _with_prompts(options)
+        run, sampler, decode, count, batch_size = _with_prompts(options)
     else:
+        batch_size = options.batch_size
         run = load(options)
         count = COUNT if options.count is None else options.count
         decode = decoder_of(run, options)
@@ -84,8 +89,7 @@ def run(options: argparse.Namespace) -> int:
             captions=captions_of(run),
         )
     labels = sampler.labels(range(count))
-    largest = options.batch_size if prompted else None
-    samples = {number: sampler.draw(count, steps=number, largest=largest) for number in options.steps}
+    samples = {number: sampler.draw(count, steps=number, largest=batch_size) for number in options.steps}
     pictures = samples if decode is None else {number: decode(tensor) for number, tensor in samples.items()}
     shown = {plots.steps_title(number): tensor for number, tensor in pictures.items()}
     real = _of_the_data(run, labels, count) if options.data else None
@@ -112,8 +116,8 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _with_prompts(options: argparse.Namespace) -> tuple[LoadedRun, RunSampler, Decoder, int]:
-    """The run, what makes its samples of the prompts, what decodes them, and how many samples there are."""
+def _with_prompts(options: argparse.Namespace) -> tuple[LoadedRun, RunSampler, Decoder, int, int]:
+    """The run, what makes its samples of the prompts, what decodes them, how many there are, and how many at a time."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("--layout must be given with several processes: one picture is made by one")
     request = requested(options)
@@ -123,7 +127,7 @@ def _with_prompts(options: argparse.Namespace) -> tuple[LoadedRun, RunSampler, D
     sampler = run.sampler(
         options.sampler, guidance=options.guidance, seed=options.seed, captions=captions, size=request.size
     )
-    return run, sampler, request.decode, len(captions)
+    return run, sampler, request.decode, len(captions), request.batch_size
 
 
 def _check_output(option: str, path: Path, suffix: str) -> None:

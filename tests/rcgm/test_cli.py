@@ -103,6 +103,7 @@ def test_it_runs_as_a_module():
         (["sample", "{empty}/nowhere"], "no run folder"),
         (["sample", "{run}", "--classes", "3,12"], "classes must be from 0 to 9, got [12]"),
         (["sample", "{run}", "--checkpoint", "3"], "no checkpoint of step 3"),
+        (["sample", "{run}", "--prompt", "a"], "prompts must be left out for a run without captions"),
     ],
 )
 def test_errors_of_the_user_are_one_line_and_exit_with_2(arguments, message, run_dir, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import weakref
 
 import numpy as np
 import pytest
@@ -11,9 +12,9 @@ from PIL import Image
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
-from rcgm.cli import main, prompts
+from rcgm.cli import main, prompts, runs
 from rcgm.networks.pipelines import TextPipeline
-from rcgm.runs import PromptCaptions, layouts, load_run
+from rcgm.runs import PromptCaptions, guidance, layouts, load_run
 from tests.support.launching import run_ranks
 from tests.support.prompt_run import LENGTH, prompt_run
 
@@ -141,6 +142,27 @@ def test_a_pipeline_that_has_moved(root, tmp_path, capsys):
     assert main(filling(root, tmp_path / "out", "--pipeline", moved / "sana")) == 0
 
 
+def test_text_encoders_are_freed_before_the_network_is_loaded(root, tmp_path, monkeypatch):
+    loaded, alive = [], []
+    original = TextPipeline.from_pretrained.__func__
+
+    def keep_track(cls, *arguments, parts, **options):
+        pipeline = original(cls, *arguments, parts=parts, **options)
+        if "text" in parts:
+            loaded.append(weakref.ref(pipeline.pipeline.text_encoder))
+        return pipeline
+
+    def load(options):
+        alive.extend(reference() is not None for reference in loaded)
+        return load_for_command(options)
+
+    load_for_command = runs.load
+    monkeypatch.setattr(TextPipeline, "from_pretrained", classmethod(keep_track))
+    monkeypatch.setattr(runs, "load", load)
+    assert main(filling(root, tmp_path / "out")) == 0
+    assert alive == [False]
+
+
 def test_the_command_knows_the_layouts():
     assert prompts.LAYOUTS == layouts.LAYOUTS
 
@@ -181,7 +203,7 @@ def test_errors_come_before_any_work(root, monkeypatch, capsys, words, message):
 
 def test_functions_that_a_run_names_are_imported_only_if_the_user_says_so(tmp_path, monkeypatch, capsys):
     """And guidance is refused where the network has not been trained for it."""
-    run = prompt_run(tmp_path, encoder="an_encoder:encode")
+    run = prompt_run(tmp_path, encoder="an_encoder:encode", label_dropout=0.0)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "an_encoder.py").write_text(
         "from pathlib import Path\n"
@@ -198,3 +220,6 @@ def test_functions_that_a_run_names_are_imported_only_if_the_user_says_so(tmp_pa
     assert not (tmp_path / "imported").exists()
     assert main([*words, "--condition-encoder", "an_encoder:encode"]) == 0
     assert (tmp_path / "imported").exists()
+    monkeypatch.setattr(guidance, "NETWORKS", {})  # as for a network that was not published
+    assert main([*words, "--condition-encoder", "an_encoder:encode", "--guidance", "2"]) == 2
+    assert "guidance must be 1 for a network that is trained with objective.label_dropout 0" in capsys.readouterr().err
