@@ -86,7 +86,7 @@ class SampleFolder:
         differ = [name for name in wanted if known.get(name) != wanted[name]]
         if differ:
             raise ValueError(
-                f"output must have been made with the same settings, got '{self.root}' with another "
+                f"output must have been made with the same settings, got '{self.root}' with others of "
                 f"{', '.join(differ)}: name another folder, or replace its samples by --force"
             )
 

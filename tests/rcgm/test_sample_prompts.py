@@ -98,7 +98,7 @@ def test_a_stopped_folder_is_filled_up(root, tmp_path, monkeypatch, capsys):
     assert same_pictures(read(output / "00001.png"), expected(root)[1:2])
     assert set(whole) == {path.name for path in output.iterdir()}
     assert main(filling(root, output, "--seed", "1")) == 2
-    assert "with another seed: name another folder, or replace its samples by --force" in capsys.readouterr().err
+    assert "with others of seed: name another folder, or replace its samples by --force" in capsys.readouterr().err
     assert main(filling(root, output, "--seed", "1", "--force")) == 0
     assert same_pictures(read(*sorted(output.glob("*.png"))), expected(root, seed=1))
 

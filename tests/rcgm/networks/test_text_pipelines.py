@@ -97,25 +97,26 @@ def test_prompts_are_told_apart(name, pipeline):
         torch.testing.assert_close(value, cond[key][1:2], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("negative", ["", "blurred"])
 @torch.no_grad()
-def test_the_null_condition_is_that_of_the_empty_negative_prompt(name, pipeline):
-    stock, null = tiny_pipeline(name), pipeline.encode_null()
+def test_the_null_condition_is_that_of_the_negative_prompt(name, pipeline, negative):
+    stock, null = tiny_pipeline(name), pipeline.encode_null(negative)
     if name == "sana":
-        _, _, text, mask = stock.encode_prompt(PROMPTS[:1])
+        _, _, text, mask = stock.encode_prompt(PROMPTS[:1], negative_prompt=negative)
         expected = {"text": text, "mask": mask}
     elif name == "sd3":
-        _, text, _, pooled = stock.encode_prompt(PROMPTS[:1], None, None)
+        _, text, _, pooled = stock.encode_prompt(PROMPTS[:1], None, None, negative_prompt=negative)
         expected = {"text": text, "pooled": pooled}
     elif name == "flux":
-        text, pooled, _ = stock.encode_prompt([""])
+        text, pooled, _ = stock.encode_prompt([negative])
         expected = {"text": text, "pooled": pooled}
     elif name == "hunyuan_image":
-        expected = dict(zip(("text", "mask", "text_2", "mask_2"), stock.encode_prompt(None), strict=True))
+        expected = dict(zip(("text", "mask", "text_2", "mask_2"), stock.encode_prompt(negative or None), strict=True))
     elif name in ("wan", "anyflow"):
-        _, text = stock.encode_prompt(PROMPTS[:1], max_sequence_length=512)
+        _, text = stock.encode_prompt(PROMPTS[:1], negative, max_sequence_length=512)
         expected = {"text": text}
     else:  # they have no fixed length
-        text = stock.encode_prompt([""])[0][0].reshape(1, -1, null["text"].shape[2])
+        text = stock.encode_prompt([negative])[0][0].reshape(1, -1, null["text"].shape[2])
         expected = {"text": text}
         assert null["mask"].sum() == text.shape[1]
         null = {"text": null["text"][:, : text.shape[1]]}

@@ -91,7 +91,7 @@ def test_a_folder_of_other_settings_is_refused_and_replaced_by_force(tmp_path):
     fill(begun(tmp_path), range(3))
     (tmp_path / "out/mine.txt").write_text("kept")
     other = folder(tmp_path, seed=1, prompts=PROMPTS[:2])
-    with pytest.raises(ValueError, match="with another seed, prompts: name another folder"):
+    with pytest.raises(ValueError, match="with others of seed, prompts: name another folder"):
         other.check()
     other.check(force=True)
     other.begin()
