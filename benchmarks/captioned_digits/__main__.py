@@ -15,11 +15,12 @@ from pathlib import Path
 import torch
 
 from benchmarks import environment
+from benchmarks.captioned_digits.captions import encode
 from benchmarks.captioned_digits.data import write_network, write_pairs
-from benchmarks.captioned_digits.measures import PER_PROMPT, Examination, PromptCaptions
+from benchmarks.captioned_digits.measures import PER_PROMPT, Examination
 from benchmarks.captioned_digits.pictures import train_judge
 from benchmarks.captioned_digits.runs import FEW_STEPS, MULTI_STEP, train_few_steps, train_multi_step
-from rcgm.runs import load_run
+from rcgm.runs import PromptCaptions, load_run
 
 JUDGE = 0.97
 SAMPLING_STEPS = (1, 2, 4, 20)
@@ -60,7 +61,9 @@ def measure(
     run: Path, examination: Examination, sampling_steps: Sequence[int] = SAMPLING_STEPS
 ) -> dict[int, dict[str, float]]:
     """The measures of a run's network, by steps of sampling."""
-    sampler = load_run(run, device=torch.device("cpu")).sampler(captions=PromptCaptions(examination.prompts))
+    prompts = [prompt.caption for prompt in examination.prompts]
+    captions = PromptCaptions(encode, prompts, each=PER_PROMPT)
+    sampler = load_run(run, device=torch.device("cpu")).sampler(captions=captions)
     count = PER_PROMPT * len(examination.prompts)
     return {steps: examination.measure(sampler.draw(count, steps=steps)) for steps in sampling_steps}
 

@@ -2,43 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from benchmarks.captioned_digits.captions import encode
 from benchmarks.captioned_digits.pictures import Judge, Painter
 from benchmarks.captioned_digits.scenes import KINDS, Prompt, draw_prompt, draw_scene, held_out_prompt
 from rcgm.evaluation.frechet import frechet_distance
 
-__all__ = ["HELD_OUT", "Examination", "PromptCaptions"]
+__all__ = ["HELD_OUT", "PER_PROMPT", "Examination"]
 
 HELD_OUT = "held out"
 """Group of the prompts of combinations that no training picture has; the other groups are the kinds of prompts."""
 PER_PROMPT = 4
 """Samples of a prompt, of which the spread is taken."""
-
-
-class PromptCaptions:
-    """Prompts as a sampler takes captions: sample ``i`` is of prompt ``i // PER_PROMPT``.
-
-    Args:
-        prompts: in order.
-    """
-
-    def __init__(self, prompts: Sequence[Prompt]) -> None:
-        self._texts = [prompt.caption for prompt in prompts]
-        self._cond = encode(self._texts)
-        self.null = encode([""])
-
-    def texts(self, rows: range) -> list[str]:
-        return [self._texts[row // PER_PROMPT] for row in rows]
-
-    def condition(self, rows: range) -> dict[str, Tensor]:
-        chosen = torch.tensor(rows) // PER_PROMPT
-        return {name: tensor[chosen] for name, tensor in self._cond.items()}
 
 
 @dataclass(frozen=True)
