@@ -6,10 +6,11 @@ import contextlib
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["hidden_beside", "replaced_atomically", "sha256_of", "sync_to_disk", "write_atomically"]
+__all__ = ["hidden_beside", "new_folder", "replaced_atomically", "sha256_of", "sync_to_disk", "write_atomically"]
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> Path:
@@ -38,6 +39,29 @@ def replaced_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     sync_to_disk(path.parent)
+
+
+@contextlib.contextmanager
+def new_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder that appears whole or not at all: the body of the ``with`` fills the one that it is given.
+
+    Raises:
+        FileExistsError: ``folder`` holds something.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"'{folder}' is there already: give a folder that is not, or remove it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = hidden_beside(folder)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for path in (*temporary.rglob("*"), temporary):
+            sync_to_disk(path)
+        temporary.replace(folder)
+        sync_to_disk(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def hidden_beside(path: Path) -> Path:

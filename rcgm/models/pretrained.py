@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rcgm.files import hidden_beside, sync_to_disk
+from rcgm.files import new_folder
 from rcgm.models.registry import MODELS, build_model
 from rcgm_kernels.version import __version__
 
@@ -48,27 +47,15 @@ def save_pretrained(
     if name is None:
         known = ", ".join(model.__name__ for model in MODELS.values())
         raise TypeError(f"network must be one of {known}, and whole, got {type(network).__name__}")
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"'{folder}' is there already: give a folder that is not, or remove it")
     config = {"model_type": name, "library_name": "rcgm", "library_version": __version__, **network.arguments}
     if training is not None:
         config["training"] = dict(training)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = hidden_beside(folder)
-    temporary.mkdir()
-    try:
-        # Copies, as safetensors refuses tensors that share memory, which tied weights do.
-        tensors = {key: tensor.to("cpu", copy=True).contiguous() for key, tensor in network.state_dict().items()}
-        save_file(tensors, temporary / WEIGHTS, {"format": "pt"})
-        (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        for path in (temporary / WEIGHTS, temporary / CONFIG, temporary):
-            sync_to_disk(path)
-        temporary.replace(folder)
-        sync_to_disk(folder.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder
+    # Copies, as safetensors refuses tensors that share memory, which tied weights do.
+    tensors = {key: tensor.to("cpu", copy=True).contiguous() for key, tensor in network.state_dict().items()}
+    with new_folder(folder) as new:
+        save_file(tensors, new / WEIGHTS, {"format": "pt"})
+        (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return Path(folder)
 
 
 def load_pretrained(folder: str | os.PathLike[str], *, device: torch.device | str = "cpu", **changes: Any) -> nn.Module:

@@ -1,12 +1,14 @@
 """Published text-to-image networks as networks ``(x, t, r, cond)``, one file a family.
 
 A file says what differs: how ``(x, t, cond)`` become arguments, which modules are blocks, which layers LoRA adapts.
-A new family is a subclass of ``PublishedNetwork`` and a line in ``NETWORKS``. Diffusers is imported when a network is
-made.
+A new family is a subclass of ``PublishedNetwork`` and a line in ``families.py``. Diffusers is imported when a network
+is made.
 """
 
 from rcgm.networks.anyflow import AnyFlow
 from rcgm.networks.base import PublishedNetwork
+from rcgm.networks.families import NETWORKS
+from rcgm.networks.few_step import few_step
 from rcgm.networks.flux import Flux
 from rcgm.networks.hunyuan_image import HunyuanImage
 from rcgm.networks.qwen_image import QwenImage
@@ -14,18 +16,6 @@ from rcgm.networks.sana import Sana
 from rcgm.networks.sd3 import StableDiffusion3
 from rcgm.networks.wan import Wan
 from rcgm.networks.z_image import ZImage
-
-NETWORKS: dict[str, type[PublishedNetwork]] = {
-    "sana": Sana,
-    "sd3": StableDiffusion3,
-    "qwen_image": QwenImage,
-    "flux": Flux,
-    "z_image": ZImage,
-    "wan": Wan,
-    "hunyuan_image": HunyuanImage,
-    "anyflow": AnyFlow,
-}
-"""Families, by their name in a configuration."""
 
 __all__ = [
     "NETWORKS",
@@ -38,4 +28,5 @@ __all__ = [
     "StableDiffusion3",
     "Wan",
     "ZImage",
+    "few_step",
 ]

@@ -117,11 +117,16 @@ class PublishedNetwork(nn.Module, ABC):
         self._check(t, r, cond)
         dtype = self.transformer.dtype
         inputs = {name: value.to(dtype) if value.is_floating_point() else value for name, value in cond.items()}
+        with self.exact_times(t, r):
+            prediction = self.predict(x.to(dtype), t, inputs)
+        return prediction if self.sign == 1 else self.sign * prediction
+
+    def exact_times(self, t: Tensor, r: Tensor) -> contextlib.ExitStack:
+        """Within it each call of the transformer is at ``t`` and ``r``, ``[B]`` or ``[1]``, whatever it is given."""
         with contextlib.ExitStack() as given:
             for place, scaled, added in self.given_times(t, r):
                 given.enter_context(place.embedding.given(place.features(scaled), added))
-            prediction = self.predict(x.to(dtype), t, inputs)
-        return prediction if self.sign == 1 else self.sign * prediction
+            return given.pop_all()
 
     @abstractmethod
     def predict(self, x: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:

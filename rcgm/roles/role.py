@@ -43,6 +43,11 @@ class Role(nn.Module):
         return self._shared
 
     @property
+    def name(self) -> str | None:
+        """Of the adapter; None for the base by itself."""
+        return self._name
+
+    @property
     def num_classes(self) -> int | None:
         """Classes that the base takes, or None."""
         return getattr(self._shared.network, "num_classes", None)

@@ -49,6 +49,16 @@ class SharedBase:
         """The role that calls of the network run as; None for the network by itself."""
         return self._active
 
+    @property
+    def adapted(self) -> Mapping[str, LoraLayer]:
+        """The layers that carry adapters, by their place in the network."""
+        return self._adapted
+
+    @property
+    def switched(self) -> Mapping[str, Switched]:
+        """The modules that each role has to itself, by their place in the network."""
+        return self._switched
+
     def copy_of(self, role: str) -> str:
         """Make another role that begins with the values of ``role``, and return its name.
 

@@ -78,7 +78,7 @@ def test_nothing_is_written_over_or_left_behind(tmp_path, monkeypatch):
     def fails(*arguments):
         raise OSError("disk full")
 
-    monkeypatch.setattr("rcgm.models.pretrained.sync_to_disk", fails)
+    monkeypatch.setattr("rcgm.files.sync_to_disk", fails)
     with pytest.raises(OSError, match="disk full"):
         save_pretrained(MLP(dim=2, width=4), tmp_path / "other")
     assert [path.name for path in tmp_path.iterdir()] == ["net"]

@@ -11,6 +11,7 @@ pytest.importorskip("diffusers")
 
 from rcgm.networks import NETWORKS
 from rcgm.networks.base import PublishedNetwork
+from rcgm.networks.saving import save_adapter
 from tests.support.tiny_networks import FAMILIES, Family, hunyuan_image
 from tests.support.tiny_pipelines import tiny_pipeline
 
@@ -181,20 +182,27 @@ def test_blocks_and_layers_for_lora_are_there(name):
         assert any(key.endswith(f".{target}") for key in names), target
 
 
-def test_the_page_works(tmp_path):
-    """The code of docs/text_to_image.md."""
-    tiny_pipeline("sana").save_pretrained(tmp_path)
+def test_the_page_works(tmp_path, monkeypatch):
+    """The code of docs/text_to_image.md that needs no run."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "models" / "Sana_600M"
+    tiny_pipeline("sana").save_pretrained(path)
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    given = {"path": tmp_path, "images": images, "prompts": ["a fox", "a bear"]}
+    given = {"path": path, "images": images, "prompts": ["a fox", "a bear"]}
     page = (Path(__file__).parents[3] / "docs" / "text_to_image.md").read_text(encoding="utf-8")
-    code, adapters = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    code, adapters, _, elsewhere = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     exec(code, given)
     given["loss"].backward()
     assert given["network"].interval_embedder.linear_2.weight.grad.abs().max() > 0
-    assert set(re.findall(r"^\| `(\w+)`", page, re.MULTILINE)) == set(NETWORKS)
+    families = page.partition("```python")[0]
+    assert set(re.findall(r"^\| `(\w+)`", families, re.MULTILINE)) == set(NETWORKS)
     exec(adapters, given)
     given["loss"].backward()
     assert all(parameter.grad is not None for parameter in given["student"].parameters())
+    save_adapter(given["student"], "few_step")
+    size = "num_inference_steps=2, height=32, width=32, use_resolution_binning=False"
+    exec(elsewhere.replace("num_inference_steps=2", size), given)
+    assert given["image"].size == (32, 32)
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ pytest.importorskip("transformers")
 from rcgm.networks import NETWORKS
 from rcgm.networks.pipelines import PIPELINES, TextPipeline
 from rcgm.sampling import sample_any_step, sample_ode
+from tests.support.stock_images import stock_images
 from tests.support.tiny_pipelines import PARTS, tiny_pipeline
 
 PROMPTS = ["a red fox, asleep", "Two Yellow 'Nines'!"]
@@ -44,34 +45,12 @@ def test_every_pipeline_is_tested():
     assert set(PARTS) == set(PIPELINES) <= set(NETWORKS)
 
 
-WITHOUT_GUIDANCE = {
-    "sana": {"guidance_scale": 1.0, "use_resolution_binning": False},
-    "sd3": {"guidance_scale": 1.0},
-    "qwen_image": {"true_cfg_scale": 1.0},
-    "flux": {"guidance_scale": 2.0},
-    "z_image": {"guidance_scale": 0.0},
-    "wan": {"guidance_scale": 1.0, "num_frames": 5},
-    "hunyuan_image": {},
-    "anyflow": {"num_frames": 5},
-}
-
-
-def stock_run(name: str, stock, noise: torch.Tensor) -> torch.Tensor:
-    """Images in [0, 1] of the stock pipeline, ``[B, 3, H, W]`` or ``[B, 3, T, H, W]``."""
-    latents = stock._pack_latents(noise, *noise.shape) if hasattr(stock, "_pack_latents") else noise
-    output = stock(
-        list(PROMPTS), height=2 * noise.shape[-2], width=2 * noise.shape[-1], latents=latents,
-        num_inference_steps=STEPS, output_type="pt", **WITHOUT_GUIDANCE[name],
-    )  # fmt: skip
-    return output.frames.transpose(1, 2) if noise.ndim == 5 else output.images
-
-
 @torch.no_grad()
 def test_from_prompts_to_images_as_the_stock_pipeline(name, folder, pipeline):
     stock = tiny_pipeline(name)
     frames = (3,) if PIPELINES[name].video else ()
     noise = torch.randn(2, 4, *frames, 16, 16, generator=torch.Generator().manual_seed(5))
-    expected = stock_run(name, stock, noise)
+    expected = stock_images(name, stock, PROMPTS, noise, STEPS)
     options = {"guidance": 2.0} if name == "flux" else {}
     network = NETWORKS[name].from_pretrained(folder, **options).eval()
     cond = pipeline.encode_prompts(PROMPTS)
