@@ -1,9 +1,10 @@
-"""A run of a tiny SANA on encoded pairs, with the tiny pipeline that its prompts are encoded and decoded with."""
+"""A run of a tiny published network on encoded pairs, and the pipeline that encodes and decodes for it."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -20,10 +21,16 @@ SHAPE = (4, 4, 6)
 """Latents of the data, of images of 8 by 12."""
 
 
-def prompt_run(root: Path, *, encoder: str = "", label_dropout: float = 0.2) -> Path:
-    """Train a run for two steps on pairs of captions in ``root``; returns its folder. The pipeline is ``root/sana``."""
-    tiny_pipeline("sana").save_pretrained(root / "sana")
-    text = TextPipeline.from_pretrained("sana", root / "sana", parts=("text",), length=LENGTH)
+def prompt_run(
+    root: Path, *, family: str = "sana", encoder: str = "", label_dropout: float = 0.2, **changes: Any
+) -> Path:
+    """Train a run for two steps on pairs of captions in ``root``; returns its folder. The pipeline is ``root/FAMILY``.
+
+    ``changes`` replace sections of its configuration.
+    """
+    path = root / family
+    tiny_pipeline(family).save_pretrained(path)
+    text = TextPipeline.from_pretrained(family, path, parts=("text",), length=LENGTH)
     captions = [f"picture {number}" for number in range(6)]
     data = root / "data"
     data.mkdir()
@@ -36,7 +43,8 @@ def prompt_run(root: Path, *, encoder: str = "", label_dropout: float = 0.2) -> 
     save_file({name: tensor.contiguous() for name, tensor in text.encode_null().items()}, data / "null.safetensors")
     write_manifest(
         data,
-        pipeline=str(root / "sana"),
+        family=family,
+        pipeline=str(path),
         encoder=encoder,
         length=LENGTH,
         shards=[{"file": shard.name, "samples": 6, "shape": list(SHAPE)}],
@@ -46,11 +54,12 @@ def prompt_run(root: Path, *, encoder: str = "", label_dropout: float = 0.2) -> 
         "batch_size": 4,
         "device": "cpu",
         "data": {"name": "encoded_pairs", "path": str(data)},
-        "model": {"name": "sana", "path": str(root / "sana")},
+        "model": {"name": family, "path": str(path)},
         "objective": {"name": "rcgm", "order": 2, "label_dropout": label_dropout},
         "checkpoint": {"every": 2},
         "logging": {"tensorboard": False},
         "sample": {"every": 0},
+        **changes,
     }
     train(parse_config(values), root / "run", show_progress=False)
     return root / "run"

@@ -19,11 +19,14 @@ WITHOUT_GUIDANCE = {
 }
 
 
-def stock_images(name: str, stock: Any, prompts: Sequence[str], noise: Tensor, steps: int) -> Tensor:
-    """Images in [0, 1] of the tiny pipeline ``stock``, ``[B, 3, H, W]`` or ``[B, 3, T, H, W]``."""
+def stock_images(name: str, stock: Any, prompts: Sequence[str], noise: Tensor, steps: int, **options: Any) -> Tensor:
+    """Images in [0, 1] of the tiny pipeline ``stock``, ``[B, 3, H, W]`` or ``[B, 3, T, H, W]``.
+
+    ``options`` of its call go before those that leave guidance out.
+    """
     latents = stock._pack_latents(noise, *noise.shape) if hasattr(stock, "_pack_latents") else noise
     output = stock(
         list(prompts), height=2 * noise.shape[-2], width=2 * noise.shape[-1], latents=latents,
-        num_inference_steps=steps, output_type="pt", **WITHOUT_GUIDANCE[name],
+        num_inference_steps=steps, output_type="pt", **{**WITHOUT_GUIDANCE[name], **options},
     )  # fmt: skip
     return output.frames.transpose(1, 2) if noise.ndim == 5 else output.images
