@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +15,8 @@ from rcgm.networks.saving import LORA_FILE
 __all__ = ["few_step"]
 
 Pipeline = TypeVar("Pipeline")
+STEP_TIMES = "_step_times"
+"""Attribute of a transformer by which a second call finds what the first has done."""
 SAMPLERS = ("any_step", "euler")
 """Samplers of ours that a pipeline of diffusers can be: from each time to the next, by the average velocity over the
 step, or by the velocity at its beginning."""
@@ -68,33 +69,43 @@ def few_step(pipeline: Pipeline, folder: str | os.PathLike[str]) -> Pipeline:
         raise ValueError(f"pipeline must have the transformer that '{folder}' was made for, got another: load that one")
     embedder.load_state_dict(tensors)
     embedder.requires_grad_(False)
-    forward = transformer.forward
-    if isinstance(forward, _ForwardOfStep):  # of an earlier call
-        forward = forward.stock
+    earlier = getattr(transformer, STEP_TIMES, None)
+    if earlier is not None:
+        earlier.remove()
     pipeline.scheduler = FewStepScheduler()
-    transformer.forward = _ForwardOfStep(forward, network, pipeline, to_end=header.sampler == "any_step")
+    setattr(transformer, STEP_TIMES, _StepTimes(network, pipeline, to_end=header.sampler == "any_step"))
     return pipeline
 
 
-class _ForwardOfStep:
-    """The forward of a pipeline's transformer, at the exact times of the step that the pipeline makes.
+class _StepTimes:
+    """Lets a pipeline's transformer run at the exact times of the step that the pipeline makes.
+
+    By hooks: offloading replaces the forward of a transformer, and puts it back after every image.
 
     Args:
-        stock: the forward itself.
         network: around that transformer.
         pipeline: whose scheduler knows the step.
         to_end: whether the interval reaches to the end of the step, or is empty.
     """
 
-    def __init__(self, stock: Callable[..., Any], network: PublishedNetwork, pipeline: Any, *, to_end: bool) -> None:
-        functools.update_wrapper(self, stock)
-        self.stock = stock
+    def __init__(self, network: PublishedNetwork, pipeline: Any, *, to_end: bool) -> None:
         self._network = network
         self._pipeline = pipeline
         self._to_end = to_end
+        self._given = contextlib.ExitStack()
+        self._hooks = (
+            network.transformer.register_forward_pre_hook(self._begin),
+            network.transformer.register_forward_hook(self._end, always_call=True),
+        )
 
-    def __call__(self, *inputs: Any, **named: Any) -> Any:
+    def remove(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _begin(self, *_: Any) -> None:
         t, r = self._pipeline.scheduler.times_of_step()
         self._network.interval_embedder.to(t.device)
-        with self._network.exact_times(t, r if self._to_end else t):
-            return self.stock(*inputs, **named)
+        self._given = self._network.exact_times(t, r if self._to_end else t)
+
+    def _end(self, *_: Any) -> None:
+        self._given.close()

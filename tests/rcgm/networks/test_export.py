@@ -5,6 +5,9 @@ import torch
 
 pytest.importorskip("diffusers")
 pytest.importorskip("peft")
+pytest.importorskip("accelerate")
+
+from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 
 from rcgm.networks import NETWORKS, few_step
 from rcgm.networks.interval_file import INTERVAL_FILE, read_interval
@@ -149,3 +152,26 @@ def test_a_network_that_begins_a_step_with_its_velocity_is_sampled_so(tmp_path):
         latents = sample_ode(role, noise, text.encode_prompts(PROMPTS), steps=2)
     expected = (text.decode_latents(latents) / 2 + 0.5).clamp(0, 1)
     torch.testing.assert_close(stock_images("sana", pipeline, PROMPTS, noise, 2), expected, rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_pipeline_is_offloaded_before_or_afterwards(tmp_path):
+    """Offloading replaces the forward of the transformer, and puts it back after every call of the pipeline."""
+    stock = tiny_pipeline("sana")
+    stock.save_pretrained(tmp_path / "stock")
+    role = small_role(network=NETWORKS["sana"](stock.transformer), rank=2)
+    folder = save_published(role, tmp_path / "out", pipeline=tmp_path / "stock")
+    noise = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(5))
+    images = []
+    for steps_first in (True, False):
+        pipeline = type(stock).from_pretrained(folder)
+        pipeline.set_progress_bar_config(disable=True)
+        if steps_first:
+            few_step(pipeline, folder)
+        add_hook_to_module(pipeline.transformer, ModelHook())
+        if not steps_first:
+            few_step(pipeline, folder)
+        images.append(stock_images("sana", pipeline, PROMPTS, noise, 2))
+        remove_hook_from_module(pipeline.transformer)
+        images.append(stock_images("sana", pipeline, PROMPTS, noise, 2))
+    assert all(torch.equal(other, images[0]) for other in images[1:])
