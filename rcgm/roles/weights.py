@@ -41,7 +41,7 @@ def merged_weights(role: Role) -> dict[str, Tensor]:
         base = layer.get_base_layer().state_dict()
         weight = base["weight"]
         if type(weight) is not Tensor or not weight.is_floating_point():
-            raise ValueError("adapters must be exported alone where their network is quantized: add --lora")
+            raise ValueError("adapters must be exported alone where their network is quantized: use --lora")
         change = layer.lora_B[name].weight.double() @ layer.lora_A[name].weight.double()
         base["weight"] = (weight.double() + layer.scaling[name] * change).to(weight.dtype)
         tensors |= {f"{place}.{key}": tensor for key, tensor in base.items()}

@@ -9,6 +9,7 @@ pytest.importorskip("diffusers")
 pytest.importorskip("peft")
 
 from rcgm.networks import NETWORKS
+from rcgm.networks.saving import LORA_FILE, save_adapter, save_published
 from rcgm.roles import Role, lora_role
 from tests.support.roles import disturb
 from tests.support.tiny_networks import FAMILIES
@@ -52,6 +53,14 @@ def test_adapters_are_trained_on_a_quantized_network(tmp_path, name, kind):
     gradients = [parameter.grad for parameter in role.parameters() if parameter.grad is not None]
     assert len(gradients) > 0.8 * len(list(role.parameters()))
     assert all(gradient.isfinite().all() for gradient in gradients) and any(gradient.any() for gradient in gradients)
+
+
+def test_adapters_are_exported_alone(tmp_path, kind):
+    role = quantized_role(tmp_path / "stock", "sana", kind)
+    assert (save_adapter(role, tmp_path / "lora") / LORA_FILE).is_file()
+    with pytest.raises(ValueError, match="adapters must be exported alone where their network is quantized"):
+        save_published(role, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
 
 
 def test_inputs_are_not_rounded(tmp_path, kind):

@@ -75,3 +75,10 @@ def test_what_does_not_fit_the_run_is_refused(tmp_path, capsys):
         assert main([*export, *options]) == 2
         assert message in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
+
+
+def test_another_transport_is_not_for_diffusers(tmp_path, capsys):
+    prompt_run(tmp_path, objective={"name": "rcgm", "order": 2, "transport": "trigflow"})
+    assert main(["export", str(tmp_path / "run"), "--device", "cpu", "--output", str(tmp_path / "out")]) == 2
+    assert "objective.transport must be linear for the pipelines of diffusers" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
