@@ -39,6 +39,10 @@ class ShardPlan(Protocol):
     @property
     def shards(self) -> int: ...
 
+    def members(self, shard: int) -> Sequence[int]:
+        """The numbers of what a shard is made of."""
+        ...
+
     def stamp(self, shard: int) -> str:
         """A hash that is another one where what a shard is made of was replaced."""
         ...

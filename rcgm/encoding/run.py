@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import collections
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
-from torch.utils.data import DataLoader
+from torch import Tensor
 
-from rcgm.checks import whole_number
 from rcgm.data.latents.manifest import MANIFEST, STATISTICS
+from rcgm.encoding.filling import fill_shards
 from rcgm.encoding.plan import Plan
-from rcgm.encoding.record import Record, missing_shards, read_record, shard_path
+from rcgm.encoding.record import Record, read_record, shard_path
 from rcgm.encoding.shard import Shard
 from rcgm.encoding.statistics import ChannelStatistics
 from rcgm.files import write_atomically
@@ -46,30 +46,18 @@ def encode_shards(
         ValueError: a number is out of range, an image cannot be read, its latents are not finite, or the folder holds
             shards of another plan.
     """
-    batch_size = whole_number("batch_size", batch_size, 1)
-    whole_number("workers", workers, 0)
-    missing = missing_shards(plan, rank, world_size, force=force)
-    if on_images is not None:
-        for number in range(rank, plan.shards, world_size):
-            if number not in missing:
-                on_images(len(plan.members(number)))
-    batches = iter(
-        DataLoader(
-            plan.images,
-            batch_sampler=list(_batches(plan, missing, batch_size)),  # type: ignore[arg-type]
-            num_workers=workers,
-            generator=torch.Generator(),
-        )
+    return fill_shards(
+        plan,
+        plan.images,
+        lambda number: Shard(plan, number),
+        batch_size=batch_size,
+        workers=workers,
+        rank=rank,
+        world_size=world_size,
+        force=force,
+        on_items=on_images,
+        collate=_images,
     )
-    for number in missing:
-        shard, full = Shard(plan, number), False
-        while not full:
-            images, _ = next(batches)
-            full = shard.add(images)
-            if on_images is not None:
-                on_images(len(images))
-        shard.write()
-    return len(missing)
 
 
 def write_manifest(plan: Plan) -> ChannelStatistics:
@@ -110,8 +98,5 @@ def write_manifest(plan: Plan) -> ChannelStatistics:
     return statistics
 
 
-def _batches(plan: Plan, shards: list[int], size: int) -> Iterator[list[int]]:
-    for number in shards:
-        members = plan.members(number)
-        for start in range(0, len(members), size):
-            yield list(members[start : start + size])
+def _images(items: list[tuple[Tensor, int | None]]) -> Tensor:
+    return torch.stack([image for image, _ in items])

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import collections
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch.utils.data import DataLoader
 
-from rcgm.checks import whole_number
 from rcgm.data.latents.manifest import MANIFEST, PAIRS
 from rcgm.data.text.layout import MASKS, NULL_FILE
 from rcgm.data.text.manifest import VERSION
+from rcgm.encoding.filling import fill_shards
 from rcgm.encoding.pairs.plan import PairPlan
 from rcgm.encoding.pairs.reading import PairReader
 from rcgm.encoding.pairs.shard import PairShardWriter
 from rcgm.encoding.pairs.survey import LeftOut, check_limit
-from rcgm.encoding.record import Record, missing_shards, read_record, shard_path
+from rcgm.encoding.record import Record, read_record, shard_path
 from rcgm.encoding.sources import PairSource, Reason
 from rcgm.files import write_atomically
 
@@ -58,35 +57,24 @@ def encode_pairs(
         ValueError: a number is out of range, more pairs turn out to be unusable than the plan allows, or the folder
             holds shards of another plan. Shards that were finished before stay.
     """
-    whole_number("batch_size", batch_size, 1)
-    whole_number("workers", workers, 0)
-    missing = missing_shards(plan, rank, world_size, force=force)
-    if on_pairs is not None:
-        for number in range(rank, plan.shards, world_size):
-            if number not in missing:
-                on_pairs(len(plan.members(number)))
-    batches = iter(
-        DataLoader(
-            PairReader(plan),
-            batch_sampler=list(_batches(plan, missing, batch_size)),  # type: ignore[arg-type]
-            num_workers=workers,
-            collate_fn=list,
-            generator=torch.Generator(),
-        )
-    )
     left_out = list(plan.left_out)
-    for number in missing:
-        shard, full = PairShardWriter(plan, number), False
-        while not full:
-            known = len(shard.left_out)
-            pairs = next(batches)
-            full = shard.add(pairs)
-            left_out += shard.left_out[known:]
-            check_limit(plan.source, left_out, plan.max_bad)
-            if on_pairs is not None:
-                on_pairs(len(pairs))
-        shard.write()
-    return len(missing)
+
+    def check(found: list[LeftOut]) -> None:
+        left_out.extend(found)
+        check_limit(plan.source, left_out, plan.max_bad)
+
+    return fill_shards(
+        plan,
+        PairReader(plan),
+        lambda number: PairShardWriter(plan, number, check),
+        batch_size=batch_size,
+        workers=workers,
+        rank=rank,
+        world_size=world_size,
+        force=force,
+        on_items=on_pairs,
+        collate=list,
+    )
 
 
 def write_pair_manifest(plan: PairPlan) -> dict[str, Any]:
@@ -152,10 +140,3 @@ def write_report(source: PairSource, output: Path, left_out: list[LeftOut], cut:
         *({"pair": source.name(index), "reason": "the caption was cut", "detail": ""} for index in cut),
     ]
     write_atomically(output / REPORT, "".join(json.dumps(line) + "\n" for line in lines))
-
-
-def _batches(plan: PairPlan, shards: list[int], size: int) -> Iterator[list[int]]:
-    for number in shards:
-        members = plan.members(number)
-        for start in range(0, len(members), size):
-            yield members[start : start + size]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -25,10 +25,12 @@ class PairShardWriter:
     Args:
         plan: that it belongs to.
         number: of the shard.
+        on_left_out: called with pairs that turn out to be unusable.
     """
 
-    def __init__(self, plan: PairPlan, number: int) -> None:
+    def __init__(self, plan: PairPlan, number: int, on_left_out: Callable[[list[LeftOut]], None]) -> None:
         self._plan = plan
+        self._on_left_out = on_left_out
         self._number = number
         self._waiting = len(plan.members(number))
         self._stamp = plan.stamp(number)  # before any is read
@@ -36,15 +38,18 @@ class PairShardWriter:
         self._captions: list[str] = []
         self._images: list[str] = []
         self._cut: list[int] = []
-        self.left_out: list[LeftOut] = []
+        self._left_out: list[LeftOut] = []
 
     def add(self, pairs: Sequence[Pair | LeftOut]) -> bool:
         """Encode the next pairs; returns whether the shard is full."""
         self._waiting -= len(pairs)
-        self.left_out += [pair for pair in pairs if isinstance(pair, LeftOut)]
+        known = len(self._left_out)
+        self._left_out += [pair for pair in pairs if isinstance(pair, LeftOut)]
         whole = [pair for pair in pairs if isinstance(pair, Pair)]
         if whole:
             self._encode(whole)
+        if len(self._left_out) > known:
+            self._on_left_out(self._left_out[known:])
         return self._waiting == 0
 
     def write(self) -> Record:
@@ -63,7 +68,7 @@ class PairShardWriter:
             tensors,
             len(self._captions),
             stamp=self._stamp,
-            left_out=[[one.index, one.reason.name, one.detail] for one in self.left_out],
+            left_out=[[one.index, one.reason.name, one.detail] for one in self._left_out],
             cut=self._cut,
         )
 
@@ -84,7 +89,7 @@ class PairShardWriter:
         long = encoder.too_long(captions)
         for pair, good, cut in zip(pairs, finite.tolist(), long, strict=True):
             if not good:
-                self.left_out.append(LeftOut(pair.index, Reason.NOT_FINITE, f"in {self._plan.dtype}"))
+                self._left_out.append(LeftOut(pair.index, Reason.NOT_FINITE, f"in {self._plan.dtype}"))
                 continue
             self._captions.append(pair.caption)
             self._images.append(self._plan.source.name(pair.index))
