@@ -66,7 +66,7 @@ test: $(VENV)/.test lint
 numbers: $(VENV)/.test
 	ATEN_CPU_CAPABILITY=default RCGM_CPU_ISA=baseline OMP_NUM_THREADS=1 $(PYTEST) $(SPREAD) -m numbers
 	if $(BIN)/python -c "from rcgm_kernels.backends import cpu; exit('avx2' not in cpu.instruction_sets())"; then \
-		ATEN_CPU_CAPABILITY=avx2 RCGM_CPU_ISA=avx2 OMP_NUM_THREADS=2 $(PYTEST) -m numbers tests/rcgm; \
+		ATEN_CPU_CAPABILITY=avx2 RCGM_CPU_ISA=avx2 OMP_NUM_THREADS=2 $(PYTEST) -m threads tests/rcgm; \
 	fi
 
 lint: $(VENV)/.test

@@ -43,6 +43,10 @@ WITHOUT_NUMBERS = (
     "rcgm/test_configs.py",
     "rcgm/test_files.py",
     "rcgm/test_plots.py",
+    "rcgm/encoding/test_buckets.py",
+    "rcgm/encoding/test_sources.py",
+    "rcgm/runs/test_layouts.py",
+    "rcgm/runs/test_prompt_files.py",
     "rcgm/distributed/test_shares.py",
     "rcgm_kernels/test_arguments.py",
     "rcgm_kernels/test_backends.py",
@@ -61,10 +65,31 @@ WITHOUT_NUMBERS = (
     "test_when_something_goes_wrong.py",
 )
 
+# Networks so small that torch shares none of their operators out among threads: the others are marked ``threads``.
+ON_ONE_THREAD = (
+    "rcgm/distributed/test_shared_roles.py",
+    "rcgm/encoding",
+    "rcgm/inspection",
+    "rcgm/networks",
+    "rcgm/roles",
+    "rcgm/test_configs.py",
+    "rcgm/test_sample_prompts.py",
+    "rcgm/training/test_lora_runs.py",
+    "rcgm/training/test_text_dit_run.py",
+    "rcgm/training/test_text_lora_run.py",
+    "rcgm/training/test_text_run.py",
+)
+
 
 @pytest.hookimpl(tryfirst=True)  # before those that -m leaves out are left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         name = item.path.relative_to(ROOT).as_posix()
-        if not any(name == path or name.startswith(path + "/") for path in WITHOUT_NUMBERS):
+        if not _is_in(name, WITHOUT_NUMBERS):
             item.add_marker(pytest.mark.numbers)
+            if not _is_in(name, ON_ONE_THREAD):
+                item.add_marker(pytest.mark.threads)
+
+
+def _is_in(name: str, places: tuple[str, ...]) -> bool:
+    return any(name == place or name.startswith(f"{place}/") for place in places)
