@@ -13,8 +13,7 @@ from rcgm.training import train
 pytest.importorskip("diffusers")
 pytest.importorskip("peft")
 
-from tests.support.encoded_pairs import write_pairs
-from tests.support.tiny_networks import FAMILIES
+from tests.support.tiny_text import text_words
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
@@ -57,26 +56,6 @@ def reduced(name: str, latents: Path, folder: Path) -> TrainConfig:
         train(reduced(teacher, latents, folder), folder / teacher, show_progress=False)
         words.append(f"teacher.run={folder / teacher}")
     return load_config(path, words)
-
-
-def text_words(published: TrainConfig, folder: Path) -> list[str]:
-    """A tiny network of the same class, and pairs that it takes."""
-    family = FAMILIES.get(published.model.name, FAMILIES["sana"])
-    cond = family.cond(1)
-    write_pairs(
-        folder / "pairs",
-        [(family.latents, 12)],
-        width=cond["text"].shape[2],
-        masked="mask" in cond,
-        pooled=cond["pooled"].shape[1] if "pooled" in cond else 0,
-    )
-    words = [f"data.path={folder / 'pairs'}"]
-    if published.model.name in FAMILIES:
-        family.build().save_pretrained(folder / "network" / "transformer")
-        words.append(f"model.path={folder / 'network'}")
-    if published.tune == "lora":
-        words.append("lora.rank=2")
-    return words
 
 
 @pytest.mark.parametrize("name", NAMES)
