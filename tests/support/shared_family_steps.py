@@ -40,7 +40,10 @@ def main(path: Path) -> None:
         report: dict[str, Any] = {}
         for name in FAMILIES:
             for tune in TUNES:
-                options = {"problem": family_problem(name, tune), "steps": 1}
+                problem = family_problem(name, tune)
+                largest = max(float(parameter.abs().max()) for parameter in problem.build().parameters())
+                report[f"largest parameter, {name}, {tune}"] = largest
+                options = {"problem": problem, "steps": 1}
                 report[f"{name}, {tune}"] = compared(
                     lambda: RCGM(order=2, dt=0.1, label_dropout=0.3),
                     processes,

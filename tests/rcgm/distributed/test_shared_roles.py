@@ -47,10 +47,11 @@ def test_or_once_in_a_forward_where_it_is_not_kept(report, order, waves):
 
 def test_a_half_precision_base_is_sharded_with_adapters_in_full_precision(report):
     # The forwards round to bfloat16, whose eps is 2^-7, in each of two blocks, and the rounding of a sum depends on how
-    # many rows a matrix product has; Adam moves a parameter by its learning rate, 1e-3, up or down.
+    # many rows a matrix product has. Adam moves a parameter by its learning rate, 1e-3, up or down, in each of two
+    # steps: 4e-3 apart at worst, where the largest parameter is above 1/2.
     eps = torch.finfo(torch.bfloat16).eps
     distances = report["mixed"]
     assert max(distances[name] for name in ("losses", "norms", "gradients")) < 8 * eps
-    assert max(distances["parameters"], distances["average"]) < 4e-3
+    assert max(distances["parameters"], distances["average"]) < 8e-3
     assert report["mixed dtypes"] == ["torch.float32"]
     assert report["mixed gathers"] == [GATHERED, GATHERED]
