@@ -210,7 +210,7 @@ def requested(options: argparse.Namespace) -> PromptRequest:
 def fill_folder(options: argparse.Namespace) -> int:
     """Fill the folder of a layout, together with the other processes of torchrun. Returns the exit code."""
     from rcgm.cli.runs import load
-    from rcgm.encoding.ranks import running_ranks
+    from rcgm.distributed.ranks import running_ranks
     from rcgm.runs.layouts import SampleFolder
     from rcgm.runs.progress import counting
 

@@ -6,12 +6,12 @@ import argparse
 import sys
 
 import torch
-from tqdm import tqdm
 
 from rcgm.data import ImageFolder, describe_data
 from rcgm.distributed.device import choose_device
+from rcgm.distributed.ranks import running_ranks
 from rcgm.encoding.plan import Plan
-from rcgm.encoding.ranks import running_ranks
+from rcgm.encoding.progress import encode_with_bar
 from rcgm.encoding.run import encode_shards, write_manifest
 from rcgm.models.autoencoders import load_autoencoder
 
@@ -47,22 +47,10 @@ def run(options: argparse.Namespace) -> int:
             shard_size=options.shard_size or SHARD_SIZE,
             seed=options.seed,
         )
-        mine = sum(len(plan.members(number)) for number in range(ranks.rank, plan.shards, ranks.world_size))
-        with tqdm(total=mine, unit=" images", disable=ranks.rank != 0) as bar:
-            written = encode_shards(
-                plan,
-                batch_size=options.batch_size,
-                workers=options.workers,
-                rank=ranks.rank,
-                world_size=ranks.world_size,
-                on_images=bar.update,
-                force=options.force,
-            )
-        ranks.wait()
+        written = encode_with_bar(encode_shards, plan, ranks, options, "images")
         if ranks.rank == 0:
             write_manifest(plan)
             what = "moments" if plan.moments != "none" else "latents"
             shape = " x ".join(map(str, plan.sample_shape))
-            mine_of = f"{written} of {plan.shards} written" + (" by this rank" if ranks.world_size > 1 else "")
-            print(f"{len(plan.images)} images to {what} of {shape}, {plan.shards} shards ({mine_of}), in {plan.output}")
+            print(f"{len(plan.images)} images to {what} of {shape}, {plan.shards} shards ({written}), in {plan.output}")
     return 0

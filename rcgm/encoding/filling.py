@@ -32,12 +32,12 @@ def fill_shards(
     begin: Callable[[int], ShardWriter],
     *,
     batch_size: int,
-    workers: int,
-    rank: int,
-    world_size: int,
-    force: bool,
-    on_items: Callable[[int], None] | None,
-    collate: Callable[[list], Any] | None = None,
+    workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    force: bool = False,
+    on_items: Callable[[int], None] | None = None,
+    collate: Callable[[list], Any],
 ) -> int:
     """Write the shards of this rank that are not there yet, or whose items have changed: each ``world_size``-th one.
 
@@ -50,7 +50,7 @@ def fill_shards(
         rank, world_size: which share of the shards this is, of how many.
         force: write all of them, and remove those that another plan has left in the folder.
         on_items: called with a number of items that have been encoded, or found in shards that are whole.
-        collate: makes a batch of a list of items; None for torch's own way.
+        collate: makes a batch of a list of items.
 
     Returns:
         How many shards were written.

@@ -15,7 +15,16 @@ from torch import Tensor
 from rcgm.checks import whole_number
 from rcgm.files import replaced_atomically, sha256_of, write_atomically
 
-__all__ = ["Record", "ShardPlan", "hash_of_json", "missing_shards", "read_record", "shard_path", "write_shard"]
+__all__ = [
+    "Record",
+    "ShardPlan",
+    "hash_of_json",
+    "missing_shards",
+    "read_record",
+    "shard_path",
+    "whole_records",
+    "write_shard",
+]
 
 
 class ShardPlan(Protocol):
@@ -100,6 +109,21 @@ def read_record(plan: ShardPlan, number: int, *, verify: bool) -> Record | None:
     if not path.is_file() or path.stat().st_size != record.bytes:
         return None
     return None if verify and sha256_of(path) != record.sha256 else record
+
+
+def whole_records(plan: ShardPlan, items: str) -> list[Record]:
+    """The records of all shards, which are made of ``items``, such as "images".
+
+    Raises:
+        ValueError: a shard is still to be written, or to be written again.
+    """
+    records = [read_record(plan, number, verify=False) for number in range(plan.shards)]
+    for number, record in enumerate(records):
+        if record is None:
+            raise ValueError(
+                f"{shard_path(plan, number)} is missing or its {items} have changed: run the encode command again"
+            )
+    return records
 
 
 def shard_path(plan: ShardPlan, number: int) -> Path:

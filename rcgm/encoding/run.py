@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,52 +12,26 @@ from torch import Tensor
 from rcgm.data.latents.manifest import MANIFEST, STATISTICS
 from rcgm.encoding.filling import fill_shards
 from rcgm.encoding.plan import Plan
-from rcgm.encoding.record import Record, read_record, shard_path
+from rcgm.encoding.record import whole_records
 from rcgm.encoding.shard import Shard
 from rcgm.encoding.statistics import ChannelStatistics
 from rcgm.files import write_atomically
 
 
-def encode_shards(
-    plan: Plan,
-    *,
-    batch_size: int,
-    workers: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
-    on_images: Callable[[int], None] | None = None,
-    force: bool = False,
-) -> int:
-    """Write the shards of this rank that are not there yet, or whose images have changed: each `world_size`-th one.
+def encode_shards(plan: Plan, **how: Any) -> int:
+    """Write the shards of this rank that are not there yet, or whose images have changed.
 
     Args:
         plan: what to encode.
-        batch_size: images that are encoded at a time.
-        workers: processes that read images; 0 for this one.
-        rank, world_size: which share of the shards this is, of how many.
-        on_images: called with a number of images that have been encoded, or found in shards that are whole.
-        force: write all of them, and remove those that another plan has left in the folder.
+        how: ``batch_size`` and the other options of :func:`~rcgm.encoding.filling.fill_shards`, which is what this is.
 
     Returns:
         How many shards were written.
 
     Raises:
-        TypeError: a number is no integer.
-        ValueError: a number is out of range, an image cannot be read, its latents are not finite, or the folder holds
-            shards of another plan.
+        TypeError, ValueError: as there; an image cannot be read, or its latents are not finite.
     """
-    return fill_shards(
-        plan,
-        plan.images,
-        lambda number: Shard(plan, number),
-        batch_size=batch_size,
-        workers=workers,
-        rank=rank,
-        world_size=world_size,
-        force=force,
-        on_items=on_images,
-        collate=_images,
-    )
+    return fill_shards(plan, plan.images, lambda number: Shard(plan, number), collate=_images, **how)
 
 
 def write_manifest(plan: Plan) -> ChannelStatistics:
@@ -66,15 +40,9 @@ def write_manifest(plan: Plan) -> ChannelStatistics:
     Raises:
         ValueError: a shard is missing; or, when all is written, a channel is constant and so cannot be normalised.
     """
-    records: list[Record] = []
+    records = whole_records(plan, "images")
     statistics = ChannelStatistics.empty(plan.autoencoder.latent_channels)
-    for number in range(plan.shards):
-        record = read_record(plan, number, verify=False)
-        if record is None:
-            raise ValueError(
-                f"{shard_path(plan, number)} is missing or its images have changed: run the encode command again"
-            )
-        records.append(record)
+    for record in records:
         statistics = statistics.merged(ChannelStatistics.from_plain(record.statistics))
     counts = collections.Counter(plan.images.labels)
     manifest = {

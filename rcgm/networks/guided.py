@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
@@ -51,9 +52,9 @@ class GuidedNetwork(PublishedNetwork):
         transformer = load_transformer(cls.STOCK, path, dtype, quantization=quantization)
         return cls(transformer, interval=interval, guidance=guidance)
 
+    @abstractmethod
     def find_guidance(self) -> TimeInput:
         """Where a transformer with ``guidance_embeds`` takes the scale."""
-        raise NotImplementedError
 
     def guidance_for(self, t: Tensor) -> Tensor | None:
         """The scale for each sample, where the transformer takes one; it counts for its dtype alone."""

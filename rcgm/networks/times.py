@@ -55,11 +55,9 @@ class GivenSinusoids:
     parameters keep their names and values.
     """
 
+    layers: Layers
+    """The embedding's own; a subclass says which. (An abstract class could not become the class of what is there.)"""
     _given: tuple[Tensor, Tensor | None] | None = None
-
-    @property
-    def layers(self) -> Layers:
-        raise NotImplementedError
 
     @contextlib.contextmanager
     def given(self, sinusoids: Tensor, added: Tensor | None) -> Iterator[None]:

@@ -10,12 +10,13 @@ from tqdm import tqdm
 
 from rcgm.data.text.layout import shape_text
 from rcgm.distributed.device import choose_device
+from rcgm.distributed.ranks import running_ranks
 from rcgm.encoding.buckets import Buckets
 from rcgm.encoding.pairs.encoder import load_encoder
 from rcgm.encoding.pairs.plan import PairPlan
 from rcgm.encoding.pairs.run import REPORT, encode_pairs, write_pair_manifest, write_report
 from rcgm.encoding.pairs.survey import LeftOut, share_of, survey
-from rcgm.encoding.ranks import running_ranks
+from rcgm.encoding.progress import encode_with_bar
 from rcgm.encoding.sources import open_source
 
 __all__ = ["run"]
@@ -65,22 +66,10 @@ def run(options: argparse.Namespace) -> int:
         )
         if main:
             print("\n".join(_description(plan)), file=sys.stderr)
-        mine_pairs = sum(len(plan.members(number)) for number in range(ranks.rank, plan.shards, ranks.world_size))
-        with tqdm(total=mine_pairs, unit=" pairs", disable=not main) as bar:
-            written = encode_pairs(
-                plan,
-                batch_size=options.batch_size,
-                workers=options.workers,
-                rank=ranks.rank,
-                world_size=ranks.world_size,
-                on_pairs=bar.update,
-                force=options.force,
-            )
-        ranks.wait()
+        written = encode_with_bar(encode_pairs, plan, ranks, options, "pairs")
         if main:
             manifest = write_pair_manifest(plan)
-            mine_of = f"{written} of {plan.shards} written" + (" by this rank" if ranks.world_size > 1 else "")
-            print(f"{manifest['samples']:,} pairs in {plan.shards:,} shards ({mine_of}), in {plan.output}")
+            print(f"{manifest['samples']:,} pairs in {plan.shards:,} shards ({written}), in {plan.output}")
             missing = sum(manifest["left_out"].values())
             if missing or manifest["truncated"]:
                 report = plan.output / REPORT

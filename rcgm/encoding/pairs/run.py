@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from rcgm.encoding.pairs.plan import PairPlan
 from rcgm.encoding.pairs.reading import PairReader
 from rcgm.encoding.pairs.shard import PairShardWriter
 from rcgm.encoding.pairs.survey import LeftOut, check_limit
-from rcgm.encoding.record import Record, read_record, shard_path
+from rcgm.encoding.record import whole_records
 from rcgm.encoding.sources import PairSource, Reason
 from rcgm.files import write_atomically
 
@@ -29,33 +28,18 @@ REPORT = "left_out.jsonl"
 """File with a line for each pair that was left out, or whose caption was cut."""
 
 
-def encode_pairs(
-    plan: PairPlan,
-    *,
-    batch_size: int,
-    workers: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
-    on_pairs: Callable[[int], None] | None = None,
-    force: bool = False,
-) -> int:
-    """Write the shards of this rank that are not there yet, or whose pairs have changed: each ``world_size``-th one.
+def encode_pairs(plan: PairPlan, **how: Any) -> int:
+    """Write the shards of this rank that are not there yet, or whose pairs have changed.
 
     Args:
         plan: what to encode.
-        batch_size: pairs that are encoded at a time.
-        workers: processes that read pairs; 0 for this one.
-        rank, world_size: which share of the shards this is, of how many.
-        on_pairs: called with a number of pairs that have been encoded, or found in shards that are whole.
-        force: write all of them, and remove those that another plan has left in the folder.
+        how: ``batch_size`` and the other options of :func:`~rcgm.encoding.filling.fill_shards`, which is what this is.
 
     Returns:
         How many shards were written.
 
     Raises:
-        TypeError: a number is no integer.
-        ValueError: a number is out of range, more pairs turn out to be unusable than the plan allows, or the folder
-            holds shards of another plan. Shards that were finished before stay.
+        TypeError, ValueError: as there; or more pairs turn out to be unusable than the plan allows.
     """
     left_out = list(plan.left_out)
 
@@ -63,18 +47,7 @@ def encode_pairs(
         left_out.extend(found)
         check_limit(plan.source, left_out, plan.max_bad)
 
-    return fill_shards(
-        plan,
-        PairReader(plan),
-        lambda number: PairShardWriter(plan, number, check),
-        batch_size=batch_size,
-        workers=workers,
-        rank=rank,
-        world_size=world_size,
-        force=force,
-        on_items=on_pairs,
-        collate=list,
-    )
+    return fill_shards(plan, PairReader(plan), lambda number: PairShardWriter(plan, number, check), collate=list, **how)
 
 
 def write_pair_manifest(plan: PairPlan) -> dict[str, Any]:
@@ -86,13 +59,7 @@ def write_pair_manifest(plan: PairPlan) -> dict[str, Any]:
     Raises:
         ValueError: a shard is missing; or more pairs were unusable than the plan allows, after the report is written.
     """
-    records: list[Record] = []
-    for number in range(plan.shards):
-        record = read_record(plan, number, verify=False)
-        if record is None:
-            path = shard_path(plan, number)
-            raise ValueError(f"{path} is missing or its pairs have changed: run the encode command again")
-        records.append(record)
+    records = whole_records(plan, "pairs")
     found = [LeftOut(index, Reason[name], detail) for record in records for index, name, detail in record.left_out]
     left_out = sorted([*plan.left_out, *found], key=lambda one: one.index)
     cut = sorted(index for record in records for index in record.cut)

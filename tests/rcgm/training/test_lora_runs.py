@@ -13,9 +13,9 @@ from rcgm.roles import Role, base_of
 from rcgm.runs import CheckpointError, latest_checkpoint, load_run, read_checkpoint
 from rcgm.runs.export import export_run
 from rcgm.training import Trainer, train
-from rcgm.training import step as step_module
 from rcgm.training.step import TrainStep
 from tests.support.same_run import assert_same_run
+from tests.support.stopping import train_and_stop
 
 CPU = torch.device("cpu")
 LORA = ("tune=lora", "lora={rank: 2, alpha: 4}")
@@ -64,17 +64,8 @@ def test_a_checkpoint_holds_what_is_trained_and_nothing_else(tmp_path, tiny_conf
 def test_resume_is_exact(tmp_path, tiny_config, begun, overrides, monkeypatch):
     config = tiny_config(begun, *LORA, *overrides)
     train(config, tmp_path / "straight", show_progress=False)
-    original = step_module.TrainStep.__call__
-
-    def crash(self, step, *arguments, **options):
-        if step == 7:  # between two checkpoints, and between two reports
-            raise KeyboardInterrupt
-        return original(self, step, *arguments, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(step_module.TrainStep, "__call__", crash)
-        with pytest.raises(KeyboardInterrupt):
-            train(config, tmp_path / "stopped", show_progress=False)
+    # between two checkpoints, and between two reports
+    train_and_stop(config, tmp_path / "stopped", monkeypatch, at=7)
     train(config, tmp_path / "stopped", resume=True, show_progress=False)
     assert_same_run(tmp_path / "straight", tmp_path / "stopped")
     groups = last(tmp_path / "straight").tensors

@@ -13,6 +13,7 @@ from rcgm.training import Trainer, train
 from rcgm.training import step as step_module
 from rcgm.training.previews import Previews
 from tests.support.same_run import assert_same_run, losses
+from tests.support.stopping import train_and_stop
 
 
 @pytest.mark.parametrize(
@@ -28,18 +29,8 @@ from tests.support.same_run import assert_same_run, losses
 def test_resume_is_exact(tmp_path, tiny_config, overrides, monkeypatch):
     config = tiny_config(*overrides)
     train(config, tmp_path / "straight", show_progress=False)
-
-    original = step_module.TrainStep.__call__
-
-    def crash(self, step, *arguments, **options):
-        if step == 7:  # between two checkpoints, and between two reports
-            raise KeyboardInterrupt
-        return original(self, step, *arguments, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(step_module.TrainStep, "__call__", crash)
-        with pytest.raises(KeyboardInterrupt):
-            train(config, tmp_path / "stopped", show_progress=False)
+    # between two checkpoints, and between two reports
+    train_and_stop(config, tmp_path / "stopped", monkeypatch, at=7)
     assert latest_checkpoint(tmp_path / "stopped/checkpoints").name == "step_00000005"
     train(config, tmp_path / "stopped", resume=True, show_progress=False)
     assert_same_run(tmp_path / "straight", tmp_path / "stopped")

@@ -17,11 +17,11 @@ from rcgm.runs import load_run
 from rcgm.runs.checkpoint import latest_checkpoint, read_checkpoint
 from rcgm.runs.conditions import DataCaptions
 from rcgm.runs.image_measure import ImageMeasure
-from rcgm.training import step as step_module
 from rcgm.training import train
 from tests.support.launching import run_ranks
 from tests.support.runs import train_in_turn
 from tests.support.same_run import assert_same_run, losses
+from tests.support.stopping import train_and_stop
 
 pytest.importorskip("diffusers")
 
@@ -40,18 +40,12 @@ def test_a_run_that_is_killed_goes_on_exactly(tmp_path, values, monkeypatch, cap
     assert "data: 16 latents with captions of 4 x 4 x 6" in said
     assert "batches: 3 of 4 in an epoch, each of one shape; 4 samples are left out, others in each epoch" in said
     assert summary["evaluation"] == {}  # what measures there are need classes
-    seen, original = [], step_module.TrainStep.__call__
+    seen = []
 
-    def crash(self, step, x, cond, **options):
+    def look(step, x, cond):
         seen.append((tuple(x.shape[1:]), {name: tuple(tensor.shape[1:]) for name, tensor in cond.items()}))
-        if step == 6:
-            raise KeyboardInterrupt
-        return original(self, step, x, cond, **options)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(step_module.TrainStep, "__call__", crash)
-        with pytest.raises(KeyboardInterrupt):
-            train(config, tmp_path / "stopped", show_progress=False)
+    train_and_stop(config, tmp_path / "stopped", monkeypatch, at=6, look=look)
     assert {shape for shape, _ in seen} == set(SHAPES)
     assert all(cond == {"text": (5, 6), "mask": (5,)} for _, cond in seen)
     train(config, tmp_path / "stopped", resume=True, show_progress=False)
