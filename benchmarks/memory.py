@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity
 
 
 def high_water(work: Callable[[], object], device: torch.device) -> int:
@@ -20,14 +21,34 @@ def high_water(work: Callable[[], object], device: torch.device) -> int:
         work()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - start
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
-        work()
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     highest = total = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        total += event.nbytes()
+    for size in allocations(work):
+        total += size
         highest = max(highest, total)
     return highest
+
+
+def allocations(
+    work: Callable[[], object], activities: Sequence[ProfilerActivity] = (ProfilerActivity.CPU,)
+) -> list[int]:
+    """Bytes of each allocation and, negative, each release in ``work``, in their order.
+
+    Now and then the profiler loses the events from some point on. Two marks show it; ``work`` then runs again.
+
+    Raises:
+        RuntimeError: the marks were lost in each of five attempts.
+    """
+    mark = 1_234_567
+    for _ in range(5):
+        with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
+            torch.empty(mark, dtype=torch.uint8)
+            work()
+            torch.empty(mark, dtype=torch.uint8)
+        events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+        sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+        if sizes[:2] == [mark, -mark] == sizes[-2:] and len(sizes) >= 4:
+            return sizes[2:-2]
+    raise RuntimeError("the profiler lost memory events in each of 5 attempts: measure again on a less busy machine")
 
 
 def held(tensors: Iterable[Tensor]) -> int:

@@ -13,7 +13,10 @@ import time
 from collections.abc import Callable, Sequence
 
 import torch
+from torch.profiler import ProfilerActivity
 from tqdm import tqdm
+
+from benchmarks.memory import allocations
 
 Work = Callable[[], object]
 
@@ -97,10 +100,5 @@ def graphed(works: Sequence[Work]) -> Work:
 def large_allocations(work: Work, at_least: int, device: torch.device) -> int:
     """How many allocations of ``at_least`` bytes or more one call of ``work`` makes."""
     work()
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if device.type == "cuda":
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
-        work()
-    events = profiler.profiler.kineto_results.events()
-    return sum(event.name() == "[memory]" and event.nbytes() >= at_least for event in events)
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+    return sum(size >= at_least for size in allocations(work, activities))

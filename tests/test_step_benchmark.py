@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -10,7 +11,7 @@ from torch.torch_version import TorchVersion
 
 from benchmarks import environment, forward_mode, limits, steps
 from benchmarks.forward_mode import JvpMeanFlow, by_block, by_dual_numbers, by_transform, flash_jvp_attention
-from benchmarks.memory import held, high_water
+from benchmarks.memory import allocations, held, high_water
 from benchmarks.step_variants import TIMES, VARIANTS, Bench
 from rcgm.derivatives import ForwardMode
 from rcgm.models import DiT
@@ -122,6 +123,27 @@ def test_high_water_counts_what_is_alive_together():
         del second, third
 
     assert high_water(work, CPU) == 6000
+
+
+def test_events_that_the_profiler_loses_are_measured_again(monkeypatch):
+    profile = torch.profiler.profile
+    lost = iter([True, True, False])
+
+    def losing(**options):
+        """A profiler that ends before the work does, as it was seen to."""
+        profiler = profile(**options)
+        return ended(profiler) if next(lost, True) else profiler
+
+    @contextlib.contextmanager
+    def ended(profiler):
+        with profiler:
+            torch.empty(1_234_567, dtype=torch.uint8)
+        yield profiler
+
+    monkeypatch.setattr(torch.profiler, "profile", losing)
+    assert allocations(lambda: torch.empty(10)) == [40, -40]
+    with pytest.raises(RuntimeError, match="lost memory events in each of 5 attempts"):
+        allocations(lambda: torch.empty(10))
 
 
 def test_what_is_held_counts_views_once():

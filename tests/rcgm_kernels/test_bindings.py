@@ -38,6 +38,7 @@ def test_a_tensor_without_samples_is_refused():
 
 @pytest.mark.parametrize("without_memory", [X.to("meta"), X.to_sparse()], ids=["meta", "sparse"])
 def test_a_tensor_without_memory_is_refused(without_memory):
+    # The errors are torch's own: they differ by the kind of tensor and the version.
     with pytest.raises((RuntimeError, BufferError, NotImplementedError, ValueError)):
         _cpu.advance(without_memory, X, T, T, X.clone(), 1)
 

@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks.memory import allocations
 from rcgm_kernels import Metric, advance, ema_update_, fused_loss, fused_residual_loss, interpolate
 from tests.support.cases import HALVES, laid_out
 
 BATCH, SIZE = 4, 20_000
 
 
-@pytest.fixture
-def large_allocations(tmp_path: Path) -> Callable[[Callable[[], object], int], int]:
-    """How many blocks of at least so many bytes torch allocates while something runs."""
-
-    def count(run: Callable[[], object], bytes_of_a_term: int) -> int:
-        run()  # what is made once, at the first call, does not count
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-            torch.empty(1)  # so that there is one at least
-            run()
-        profile.export_chrome_trace(str(tmp_path / "trace.json"))
-        events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
-        sizes = [event["args"]["Bytes"] for event in events if event.get("name") == "[memory]"]
-        assert sizes, "the profiler has recorded no allocation at all"
-        return sum(size >= bytes_of_a_term // 2 for size in sizes)
-
-    return count
+def large_allocations(run: Callable[[], object], bytes_of_a_term: int) -> int:
+    """How many blocks of at least half a term torch allocates while ``run`` works, after a first call of it."""
+    run()
+    return sum(size >= bytes_of_a_term // 2 for size in allocations(run))
 
 
 def tensors(count: int, dtype: torch.dtype, layout: str = "dense") -> list[torch.Tensor]:
@@ -41,7 +28,7 @@ def tensors(count: int, dtype: torch.dtype, layout: str = "dense") -> list[torch
 TIMES = torch.tensor([[0.9], [0.8], [0.4], [0.1]]).expand(4, BATCH)
 
 
-def test_the_count_sees_each_allocation(large_allocations):
+def test_the_count_sees_each_allocation():
     (x,) = tensors(1, torch.float32)
     assert large_allocations(lambda: x.sum(), x.nbytes) == 0
     assert large_allocations(lambda: x.clone(), x.nbytes) == 1
@@ -53,9 +40,7 @@ def test_the_count_sees_each_allocation(large_allocations):
 @pytest.mark.parametrize("layout", ["dense", "slice", "spaced", "expanded"])
 @pytest.mark.parametrize("metric", [Metric(), Metric("pseudo_huber", cosine=1.0)], ids=["l2", "huber"])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_a_loss_with_its_backward_pass_allocates_the_gradient_alone(
-    large_allocations, dtype, layout, metric, reduction
-):
+def test_a_loss_with_its_backward_pass_allocates_the_gradient_alone(dtype, layout, metric, reduction):
     pred, *segments, velocity = tensors(4, dtype, layout)
     pred.requires_grad_()
     factor = torch.tensor(3.0)
@@ -68,7 +53,7 @@ def test_a_loss_with_its_backward_pass_allocates_the_gradient_alone(
     assert large_allocations(run, BATCH * SIZE * dtype.itemsize) == 1
 
 
-def test_no_gradient_no_allocation(large_allocations):
+def test_no_gradient_no_allocation():
     pred, term = tensors(2, torch.bfloat16)
     pred.requires_grad_()
     coeffs = torch.ones(1, BATCH)
@@ -80,7 +65,7 @@ def test_no_gradient_no_allocation(large_allocations):
     assert large_allocations(run, pred.nbytes) == 0
 
 
-def test_mixed_dtypes_are_converted_on_the_way(large_allocations):
+def test_mixed_dtypes_are_converted_on_the_way():
     pred = tensors(1, torch.bfloat16)[0].requires_grad_()
     segments, velocity = tensors(2, torch.float16), tensors(1, torch.float32)[0]
 
@@ -91,7 +76,7 @@ def test_mixed_dtypes_are_converted_on_the_way(large_allocations):
     assert large_allocations(run, pred.nbytes) == 1
 
 
-def test_keeping_the_graph_costs_one_copy_of_the_gradient(large_allocations):
+def test_keeping_the_graph_costs_one_copy_of_the_gradient():
     pred, velocity = tensors(2, torch.float32)
     pred.requires_grad_()
 
@@ -102,7 +87,7 @@ def test_keeping_the_graph_costs_one_copy_of_the_gradient(large_allocations):
     assert large_allocations(run, pred.nbytes) == 2
 
 
-def test_a_copy_is_made_only_of_samples_that_are_not_dense(large_allocations):
+def test_a_copy_is_made_only_of_samples_that_are_not_dense():
     pred, velocity = tensors(2, torch.float32)
     pred.requires_grad_()
     transposed = torch.randn(SIZE, BATCH).T
@@ -115,7 +100,7 @@ def test_a_copy_is_made_only_of_samples_that_are_not_dense(large_allocations):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
-def test_path_operations_allocate_their_result_alone(large_allocations, dtype):
+def test_path_operations_allocate_their_result_alone(dtype):
     x, z = tensors(2, dtype)
     out = torch.empty(3 * BATCH, SIZE, dtype=dtype)[BATCH : 2 * BATCH]
     times = torch.rand(2, BATCH)
@@ -125,6 +110,6 @@ def test_path_operations_allocate_their_result_alone(large_allocations, dtype):
     assert large_allocations(lambda: advance(x, z, times[0], times[1], out=x, backend="cpu"), x.nbytes) == 0
 
 
-def test_the_moving_average_allocates_nothing(large_allocations):
+def test_the_moving_average_allocates_nothing():
     params, averages, copies = tensors(3, torch.bfloat16), tensors(3, torch.float32), tensors(3, torch.float16)
     assert large_allocations(lambda: ema_update_(averages, params, 0.9, copies, backend="cpu"), copies[0].nbytes) == 0

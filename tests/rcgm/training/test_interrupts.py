@@ -12,6 +12,17 @@ from rcgm.training.interrupts import StopRequest
 from tests.support.same_run import assert_same_run
 
 
+@pytest.fixture(autouse=True)
+def as_in_a_terminal():
+    """The default handlers: what starts in the background or under nohup inherits signals that are ignored."""
+    default = dict.fromkeys([signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2], signal.SIG_DFL)
+    before = {number: signal.signal(number, handler) for number, handler in default.items()}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def test_a_signal_stops_after_the_step_and_saves_it(tmp_path, tiny_config, monkeypatch):
     config = tiny_config()
     train(config, tmp_path / "straight", show_progress=False)
