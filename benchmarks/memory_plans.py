@@ -1,7 +1,8 @@
 """Peak memory of training published text-to-image networks, computed on tensors without content.
 
-    python -m benchmarks.memory_plans                           all cases; an hour
+    python -m benchmarks.memory_plans                           all cases; hours
     python -m benchmarks.memory_plans --network sana_1600m      those of one network; the others stay as they are
+    python -m benchmarks.memory_plans --missing                 those that the result file lacks
 
 Sizes of the networks are those of published_transformers.json. SANA is trained in full, from float32 weights under
 bfloat16 autocast; the others by LoRA (rank 64) on bfloat16 weights. Each case is computed for 1 and 8 cards, with the
@@ -12,6 +13,7 @@ same memory for the backward.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import tempfile
@@ -73,17 +75,20 @@ OBJECTIVES: Mapping[str, tuple[Mapping[str, Any], Callable[..., Any] | None]] = 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=CASES, help="compute those of this network alone")
-    chosen = parser.parse_args().network
-    names = list(CASES) if chosen is None else [chosen]
+    parser.add_argument("--missing", action="store_true", help="keep what an earlier, cut run has computed")
+    arguments = parser.parse_args()
+    names = list(CASES) if arguments.network is None else [arguments.network]
     earlier = read("memory_plans")
-    rows = [] if earlier is None else [row for row in earlier["rows"] if row["network"] not in names]
-    for name in names:
-        for checkpointing in CHECKPOINTING:
-            for objective in OBJECTIVES:
-                row = computed(name, checkpointing, objective)
-                print(line(row), file=sys.stderr, flush=True)
-                rows.append(row)
-                write("memory_plans", {"environment": describe(torch.device("cpu")), "card": CARD, "rows": rows})
+    rows = (
+        [] if earlier is None else [row for row in earlier["rows"] if arguments.missing or row["network"] not in names]
+    )
+    known = {(row["network"], row["checkpointing"], row["objective"]) for row in rows}
+    for case in itertools.product(names, CHECKPOINTING, OBJECTIVES):
+        if case not in known:
+            row = computed(*case)
+            print(line(row), file=sys.stderr, flush=True)
+            rows.append(row)
+            write("memory_plans", {"environment": describe(torch.device("cpu")), "card": CARD, "rows": rows})
 
 
 def computed(name: str, checkpointing: str, objective: str) -> dict[str, Any]:
