@@ -81,15 +81,22 @@ COMMON: dict[str, Sequence[Any]] = {
     "sample_weight": (None, *SAMPLE_WEIGHTS),
     "label_dropout": (0.0, 0.5),
 }
-RECURSIVE = {"dt": (0.01, 0.2), "network": NETWORKS, "base": (*NETWORKS, "again")}
+RECURSIVE = {
+    "dt": (0.01, 0.2), "alpha": (None, 0.1, 1.0), "network": NETWORKS, "base": (*NETWORKS, "again"),
+}  # fmt: skip
+WAYS = ("rollout", "jump", "interpolant")
 OWN: dict[str, dict[str, Sequence[Any]]] = {
+    "alpha_flow": {
+        **RECURSIVE, "dt": (0.01,), "alpha": (0.1, 1.0, {"end": 1, "floor": 0.05}), "limit": (True, False),
+        "order": (1, 2, 0), "points": WAYS,
+    },
     "consistency": {
         **RECURSIVE, "order": (1,), "points": ("rollout",), "segments": (None, [2, 8]), "curriculum_steps": (4,),
     },
     "decm": {"near": ({}, {"near": 0.5}), "every": (1, 2), "start_weight": (1.0, 0.0), "end_weight": (1.0, 0.0)},
     "flow_matching": {},
     "mean_flow": {"network": NETWORKS, "inputs": ("data", "guided")},
-    "rcgm": {**RECURSIVE, "order": (2, 0, 1, 4), "points": ("rollout", "jump", "interpolant")},
+    "rcgm": {**RECURSIVE, "order": (2, 0, 1, 4), "points": WAYS},
     "scm": {
         "network": NETWORKS, "warmup_steps": (0, 1), "weighting": ("uniform", "inverse_tangent", "learned"),
     },

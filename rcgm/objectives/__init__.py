@@ -15,9 +15,11 @@ from rcgm.objectives.residual import RecursiveResidual, Residual
 from rcgm.objectives.times import Times, TimeSampler
 
 # isort: split
+from rcgm.objectives.alpha_flow import AlphaFlow
 from rcgm.objectives.consistency import Consistency
 from rcgm.objectives.decm import DECM
 from rcgm.objectives.flow_matching import FlowMatching
+from rcgm.objectives.gaps import AlphaSchedule
 from rcgm.objectives.guidance import (
     GUIDANCES,
     EnhancedTarget,
@@ -45,6 +47,7 @@ from rcgm.objectives.weights import (
 )
 
 OBJECTIVES: dict[str, type[Objective]] = {
+    "alpha_flow": AlphaFlow,
     "consistency": Consistency,
     "decm": DECM,
     "flow_matching": FlowMatching,
@@ -70,6 +73,8 @@ __all__ = [
     "TEACHER",
     "UCGM",
     "AlongPath",
+    "AlphaFlow",
+    "AlphaSchedule",
     "BellWeight",
     "Combination",
     "Consistency",

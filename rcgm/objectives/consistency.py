@@ -7,10 +7,11 @@ from typing import ClassVar
 
 from rcgm.checks import whole_number
 from rcgm.engine.queries import STUDENT
-from rcgm.objectives.rcgm import RCGM, SMALLEST_DT
+from rcgm.objectives.gaps import SMALLEST_GAP
+from rcgm.objectives.rcgm import RCGM
 from rcgm.objectives.times import TimeSampler
 
-MOST_SEGMENTS = round(1 / SMALLEST_DT)
+MOST_SEGMENTS = round(1 / SMALLEST_GAP)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,8 @@ class Consistency(RCGM):
         if self.segments is not None:
             for number in self.segments:
                 whole_number("segments", number)
+            if self.alpha is not None:
+                raise ValueError(f"segments must be None with alpha, which is the gap too, got {self.segments!r}")
             if len(self.segments) != 2 or not self.segments[0] <= self.segments[1] <= MOST_SEGMENTS:
                 raise ValueError(
                     f"segments must be two growing numbers from 1 to {MOST_SEGMENTS}, got {self.segments!r}"

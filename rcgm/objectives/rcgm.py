@@ -11,6 +11,7 @@ from rcgm.checks import one_of, whole_number
 from rcgm.engine.combination import PREDICTION, Combination, term
 from rcgm.engine.queries import SOURCES, STUDENT, TARGET, Queries, Query
 from rcgm.objectives.base import Objective
+from rcgm.objectives.gaps import SMALLEST_GAP, Alpha, alpha_at, check_alpha, relative_gap
 from rcgm.objectives.point import Point
 from rcgm.objectives.residual import AnyResidual, RecursiveResidual, Residual
 from rcgm.objectives.times import knots
@@ -20,7 +21,6 @@ POINTS = ("rollout", "jump", "interpolant")
 AGAIN = "again"
 BASES = (STUDENT, TARGET, AGAIN)
 LARGEST_ORDER = 30
-SMALLEST_DT = 1e-6  # below it t - dt may round to t, and the first gap to 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,9 @@ class RCGM(Objective):
         order: N, the number of segments, from 0 to 30. 0 is flow matching on the drawn intervals; 2 is the default of
             the paper.
         dt: the first gap, from 1e-6 (float32 times resolve 6e-8) to 1; near ``r`` it is cut at ``t - r``.
+        alpha: a relative first gap instead: ``dt = alpha (t - r)``, with a number from above 0 to 1 or an
+            ``AlphaSchedule`` over training. At 1 the residual is that of order 0. Order 1 is the method of alpha-Flow,
+            see ``AlphaFlow``; other orders are new. None for ``dt``.
         points: where the later knots lie. ``"rollout"``: each is one step of the target network further; N waves.
             ``"jump"``: each is one jump from the first knot; 2 waves at any order above 1. ``"interpolant"``: on the
             straight line between data and noise; 1 wave, biased at orders above 1 (math.md section 5).
@@ -52,6 +55,7 @@ class RCGM(Objective):
 
     order: int = 2
     dt: float = 0.01
+    alpha: Alpha | None = None
     clip: float | None = 1.0
     points: str = "rollout"
     network: str = TARGET
@@ -61,19 +65,21 @@ class RCGM(Objective):
         super().__post_init__()
         if whole_number("order", self.order, 0) > LARGEST_ORDER:
             raise ValueError(f"order must be at most {LARGEST_ORDER}, got {self.order!r}")
-        if not SMALLEST_DT <= self.dt <= 1:
-            raise ValueError(f"dt must be from {SMALLEST_DT} to 1, got {self.dt!r}")
+        if not SMALLEST_GAP <= self.dt <= 1:
+            raise ValueError(f"dt must be from {SMALLEST_GAP} to 1, got {self.dt!r}")
+        if self.alpha is not None:
+            check_alpha(self.alpha)
         one_of("points", self.points, POINTS)
         one_of("network", self.network, SOURCES)
         one_of("base", self.base, BASES)
 
     def gap(self, step: int) -> float:
-        """The first gap, ``dt``, at training step number ``step``."""
+        """The first gap, ``dt``, at training step number ``step``; without meaning where ``alpha`` is given."""
         return self.dt
 
     def residual(self, point: Point) -> Queries[AnyResidual]:
         point = yield from self.with_regression_target(point)
-        times = knots(point.t, point.r, self.gap(point.step), self.order)
+        times = self._knots(point)
         asked = [] if self.base == STUDENT else [Query(point.x_t, point.t, point.r, self._base_network)]
         answers, states = yield from self._segments(point, times, asked)
         base, segments = (answers[0] if asked else None), answers[len(asked) :]
@@ -82,6 +88,14 @@ class RCGM(Objective):
             return RecursiveResidual(times, segments, point.regression_target, base)
         estimate = self._estimate(point, times, PREDICTION if base is None else term(base), segments, states)
         return Residual(estimate - term(point.regression_target))
+
+    def _knots(self, point: Point) -> Tensor:
+        if self.alpha is None:
+            return knots(point.t, point.r, self.gap(point.step), self.order)
+        alpha = alpha_at(self.alpha, point.step)
+        if alpha == 1:  # no segment would have a length
+            return knots(point.t, point.r, 1.0, 0)
+        return knots(point.t, point.r, relative_gap(alpha, point.t, point.r), self.order)
 
     def subtracted(self) -> set[str]:
         networks = {self._base_network, self.network}
@@ -107,26 +121,27 @@ class RCGM(Objective):
 
     def _segments(self, point: Point, times: Tensor, base: list[Query]) -> Queries[tuple[list[Tensor], list[Tensor]]]:
         """Answers to ``base`` (part of the first wave) and to the N segments, and the states where these begin."""
-        if self.order == 0:
+        order = len(times) - 2
+        if order == 0:
             return ((yield base) if base else []), []
         start, move = point.equal, self.transport.move
         first = move(point.x_t, point.regression_target, times[0], times[1])
         if self.points == "interpolant":
-            later = self.transport.points(point.x, point.z, times[2:-1]).unbind(0) if self.order > 1 else ()
+            later = self.transport.points(point.x, point.z, times[2:-1]).unbind(0) if order > 1 else ()
             states = [first, *later]
             return (yield base + self._queries(states, times, 1, start)), states
         if self.points == "jump":
-            ends = times[2 : max(self.order, 2) + 1]
+            ends = times[2 : max(order, 2) + 1]
             jumps = [Query(first, times[1], end, self.network, start=start) for end in ends]
             answers = yield base + jumps
             landed = [move(first, jump, times[1], times[2 + i]) for i, jump in enumerate(answers[len(base) :])]
-            landed = landed[: self.order - 1]
+            landed = landed[: order - 1]
             rest = (yield self._queries(landed, times, 2, start)) if landed else []
             return answers[: len(base) + 1] + rest, [first, *landed]
         answers, states = [], [first]
-        for i in range(1, self.order + 1):
+        for i in range(1, order + 1):
             answers += yield (base if i == 1 else []) + self._queries(states[-1:], times, i, start)
-            if i < self.order:
+            if i < order:
                 states.append(move(states[-1], answers[-1], times[i], times[i + 1]))
         return answers, states
 

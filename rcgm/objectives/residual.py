@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from rcgm.engine.combination import Combination
-from rcgm_kernels import fused_loss, fused_residual_loss
+from rcgm.engine.combination import PREDICTION, Combination, term
+from rcgm_kernels import fused_loss, fused_residual_loss, recursive_coefficients
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,14 @@ class RecursiveResidual:
     velocity: Tensor
     base: Tensor | None = None
     weight: Tensor | None = None
+
+    def combination(self) -> Combination:
+        """What is clamped, as a linear combination."""
+        own, behind = recursive_coefficients(self.times)
+        value = own * (PREDICTION if self.base is None else term(self.base)) - term(self.velocity)
+        for coeff, segment in zip(behind.unbind(0), self.segments, strict=True):
+            value += coeff * term(segment)
+        return value
 
     def losses(self, prediction: Tensor, t: Tensor, weight: Tensor | None, **options: Any) -> Tensor:
         """As :meth:`Residual.losses`."""

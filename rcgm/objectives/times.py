@@ -251,11 +251,11 @@ def _check_distribution(prefix: str, name: str, a: float, b: float) -> None:
         raise ValueError(f"{prefix}a and {prefix}b of beta must be > 0, got {a!r} and {b!r}")
 
 
-def knots(t: Tensor, r: Tensor, dt: float, order: int) -> Tensor:
+def knots(t: Tensor, r: Tensor, dt: float | Tensor, order: int) -> Tensor:
     """The time grid ``[N+2, B]`` from ``t`` down to ``r``, whose times are called knots (math.md section 2).
 
     They are ``t``, ``t_1 = max(t - dt, r)``, then evenly spaced down to ``r``. With ``order = 0`` they are ``t`` and
-    ``r`` alone.
+    ``r`` alone. ``dt`` is a number or ``[B]``.
     """
     if order == 0:
         return torch.stack([t, r])

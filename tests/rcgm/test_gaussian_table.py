@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from rcgm.derivatives import Central, Estimator, ForwardMode, OneSided
-from rcgm.objectives import OBJECTIVES, RCGM, Objective
+from rcgm.objectives import OBJECTIVES, RCGM, AlphaFlow, Objective
 from rcgm.objectives.decm import ConsistencyPart, NoiseToNoisyPart
 from rcgm.objectives.times import Times
 from rcgm.transports import TRANSPORTS, Linear, Transport
@@ -63,6 +63,15 @@ def derived(objective: str, label: str, interval: str = "any", **arguments) -> C
     return Case(objective, label, make, None, interval)
 
 
+def relative(order: int) -> Case:
+    """alpha-Flow, whose gap is a share of the interval."""
+
+    def make(transport: Transport, _: Estimator | None, step: float) -> Objective:
+        return AlphaFlow(alpha=step, order=order, network="target", transport=transport, **PLAIN)
+
+    return Case("alpha_flow", f"alpha_flow, order {order}", make, 1)
+
+
 def part(objective: str, name: str) -> Case:
     """A part of DE-CM, which is the sum of several."""
     make_part = {"consistency": ConsistencyPart, "noise to noisy": NoiseToNoisyPart}[name]
@@ -77,6 +86,7 @@ def part(objective: str, name: str) -> Case:
 CASES = [
     fixed("flow_matching", "flow_matching", 0, "none"),
     *(rcgm(order, points) for order, points in product((1, 2, 4), ("rollout", "jump"))),
+    *(relative(order) for order in (1, 2, 4)),
     fixed("ucgm", "ucgm, ratio 0", 0, "none", consistency_ratio=0.0, sample_weight=None),
     fixed("ucgm", "ucgm, ratio 1 - h", 1, "whole", consistency_ratio=lambda step: 1 - step, sample_weight=None),
     derived("ucgm", "ucgm, ratio 1", "whole", sample_weight=None),

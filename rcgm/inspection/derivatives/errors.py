@@ -12,7 +12,7 @@ from rcgm.derivatives import Auto, Central, Estimator, ForwardMode, OneSided
 from rcgm.engine.estimator import Plan
 from rcgm.engine.queries import Derivative
 from rcgm.inspection.derivatives.points import NumberFormat, Points, rms
-from rcgm.objectives import RCGM, UCGM, Consistency, Objective
+from rcgm.objectives import RCGM, UCGM, AlphaSchedule, Consistency, Objective
 from rcgm.transports import Transport
 
 __all__ = [
@@ -120,6 +120,9 @@ def own_gap(objective: Objective) -> tuple[Objective, str] | None:
     plain = {"supervision": "data", "guidance": None}
     if isinstance(objective, Consistency) and objective.segments is not None:
         return replace(objective, segments=None, dt=1 / objective.segments[1], **plain), "dt"  # its last gap
+    if isinstance(objective, RCGM) and objective.alpha is not None and objective.order > 0:
+        floor = objective.alpha.floor if isinstance(objective.alpha, AlphaSchedule) else objective.alpha
+        return replace(objective, alpha=floor, **plain), "alpha"
     if isinstance(objective, RCGM) and objective.order > 0:
         return replace(objective, **plain), "dt"
     if isinstance(objective, UCGM) and 0 < objective.consistency_ratio < 1:

@@ -12,6 +12,7 @@ from rcgm.objectives import (
     RCGM,
     SCM,
     UCGM,
+    AlphaFlow,
     Consistency,
     EnhancedTarget,
     FlowMatching,
@@ -28,6 +29,7 @@ ROWS, CLASSES = 16, 3
 OBJECTIVES = {
     "rcgm": lambda: RCGM(order=2, times=TimeSampler(equal=0.3, zero=0.2), label_dropout=0.3),
     "guided": lambda: RCGM(order=1, dt=0.1, guidance=EnhancedTarget(0.5), label_dropout=0.3),
+    "alpha_flow": lambda: AlphaFlow(alpha=0.2, order=2, label_dropout=0.3),
     "mean_flow": lambda: MeanFlow(label_dropout=0.3),
     "tim": TiM,
     "ucgm": UCGM,

@@ -23,6 +23,7 @@ from tests.support.stopping import train_and_stop
         ("optimizer.name=radam", "ema.decay=0"),
         ("ema.target_decay=0.5", "ema.warmup=false", "objective.network=target"),
         ("accumulate=2", "optimizer.clip_grad_norm=0.1", "ema.cast=bfloat16", "precision=bfloat16"),
+        ("objective={name: alpha_flow, alpha: {end: 10, sharpness: 5}}",),
         ("data.labels=true", "objective.label_dropout=0.3", "objective.guidance.scale=0.5", "ema.warmup=false"),
     ],
 )
