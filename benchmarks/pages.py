@@ -25,6 +25,7 @@ from benchmarks import (
     tables,
     tuning_table,
 )
+from benchmarks.captioned_digits import tables as captioned_digits
 from benchmarks.environment import FIGURES, ROOT, read
 
 WITH_TABLES = (
@@ -37,6 +38,7 @@ WITH_TABLES = (
     published_loops,
     tuning_table,
     memory_plans,
+    captioned_digits,
 )
 TABLES = {name: make for module in WITH_TABLES for name, make in module.TABLES.items()}
 BLOCK = re.compile(r"<!-- begin (?P<name>\S+) -->.*?<!-- end (?P=name) -->", re.DOTALL)

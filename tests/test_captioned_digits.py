@@ -1,5 +1,8 @@
 """The captioned digits: captions mean what they say, and the trainings go the whole way."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -7,13 +10,16 @@ pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from benchmarks.captioned_digits.__main__ import measure
+from benchmarks import environment
+from benchmarks.captioned_digits import experiment
 from benchmarks.captioned_digits.captions import LENGTH, CaptionEncoder, encode
-from benchmarks.captioned_digits.data import write_network, write_pairs
-from benchmarks.captioned_digits.measures import PER_PROMPT, Examination
-from benchmarks.captioned_digits.pictures import Judge, Painter, train_judge
-from benchmarks.captioned_digits.runs import FEW_STEPS, train_few_steps, train_multi_step
+from benchmarks.captioned_digits.experiment import Experiment, Lengths
+from benchmarks.captioned_digits.measures import PER_PROMPT
+from benchmarks.captioned_digits.names import MULTI_STEP, NAME
+from benchmarks.captioned_digits.pictures import Judge, Painter, to_latents, to_pictures, train_judge
+from benchmarks.captioned_digits.runs import FEW_STEPS
 from benchmarks.captioned_digits.scenes import KINDS, draw_prompt, draw_scene, held_out_prompt, is_held_out
+from benchmarks.captioned_digits.tables import kinds_table, measures_table
 from rcgm.data import EncodedPairs
 from rcgm.evaluation.classifier import ImageClassifier, TrainedClassifier
 
@@ -65,21 +71,76 @@ def test_a_judge_reads_real_pictures(generator):
     assert judge.features(Painter().pictures(scenes, generator)).shape == (2, 128)
 
 
-def test_the_trainings_go_the_whole_way(tmp_path):
-    write_pairs(tmp_path / "pairs", 120)
-    dataset = EncodedPairs(tmp_path / "pairs")
-    assert len(dataset) == 120
-    assert len(set(dataset.captions(torch.arange(120)))) > 60
-    write_network(tmp_path / "network", depth=1, width=32, patch_size=2)
-    run = train_multi_step(tmp_path, 2, 0)
-    runs = [run, *(train_few_steps(tmp_path, name, 2, 0) for name in FEW_STEPS)]
+def test_latents_are_normalised_pictures(generator):
+    pictures = Painter().pictures(
+        [draw_scene(draw_prompt("position", generator), generator) for _ in range(9)], generator
+    )
+    latents = to_latents(pictures)
+    torch.testing.assert_close(to_pictures(latents), pictures)
+    assert abs(float(latents.mean())) < 0.5 and 0.5 < float(latents.std()) < 2
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Of an experiment that was stopped after two of its models and went on."""
+    root = tmp_path_factory.mktemp("captioned_digits")
     untrained = TrainedClassifier(
         ImageClassifier(torch.Generator().manual_seed(0), 3, 61).eval(), (3, 8, 8), 61, None, 0
     )
-    examination = Examination.drawn(Judge(untrained, 0.0), 1)
-    for run in runs:
-        for measured in measure(run, examination, sampling_steps=(1,)).values():
-            assert 0 <= measured["right"] <= 1 and measured["frechet_distance"] > 0
+    arguments = (root / "runs", Lengths(120, 1, 2, 2), Judge(untrained, 0.0), {"depth": 1, "width": 32})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(environment, "RESULTS", root / "results")
+        with patch.context() as stopped:
+            stopped.setattr(experiment, "FEW_STEPS", list(FEW_STEPS)[:1])
+            Experiment(*arguments).run(0)
+        first = environment.read(NAME)
+        again = Experiment(*arguments)
+        again.run(0)
+        again.draw(0, root / "samples.png")
+        yield SimpleNamespace(root=root, arguments=arguments, first=first, found=environment.read(NAME))
+
+
+def test_the_trainings_go_the_whole_way(folders):
+    dataset = EncodedPairs(folders.root / "runs" / "pairs")
+    assert len(dataset) == 120
+    assert len(set(dataset.captions(torch.arange(120)))) > 60
+    rows = folders.found["rows"]
+    assert [row["model"] for row in rows] == [MULTI_STEP, *FEW_STEPS]
+    assert list(rows[0]["measures"]) == ["1", "2", "4", "20"] and list(rows[1]["measures"]) == ["1", "2", "4"]
+    for row in rows:
+        assert row["steps"] == 2
+        for measured in row["measures"].values():
+            assert 0 <= measured["right"] <= 1 and measured["frechet_distance"] > 0 and measured["spread"] > 0
+    assert (folders.root / "samples.png").stat().st_size > 10_000
+
+
+def test_what_was_stopped_goes_on(folders):
+    assert [row["model"] for row in folders.first["rows"]] == [MULTI_STEP, next(iter(FEW_STEPS))]
+    assert folders.found["rows"][:2] == folders.first["rows"]  # with their seconds: they were not trained again
+    folder, lengths, *others = folders.arguments
+    with pytest.raises(ValueError, match=r"must hold rows of .*'few_step': 3.*, got .*'few_step': 2"):
+        Experiment(folder, replace(lengths, few_step=3), *others)
+
+
+def test_tables_of_one_seed_and_of_two(folders, monkeypatch):
+    monkeypatch.setattr(environment, "RESULTS", folders.root / "results")
+    lines = measures_table().splitlines()
+    assert "1 seed, " in lines[-1]
+    assert len([line for line in lines if line.startswith("| ")]) == 2 + 1 + 4 + 3 * 3
+    (twenty,) = [line for line in lines if line.startswith(f"| {MULTI_STEP} | 20 |")]
+    assert twenty.endswith("| 1.00 |")
+    assert [line.split("|")[1].strip() for line in kinds_table().splitlines()[2:]] == [
+        f"{MULTI_STEP}, 20 steps",
+        *(f"{model}, 2 steps" for model in FEW_STEPS),
+    ]
+    second = [row | {"seed": 1} for row in folders.found["rows"]]
+    environment.write(NAME, folders.found | {"rows": folders.found["rows"] + second}, folders.root / "two")
+    monkeypatch.setattr(environment, "RESULTS", folders.root / "two")
+    assert "2 seeds, " in measures_table() and "1.00 ± 0.00" in measures_table()
+
+
+def test_real_pictures_measure_as_real(folders):
+    examination = Experiment(*folders.arguments).examination
     real = examination.measure(examination.real(held_out=False))
     assert real["spread"] == 1 and abs(real["frechet_distance"]) < 1e-3
     assert len(examination.real(held_out=True)) == PER_PROMPT * len(examination.prompts)

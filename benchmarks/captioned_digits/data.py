@@ -10,19 +10,23 @@ from diffusers import SanaTransformer2DModel
 from safetensors.torch import save_file
 
 from benchmarks.captioned_digits.captions import ENCODER, WIDTH, encode
-from benchmarks.captioned_digits.pictures import SHAPE, Painter
+from benchmarks.captioned_digits.pictures import SHAPE, Painter, to_latents
 from benchmarks.captioned_digits.scenes import KINDS, draw_prompt, draw_scene
 from rcgm.data.latents.manifest import MANIFEST, PAIRS
 from rcgm.data.text.layout import NULL_FILE, SHARD_STEM, captions_path, packed_text
 from rcgm.data.text.manifest import VERSION
 
-__all__ = ["write_network", "write_pairs"]
+__all__ = ["NETWORK", "write_network", "write_pairs"]
+
+
+NETWORK = {"depth": 4, "width": 128}
+"""Blocks and width of the network."""
 
 
 def write_pairs(folder: Path, count: int, seed: int = 0) -> None:
     """Write ``count`` pictures with captions, all kinds in turn, in the layout of ``rcgm encode --text``.
 
-    Pictures are their own latents: there is no autoencoder.
+    There is no autoencoder: latents are the pictures, normalised.
     """
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(seed)
@@ -37,7 +41,8 @@ def write_pairs(folder: Path, count: int, seed: int = 0) -> None:
         scenes.append(scene)
     captions = [prompt.caption for prompt in prompts]
     shard = folder / f"{SHARD_STEM}00000.safetensors"
-    save_file({"latents": Painter().pictures(scenes, generator), **packed_text(encode(captions))}, shard)
+    latents = to_latents(Painter().pictures(scenes, generator))
+    save_file({"latents": latents, **packed_text(encode(captions))}, shard)
     names = [f"{number:06d}" for number in range(count)]
     captions_path(shard).write_text(json.dumps({"captions": captions, "images": names}), encoding="utf-8")
     save_file(encode([""]), folder / NULL_FILE)
@@ -55,7 +60,7 @@ def write_pairs(folder: Path, count: int, seed: int = 0) -> None:
     (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
 
 
-def write_network(folder: Path, *, depth: int = 4, width: int = 128, patch_size: int = 1, seed: int = 0) -> None:
+def write_network(folder: Path, *, depth: int, width: int, seed: int = 0) -> None:
     """Write a small SANA with random weights, in diffusers' layout."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -72,6 +77,6 @@ def write_network(folder: Path, *, depth: int = 4, width: int = 128, patch_size:
             caption_channels=WIDTH,
             mlp_ratio=2.0,
             sample_size=SHAPE[2],
-            patch_size=patch_size,
+            patch_size=2,
         )
     network.save_pretrained(folder)

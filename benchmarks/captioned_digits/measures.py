@@ -7,14 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from benchmarks.captioned_digits.names import HELD_OUT
 from benchmarks.captioned_digits.pictures import Judge, Painter
 from benchmarks.captioned_digits.scenes import KINDS, Prompt, draw_prompt, draw_scene, held_out_prompt
 from rcgm.evaluation.frechet import frechet_distance
 
-__all__ = ["HELD_OUT", "PER_PROMPT", "Examination"]
+__all__ = ["PER_PROMPT", "Examination"]
 
-HELD_OUT = "held out"
-"""Group of the prompts of combinations that no training picture has; the other groups are the kinds of prompts."""
 PER_PROMPT = 4
 """Samples of a prompt, of which the spread is taken."""
 
@@ -65,8 +64,8 @@ class Examination:
 
         Returns:
             ``right``: share of the pictures that fulfil their prompts, over all groups but the held-out one, and
-            by group; ``frechet_distance`` to real pictures of the same prompts, in the judge's features; ``spread``:
-            deviation of the pictures of one prompt, over that of real ones.
+            by group. Of the pictures of the same groups, ``frechet_distance`` to real pictures of the same prompts,
+            in the judge's features, and ``spread``: deviation of the pictures of one prompt, over that of real ones.
         """
         scenes = iter(self.judge.read(pictures))
         by_group = {
@@ -75,7 +74,10 @@ class Examination:
             for group, prompts in self.groups.items()
         }
         kinds = [right for group, right in by_group.items() if group != HELD_OUT]
-        real = self.real(held_out=False)
+        pictures, real = (
+            every[: len(every) - PER_PROMPT * len(self.groups[HELD_OUT])]  # the last group
+            for every in (pictures, self.real(held_out=False))
+        )
         return {
             "right": sum(kinds) / len(kinds),
             **{f"right: {group}": right for group, right in by_group.items()},

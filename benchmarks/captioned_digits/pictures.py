@@ -12,10 +12,12 @@ from benchmarks.captioned_digits.scenes import COLOURS, Cell, Scene
 from rcgm.data import Digits
 from rcgm.evaluation.classifier import TrainedClassifier, train_classifier
 
-__all__ = ["SHAPE", "Judge", "Painter", "train_judge"]
+__all__ = ["SHAPE", "Judge", "Painter", "to_latents", "to_pictures", "train_judge"]
 
 SHAPE = (3, 8, 16)
 """Of a picture; values from -1, black, to 1."""
+MEAN, DEVIATION = -0.75, 0.57
+"""Of a value of the pictures, about."""
 SIDE = 8
 RGB = {
     "red": (1, 0, 0),
@@ -101,6 +103,16 @@ def train_judge(seed: int = 0, epochs: int = 6) -> Judge:
     read = untested.read(held_out.pictures(scenes, generator))
     right = sum(found == scene for found, scene in zip(read, scenes, strict=True))
     return Judge(classifier, right / len(scenes))
+
+
+def to_latents(pictures: Tensor) -> Tensor:
+    """Pictures with values of mean 0 and deviation 1, as the latents of an autoencoder have."""
+    return (pictures - MEAN) / DEVIATION
+
+
+def to_pictures(latents: Tensor) -> Tensor:
+    """Undo :func:`to_latents`."""
+    return latents * DEVIATION + MEAN
 
 
 def _cells(pictures: Tensor) -> tuple[Tensor, Tensor]:

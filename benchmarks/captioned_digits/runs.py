@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.captioned_digits.data import NETWORK, write_network
+from benchmarks.captioned_digits.names import MULTI_STEP
 from rcgm.config import parse_config
 from rcgm.runs import load_run
+from rcgm.runs.checkpoint import latest_checkpoint
+from rcgm.runs.folder import RunFolder
 from rcgm.training import train
 
-__all__ = ["FEW_STEPS", "MULTI_STEP", "train_few_steps", "train_multi_step"]
+__all__ = ["FEW_STEPS", "folder_of", "train_few_steps", "train_multi_step"]
 
-MULTI_STEP = "flow matching"
 ORDER_2 = {"name": "rcgm", "order": 2, "dt": 0.05, "times": {"equal": 0.25}}
 ORDER_1 = {**ORDER_2, "order": 1}
 SLOW = {"decay": 0.999}
@@ -40,37 +44,49 @@ def common(folder: Path, steps: int, seed: int) -> dict[str, Any]:
         "data": {"name": "encoded_pairs", "path": str(folder / "pairs")},
         "optimizer": {"lr": 1e-3, "warmup_steps": 50, "clip_grad_norm": 1.0},
         "ema": {"decay": 0.995},
-        "checkpoint": {"every": max(1, steps // 2), "keep": 1},
+        "checkpoint": {"every": 500, "keep": 1},
         "logging": {"every": 50, "tensorboard": False},
         "sample": {"every": 0},
         "evaluate": {"at_end": False},
     }
 
 
-def train_multi_step(folder: Path, steps: int, seed: int) -> Path:
-    """Train the network in ``folder/network`` by flow matching and write it to ``folder/published``.
+def folder_of(folder: Path, model: str, seed: int) -> Path:
+    """The folder of a model's run."""
+    return folder / f"run_{seed}" / model.replace(" ", "_").replace(",", "")
 
-    Returns:
-        The folder of the run.
+
+def train_multi_step(folder: Path, steps: int, seed: int, arguments: Mapping[str, int] = NETWORK) -> dict[str, Any]:
+    """Train a network of random weights by flow matching, and write it to ``folder/run_SEED/published``.
+
+    A run that was stopped goes on. Returns the summary of the run.
     """
+    network, run = folder / f"run_{seed}" / "network", folder_of(folder, MULTI_STEP, seed)
+    write_network(network, **arguments, seed=seed)  # the same each time
     config = common(folder, steps, seed) | {
-        "model": {"name": "sana", "path": str(folder / "network"), "interval": "none"},
+        "model": {"name": "sana", "path": str(network), "interval": "none"},
         "objective": {"name": "flow_matching"},
         "optimizer": {"lr": 2e-3, "warmup_steps": 100, "clip_grad_norm": 1.0},
     }
-    run = folder / f"run_{seed}" / MULTI_STEP.replace(" ", "_")
-    train(parse_config(config), run)
-    network = load_run(run, device=torch.device("cpu")).network
-    network.transformer.save_pretrained(folder / f"run_{seed}" / "published")
-    return run
+    summary = _train(config, run)
+    trained = load_run(run, device=torch.device("cpu")).network
+    trained.transformer.save_pretrained(_published(folder, seed))
+    return summary
 
 
-def train_few_steps(folder: Path, name: str, steps: int, seed: int) -> Path:
-    """Train the model of :data:`FEW_STEPS` from the multi-step one of the same seed; returns the folder of the run."""
+def train_few_steps(folder: Path, model: str, steps: int, seed: int) -> dict[str, Any]:
+    """Train a model of :data:`FEW_STEPS` from the multi-step one of the same seed, as :func:`train_multi_step` does."""
     config = common(folder, steps, seed) | {
-        "model": {"name": "sana", "path": str(folder / f"run_{seed}" / "published")},
-        **FEW_STEPS[name],
+        "model": {"name": "sana", "path": str(_published(folder, seed))},
+        **FEW_STEPS[model],
     }
-    run = folder / f"run_{seed}" / name.replace(" ", "_").replace(",", "")
-    train(parse_config(config), run)
-    return run
+    return _train(config, folder_of(folder, model, seed))
+
+
+def _published(folder: Path, seed: int) -> Path:
+    return folder / f"run_{seed}" / "published"
+
+
+def _train(config: dict[str, Any], run: Path) -> dict[str, Any]:
+    begun = latest_checkpoint(RunFolder(run).checkpoints) is not None
+    return train(parse_config(config), run, resume=begun)

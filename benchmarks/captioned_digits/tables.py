@@ -6,50 +6,75 @@ from collections.abc import Callable, Mapping
 from statistics import mean, stdev
 from typing import Any
 
+from benchmarks.captioned_digits.names import HELD_OUT, MANY, MULTI_STEP, NAME
 from benchmarks.tables import of_result, provenance, table
 from rcgm.plots import steps_title
 
-MEASURES = {"right": "right", "frechet_distance": "Fréchet distance", "spread": "spread"}
+MEASURES = {
+    "right": "prompts right",
+    f"right: {HELD_OUT}": "held-out combinations right",
+    "frechet_distance": "Fréchet distance",
+    "spread": "spread",
+}
 BY_KIND_STEPS = 2
 
 
-@of_result("captioned_digits")
+@of_result(NAME)
 def measures_table(found: dict[str, Any]) -> str:
-    """Prompts right, Fréchet distance and spread of every model, by steps of sampling; means over the seeds."""
-    first = found["seeds"][0]["models"]
-    sampled = list(next(iter(first.values())))
-    header = ["model", "sampling steps", *MEASURES.values()]
-    rows = [["real pictures of other digits", "", *(f"{found['real'][name]:.2f}" for name in MEASURES)]]
-    for model in first:
-        for steps in sampled:
-            cells = [_over_seeds(found, model, steps, name) for name in MEASURES]
-            rows.append([model, steps, *cells])
-    trained = found["steps"]
-    minutes = mean(seed["seconds"] for seed in found["seeds"]) / 60
-    length = f"{len(found['seeds'])} seeds of {minutes:.0f} minutes"
-    note = (
-        f"The judge reads {found['judge']:.3f} of real pictures right. {trained['multi_step']:,} steps of flow "
-        f"matching, {trained['few_step']:,} of each few-step model; {length}. {provenance(found)}."
-    )
-    return f"{table(header, rows)}\n\n{note}"
+    """What samples of every model are worth, by steps of sampling; means over the seeds."""
+    rows = [["real pictures of other digits", "", *(f"{found['real'][name]:.2f}" for name in MEASURES), ""]]
+    for model, of_seeds in _by_model(found).items():
+        for steps in of_seeds[0]["measures"]:
+            values = {name: [row["measures"][steps][name] for row in of_seeds] for name in MEASURES}
+            ratio = [row["measures"][steps]["frechet_distance"] / _multi_step(found, row["seed"]) for row in of_seeds]
+            rows.append([model, steps, *map(_over_seeds, values.values()), _over_seeds(ratio)])
+    header = ["model", "sampling steps", *MEASURES.values(), f"Fréchet distance, of that of {MANY} steps"]
+    return f"{table(header, rows)}\n\n{_note(found)}"
 
 
-@of_result("captioned_digits")
+@of_result(NAME)
 def kinds_table(found: dict[str, Any]) -> str:
-    """Prompts right by kind, of samples of two steps."""
-    first = found["seeds"][0]["models"]
-    steps = str(BY_KIND_STEPS)
-    kinds = [name for name in next(iter(first.values()))[steps] if name.startswith("right: ")]
-    header = [f"right, {steps_title(BY_KIND_STEPS)}", *(kind.removeprefix("right: ") for kind in kinds)]
-    return table(header, [[model, *(_over_seeds(found, model, steps, kind) for kind in kinds)] for model in first])
+    """Prompts right by kind."""
+    of_seeds = _by_model(found)
+    steps = {model: str(MANY if model == MULTI_STEP else BY_KIND_STEPS) for model in of_seeds}
+    kinds = [name for name in found["real"] if name.startswith("right: ")]
+    header = ["prompts right", *(kind.removeprefix("right: ") for kind in kinds)]
+    rows = [
+        [
+            f"{model}, {steps_title(int(steps[model]))}",
+            *(_over_seeds([row["measures"][steps[model]][kind] for row in rows]) for kind in kinds),
+        ]
+        for model, rows in of_seeds.items()
+    ]
+    return table(header, rows)
 
 
-def _over_seeds(found: dict[str, Any], model: str, steps: str, name: str) -> str:
-    values = [seed["models"][model][steps][name] for seed in found["seeds"]]
+def _by_model(found: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    return {
+        model: [row for row in found["rows"] if row["model"] == model]
+        for model in dict.fromkeys(row["model"] for row in found["rows"])
+    }
+
+
+def _multi_step(found: dict[str, Any], seed: int) -> float:
+    """Fréchet distance of the multi-step model of a seed."""
+    row = next(row for row in found["rows"] if (row["model"], row["seed"]) == (MULTI_STEP, seed))
+    return row["measures"][str(MANY)]["frechet_distance"]
+
+
+def _note(found: dict[str, Any]) -> str:
+    seeds = len({row["seed"] for row in found["rows"]})
+    minutes = sum(row["seconds"] for row in found["rows"]) / 60 / seeds
+    trained = "; ".join(
+        f"{model}: {rows[0]['steps']:,} steps, {mean(row['seconds'] for row in rows) / 60:.1f} minutes"
+        for model, rows in _by_model(found).items()
+    )
+    length = f"{seeds} seed{'' if seeds == 1 else 's'}, trained for {minutes:.0f} minutes{' each' * (seeds > 1)}"
+    return f"The judge reads {found['judge']:.3f} of real pictures right. {length} ({trained}). {provenance(found)}."
+
+
+def _over_seeds(values: list[float]) -> str:
     return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
 
 
-TABLES: Mapping[str, Callable[[], str]] = {
-    "captioned_digits": measures_table,
-    "captioned_digits_kinds": kinds_table,
-}
+TABLES: Mapping[str, Callable[[], str]] = {"captioned_digits": measures_table, "captioned_digits_kinds": kinds_table}

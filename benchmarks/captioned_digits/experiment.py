@@ -1,0 +1,156 @@
+"""All models of a seed, one after the other: trained, measured, and written down at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import environment
+from benchmarks.captioned_digits.captions import encode
+from benchmarks.captioned_digits.data import NETWORK, write_pairs
+from benchmarks.captioned_digits.measures import PER_PROMPT, Examination
+from benchmarks.captioned_digits.names import MANY, MULTI_STEP, NAME
+from benchmarks.captioned_digits.pictures import Judge, Painter, to_pictures, train_judge
+from benchmarks.captioned_digits.runs import FEW_STEPS, folder_of, train_few_steps, train_multi_step
+from benchmarks.captioned_digits.scenes import KINDS, Prompt, draw_prompt, draw_scene
+from rcgm.data.latents.manifest import MANIFEST
+from rcgm.plots import sample_panels, save_figure, steps_title
+from rcgm.runs import PromptCaptions, load_run
+
+__all__ = ["Experiment", "Lengths"]
+
+JUDGE = 0.97
+FEW = (1, 2, 4)
+CHUNK = 256
+DRAWN = {MULTI_STEP: (MANY, 1), **dict.fromkeys(FEW_STEPS, (2, 1))}
+"""Which samples are in the picture: numbers of steps, by model."""
+COLUMNS = 8
+CPU = torch.device("cpu")
+
+
+@dataclasses.dataclass(frozen=True)
+class Lengths:
+    """How much is trained and measured.
+
+    Args:
+        pictures: that are trained on.
+        prompts: of each kind, that models are measured with.
+        multi_step: steps of flow matching.
+        few_step: steps of each few-step model.
+    """
+
+    pictures: int = 20_000
+    prompts: int = 50
+    multi_step: int = 3000
+    few_step: int = 1500
+
+
+class Experiment:
+    """Rows of measures, a row for each model and seed, in the folder of the runs and in the usual result file.
+
+    Args:
+        folder: of data, runs and rows; a folder with rows goes on.
+        lengths: the same in all calls with one folder.
+        judge: None trains one.
+        network: see ``write_network``.
+
+    Raises:
+        ValueError: the folder holds rows of other lengths.
+    """
+
+    def __init__(
+        self, folder: Path, lengths: Lengths, judge: Judge | None = None, network: Mapping[str, int] = NETWORK
+    ) -> None:
+        self.folder, self.lengths = folder, lengths
+        settings = dataclasses.asdict(lengths)
+        earlier = environment.read(NAME, folder)
+        if earlier is not None and earlier["lengths"] != settings:
+            raise ValueError(f"folder must hold rows of {settings}, got {earlier['lengths']}: choose another folder")
+        self._rows: list[dict[str, Any]] = [] if earlier is None else earlier["rows"]
+        self._judge, self._network = judge, network
+
+    def run(self, seed: int) -> None:
+        """Train and measure every model that has no row yet."""
+        if not (self.folder / "pairs" / MANIFEST).exists():
+            write_pairs(self.folder / "pairs", self.lengths.pictures)
+        known = {(row["seed"], row["model"]) for row in self._rows}
+        for model in (MULTI_STEP, *FEW_STEPS):
+            if (seed, model) in known:
+                continue
+            if model == MULTI_STEP:
+                summary = train_multi_step(self.folder, self.lengths.multi_step, seed, self._network)
+            else:
+                summary = train_few_steps(self.folder, model, self.lengths.few_step, seed)
+            row = {"seed": seed, "model": model, "seconds": summary["wall_time_seconds"], "steps": summary["steps"]}
+            measured = {steps: self.measure(model, seed, steps) for steps in sampled(model)}
+            for steps, found in measured.items():
+                short = ", ".join(f"{name} {found[name]:.3f}" for name in ("right", "frechet_distance", "spread"))
+                print(f"{model}, {steps_title(steps)}: {short}", file=sys.stderr, flush=True)
+            self._rows.append(row | {"measures": measured})
+            self._write()
+
+    def measure(self, model: str, seed: int, steps: int) -> dict[str, float]:
+        """Measures of a trained model, sampled in so many steps."""
+        prompts = self.examination.prompts
+        return self.examination.measure(self._samples(model, seed, steps, prompts, PER_PROMPT))
+
+    def draw(self, seed: int, path: Path) -> None:
+        """Draw samples of the same prompts and noise by all models."""
+        generator = torch.Generator().manual_seed(0)
+        kinds = (list(KINDS) * COLUMNS)[-COLUMNS:]
+        prompts = [draw_prompt(kind, generator) for kind in kinds]
+        shown = {
+            f"{model}, {steps_title(steps)}": self._samples(model, seed, steps, prompts)
+            for model, counts in DRAWN.items()
+            for steps in counts
+        }
+        scenes = [draw_scene(prompt, generator, held_out=True) for prompt in prompts]
+        shown["real"] = Painter(held_out=True).pictures(scenes, generator)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_figure(path, sample_panels(shown, captions=[prompt.caption for prompt in prompts]))
+
+    @functools.cached_property
+    def examination(self) -> Examination:
+        """The judge and the prompts.
+
+        Raises:
+            RuntimeError: the judge that was trained here reads too few of held-out real pictures right.
+        """
+        judge = self._judge
+        if judge is None:
+            judge = train_judge()
+            if judge.accuracy < JUDGE:
+                raise RuntimeError(f"the judge reads {judge.accuracy:.3f} of real pictures right, less than {JUDGE}")
+        return Examination.drawn(judge, self.lengths.prompts)
+
+    @functools.cached_property
+    def _real(self) -> dict[str, float]:
+        return self.examination.measure(self.examination.real(held_out=True))
+
+    def _samples(self, model: str, seed: int, steps: int, prompts: list[Prompt], each: int = 1) -> Tensor:
+        captions = PromptCaptions(encode, [prompt.caption for prompt in prompts], each=each)
+        sampler = load_run(folder_of(self.folder, model, seed), device=CPU).sampler(captions=captions)
+        return to_pictures(sampler.draw(len(captions), steps=steps, largest=CHUNK))
+
+    def _write(self) -> None:
+        result = {
+            "environment": environment.describe(CPU),
+            "lengths": dataclasses.asdict(self.lengths),
+            "judge": self.examination.judge.accuracy,
+            "real": self._real,
+            "rows": self._rows,
+        }
+        for folder in (self.folder, None):
+            environment.write(NAME, result, folder)
+
+
+def sampled(model: str) -> tuple[int, ...]:
+    """The numbers of sampling steps that a model is measured with."""
+    return (*FEW, MANY) if model == MULTI_STEP else FEW
