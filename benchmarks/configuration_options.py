@@ -36,6 +36,7 @@ COMMON: dict[str, Sequence[Any]] = {
         {"name": "tim", "scale": 0.75, "both_times": True},
         {"name": "mean_flow", "scale": 0.9, "data": 0.2, "network": "student", "t_min": 0.2, "t_max": 0.8},
         {"name": "decm", "scale": 0.5},
+        {"name": "input", "scale": 4.0, "power": 0.5},
     ),
     "target_dtype": (None, "float32", "float16", "bfloat16"),
     "times": (
@@ -95,6 +96,7 @@ OWN: dict[str, dict[str, Sequence[Any]]] = {
     },
     "decm": {"near": ({}, {"near": 0.5}), "every": (1, 2), "start_weight": (1.0, 0.0), "end_weight": (1.0, 0.0)},
     "flow_matching": {},
+    "improved_mean_flow": {"network": NETWORKS},
     "mean_flow": {"network": NETWORKS, "inputs": ("data", "guided")},
     "rcgm": {**RECURSIVE, "order": (2, 0, 1, 4), "points": WAYS},
     "scm": {

@@ -150,7 +150,7 @@ _bound_once = functools.cache(_bound)
 
 
 def network(seed: int) -> nn.Module:
-    made = MLP(dim=DIM, width=8, depth=1, frequency_size=4, num_classes=CLASSES)
+    made = MLP(dim=DIM, width=8, depth=1, frequency_size=4, num_classes=CLASSES, guidance_input=True)
     generator = torch.Generator().manual_seed(seed)
     for parameter in made.parameters():
         nn.init.normal_(parameter, std=0.5, generator=generator)
@@ -179,7 +179,12 @@ def outcome(objective: str, configuration: Configuration) -> Outcome:
 
 def may_be_large(objective: str, configuration: Configuration) -> bool:
     """Whether nothing bounds what transports amplify by (``Objective``, ``clip``; ``TiM``, ``B/B'``)."""
-    transports = ("ve", "vp", "edm", *(("trigflow",) if objective in ("mean_flow", "tim") else ()))
+    transports = (
+        "ve",
+        "vp",
+        "edm",
+        *(("trigflow",) if objective in ("alpha_flow", "improved_mean_flow", "mean_flow", "tim") else ()),
+    )
     return configuration.get("transport") in transports and configuration.get("clip") is None
 
 

@@ -19,6 +19,7 @@ from rcgm.config.registries import REGISTRIES, expand_preset, supplied_by_data
 from rcgm.config.schema import ComponentConfig, TrainConfig
 from rcgm.config.yaml_text import dump_yaml, parse_yaml
 from rcgm.networks import NETWORKS
+from rcgm.objectives import InputGuidance
 
 __all__ = ["apply_overrides", "config_to_yaml", "load_config", "parse_config"]
 
@@ -91,7 +92,9 @@ def parse_config(values: Mapping[str, Any]) -> TrainConfig:
         raise ConfigError("; ".join(problems))
     config = config.model_copy(update=resolved)
     _check_weights(config)
-    if config.teacher is None and build_objective_from(config).needs_teacher():
+    objective = build_objective_from(config)
+    _check_guidance_input(config, objective)
+    if config.teacher is None and objective.needs_teacher():
         raise ConfigError(
             "objective: supervision or guidance is by a teacher, and there is none: set teacher.run to the folder of a "
             "trained run, or teacher.base to true"
@@ -134,6 +137,16 @@ def _check_weights(config: TrainConfig) -> None:
                 f"{key} needs a network that has weights: set init_from to those of '{config.model.name}', or model to "
                 f"one of {', '.join(NETWORKS)}"
             )
+
+
+def _check_guidance_input(config: TrainConfig, objective: Any) -> None:
+    """Raise unless the network takes guidance as an input where the objective gives it, and only there."""
+    given = isinstance(getattr(objective, "guidance", None), InputGuidance)
+    taken = bool(config.model.arguments.get("guidance_input", False))
+    if given and not taken:
+        raise ConfigError("objective.guidance input needs a network that takes it: set model.guidance_input to true")
+    if taken and not given:
+        raise ConfigError("model.guidance_input must be false unless objective.guidance is input, got true")
 
 
 def _complaint(item: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -79,6 +79,29 @@ def moved(condition: Condition, device: torch.device) -> Condition:
 def expanded(condition: Condition, batch: int) -> Condition:
     """A condition of one row repeated to ``batch`` rows, without copying it."""
     return None if condition is None else pytree.tree_map(lambda leaf: leaf.expand(batch, *leaf.shape[1:]), condition)
+
+
+def with_guidance(condition: Condition, guidance: Tensor | None) -> Condition:
+    """The condition with scale and interval of guidance, ``[B, 3]``, as ``{"labels": ..., "guidance": ...}``; a mapping
+    gets the key ``guidance``. None changes nothing.
+
+    Raises:
+        TypeError: for another nest of tensors, which has no place for them.
+    """
+    if guidance is None:
+        return condition
+    if condition is None or isinstance(condition, Tensor):
+        condition = {} if condition is None else {"labels": condition}
+    elif not isinstance(condition, Mapping):
+        raise TypeError(
+            f"cond must be None, labels or a mapping with guidance as an input, got {type(condition).__name__}"
+        )
+    return {**condition, "guidance": guidance}
+
+
+def no_guidance(like: Tensor) -> Tensor:
+    """``(1, 0, 1)`` for each sample, ``[B, 3]``: a scale of 1 at all times; dtype and device of ``like`` ``[B]``."""
+    return torch.stack([torch.ones_like(like), torch.zeros_like(like), torch.ones_like(like)], dim=1)
 
 
 def dropped(condition: Condition, null: Condition, drop: Tensor) -> Condition:

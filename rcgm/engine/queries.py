@@ -46,6 +46,8 @@ class Query:
         start: number of leading samples that are left out; the answer is 0 there.
         tangent: ask for the derivative in this direction, by forward-mode AD, instead of the value.
         undropped: evaluate with the condition as it was before it was dropped in some samples.
+        guidance: scale and interval of guidance ``[B, 3]`` for a network that takes them as inputs, instead of those of
+            the samples.
     """
 
     x: Tensor
@@ -56,6 +58,7 @@ class Query:
     start: int = 0
     tangent: Tangent | None = None
     undropped: bool = False
+    guidance: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,7 +35,7 @@ from rcgm.engine.draws import Draws, Made
 from rcgm.engine.estimator import Estimator
 from rcgm.engine.formats import joined, without_autocast
 from rcgm.engine.networks import Network, explained_forward_mode, is_frozen, predict
-from rcgm.engine.queries import STUDENT, Answer, Derivative, Queries, Query
+from rcgm.engine.queries import STUDENT, TEACHER, Answer, Derivative, Queries, Query
 
 
 class Engine:
@@ -54,6 +54,8 @@ class Engine:
         cond: the condition of the batch.
         null_cond: the condition of queries with ``null``, with leading dimension B.
         undropped: the condition before it was dropped in some samples, for queries with ``undropped``.
+        guidance: scale and interval of guidance, ``[B, 3]``, for networks that take them as inputs; None where they do
+            not. Queries with ``null`` are told of none. The teacher is told nothing.
         estimator: how derivatives are estimated; None where an objective asks for none.
         dtype: number format of the forwards, by autocast; float32 is without autocast. None keeps the caller's.
         drawing: names of the networks that drew random numbers when they were last asked. The engine keeps it up to
@@ -67,12 +69,15 @@ class Engine:
         null_cond: Condition = None,
         *,
         undropped: Condition = None,
+        guidance: Tensor | None = None,
         estimator: Estimator | None = None,
         dtype: torch.dtype | None = None,
         drawing: set[str] | None = None,
     ) -> None:
         self.networks = networks
         self.cond, self.null_cond, self.undropped = cond, null_cond, undropped
+        self.guidance = guidance
+        self._no_guidance = None if guidance is None else conditions.no_guidance(guidance[:, 0])
         self.estimator = estimator
         self.dtype = dtype
         self.waves = 0
@@ -123,7 +128,8 @@ class Engine:
             if query.start >= query.x.shape[0]:
                 values[index] = torch.zeros_like(query.x)
                 continue
-            same = (id(query.x), id(query.t), id(query.r), id(self._condition(query)), query.start, id(query.tangent))
+            asked_with = (id(part) for part in self._condition(query))
+            same = (id(query.x), id(query.t), id(query.r), *asked_with, query.start, id(query.tangent))
             network = id(self._network(query.network))  # names may share a network
             groups.setdefault((network, query.tangent is not None), {}).setdefault(same, []).append(index)
         for asked in groups.values():
@@ -152,7 +158,7 @@ class Engine:
         Raises:
             ValueError: if one of them drew other numbers; the message says what to do.
         """
-        student, cond = self._network(STUDENT), self.cond
+        student, cond = self._network(STUDENT), conditions.with_guidance(self.cond, self.guidance)
         # Batches that draw are predicted one by one, as the queries of each were.
         forwards = batches if any(made.any for of_network in self._made.values() for made in of_network) else 1
         cond = conditions.concatenate([cond] * (batches // forwards))
@@ -193,10 +199,14 @@ class Engine:
                 f"({name}.train()), or let them draw nothing"
             )
 
-    def _condition(self, query: Query) -> Condition:
+    def _condition(self, query: Query) -> tuple[Condition, Tensor | None]:
+        """The condition of ``query``, and the guidance that the network is told."""
+        guidance = self.guidance if query.guidance is None else query.guidance
+        if query.network == TEACHER:
+            guidance = None
         if query.null:
-            return self.null_cond
-        return self.undropped if query.undropped else self.cond
+            return self.null_cond, None if guidance is None else self._no_guidance
+        return self.undropped if query.undropped else self.cond, guidance
 
     def _network(self, name: str) -> Network:
         if name not in self.networks:
@@ -225,7 +235,9 @@ class Engine:
         x = joined([query.x[query.start :] for query in queries])
         t = joined([query.t[query.start :] for query in queries])
         r = joined([query.r[query.start :] for query in queries])
-        cond = conditions.concatenate([conditions.rows_from(self._condition(query), query.start) for query in queries])
+        cond = conditions.concatenate(
+            [conditions.rows_from(conditions.with_guidance(*self._condition(query)), query.start) for query in queries]
+        )
         tangents = [query.tangent for query in queries]
         self.rows += x.shape[0] * (1 if tangents[0] is None else 2)
         with self._draws.repeated(x.device) as made, self._format(x):

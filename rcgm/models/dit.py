@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from rcgm.checks import one_of, positive_float, whole_number
+from rcgm.checks import boolean, one_of, positive_float, whole_number
 from rcgm.models.blocks import DiTBlock, FinalLayer
 from rcgm.models.checks import check_labels, check_points, check_times
 from rcgm.models.embeddings import LabelEmbedder, TimeEmbedder
 from rcgm.models.feed_forward import FEED_FORWARDS
+from rcgm.models.guidance import GuidanceEmbedder, labels_and_guidance
 from rcgm.models.initial_weights import initialise_transformer
 from rcgm.models.norms import NORMS
 from rcgm.models.patches import PatchEmbedder, join_patches, join_windows
@@ -52,6 +53,8 @@ class DiT(nn.Module):
         num_heads: attention heads.
         mlp_ratio: width of the feed-forward layers over ``hidden_size``.
         num_classes: number of classes; None for an unconditional network.
+        guidance_input: let the network take scale and interval of guidance as inputs, for objectives with
+            ``rcgm.objectives.InputGuidance``.
         time_scale: multiplies ``t`` and ``t - r`` before the sinusoids. Where an objective takes differences over a
             time step ``e``, keep ``time_scale * e``, the radians by which the fastest sinusoid turns, well below 1;
             1000, usual for diffusion, makes such differences meaningless. SiT has 1.
@@ -100,6 +103,7 @@ class DiT(nn.Module):
         num_heads: int,
         mlp_ratio: float = 4.0,
         num_classes: int | None = None,
+        guidance_input: bool = False,
         time_scale: float = 10.0,
         qk_norm: bool = False,
         frequency_size: int = 256,
@@ -135,9 +139,12 @@ class DiT(nn.Module):
         self.num_classes = None if num_classes is None else whole_number("num_classes", num_classes)
 
         self.x_embedder = PatchEmbedder(in_channels, patch_size, hidden_size, overlap=patch_overlap)
-        self.t_embedder = TimeEmbedder(hidden_size, scale=time_scale, frequency_size=frequency_size)
-        self.interval_embedder = TimeEmbedder(hidden_size, scale=time_scale, frequency_size=frequency_size)
+        times = {"scale": time_scale, "frequency_size": frequency_size}
+        self.t_embedder = TimeEmbedder(hidden_size, **times)
+        self.interval_embedder = TimeEmbedder(hidden_size, **times)
         self.y_embedder = None if num_classes is None else LabelEmbedder(num_classes, hidden_size)
+        self.guidance_input = boolean("guidance_input", guidance_input)
+        self.guidance_embedder = GuidanceEmbedder(hidden_size, **times) if guidance_input else None
         style = {"qk_norm": qk_norm, "norm": norm, "feed_forward": feed_forward, "interval_aware": interval_aware}
         self.blocks = nn.ModuleList(
             [DiTBlock(hidden_size, num_heads, mlp_ratio=mlp_ratio, attention=attention, **style) for _ in range(depth)]
@@ -164,6 +171,7 @@ class DiT(nn.Module):
             "num_heads": num_heads,
             "mlp_ratio": mlp_ratio,
             "num_classes": num_classes,
+            "guidance_input": guidance_input,
             "time_scale": time_scale,
             "frequency_size": frequency_size,
             "embedder_init": embedder_init,
@@ -198,6 +206,8 @@ class DiT(nn.Module):
         initialise_transformer(self, narrow, generator)
         if self.y_embedder is not None:
             nn.init.normal_(self.y_embedder.embedding_table.weight, std=0.02 if published else 0.5, generator=generator)
+        if self.guidance_embedder is not None:
+            self.guidance_embedder.reset_last()
         self.reset_buffers()
 
     @torch.no_grad()
@@ -210,7 +220,7 @@ class DiT(nn.Module):
             self.rope_cos.copy_(cosines)
             self.rope_sin.copy_(sines)
 
-    def forward(self, x: Tensor, t: Tensor, r: Tensor, cond: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, r: Tensor, cond: Tensor | Mapping[str, Tensor] | None = None) -> Tensor:
         """The average velocity over [r, t] at ``x``.
 
         Args:
@@ -218,7 +228,8 @@ class DiT(nn.Module):
             t: ``[B]``, float32 or float64, the time of ``x`` in [0, 1].
             r: ``[B]``, float32 or float64, the time to go to, at most ``t``.
             cond: ``[B]``, int64 or int32, class indices in ``0..num_classes``, ``num_classes`` being the null class;
-                None if the network is unconditional.
+                None if the network is unconditional. With ``guidance_input`` it may be ``{"labels": indices,
+                "guidance": [B, 3]}``, the scale of guidance and both ends of its interval; without them there is none.
 
         Returns:
             ``[B, in_channels, *input_size]``, in the dtype of the weights or of autocast.
@@ -229,6 +240,9 @@ class DiT(nn.Module):
         """
         check_points(x, (self.in_channels, *self.input_size))
         check_times(x.shape[0], t, r)
+        guidance = None
+        if self.guidance_embedder is not None:
+            cond, guidance = labels_and_guidance(x, cond)
         check_labels(x.shape[0], self.num_classes, cond)
 
         dtype = full_precision(self.x_embedder.proj.weight.dtype)
@@ -239,6 +253,8 @@ class DiT(nn.Module):
         condition = self.t_embedder(t) + interval
         if self.y_embedder is not None:
             condition = condition + self.y_embedder(cond)
+        if guidance is not None:
+            condition = condition + self.guidance_embedder(guidance)
         further = self._further(interval)
         for block in self.blocks:
             tokens = block(tokens, condition, *further)

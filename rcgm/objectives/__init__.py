@@ -21,7 +21,6 @@ from rcgm.objectives.decm import DECM
 from rcgm.objectives.flow_matching import FlowMatching
 from rcgm.objectives.gaps import AlphaSchedule
 from rcgm.objectives.guidance import (
-    GUIDANCES,
     EnhancedTarget,
     Guidance,
     MixedTarget,
@@ -29,6 +28,9 @@ from rcgm.objectives.guidance import (
     SelfEnhancedTarget,
     TeacherEnhancedTarget,
 )
+from rcgm.objectives.guidances import GUIDANCES
+from rcgm.objectives.improved_mean_flow import ImprovedMeanFlow
+from rcgm.objectives.input_guidance import InputGuidance
 from rcgm.objectives.mean_flow import MeanFlow
 from rcgm.objectives.rcgm import RCGM
 from rcgm.objectives.scm import SCM
@@ -51,6 +53,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "consistency": Consistency,
     "decm": DECM,
     "flow_matching": FlowMatching,
+    "improved_mean_flow": ImprovedMeanFlow,
     "mean_flow": MeanFlow,
     "rcgm": RCGM,
     "scm": SCM,
@@ -83,6 +86,8 @@ __all__ = [
     "EnhancedTarget",
     "FlowMatching",
     "Guidance",
+    "ImprovedMeanFlow",
+    "InputGuidance",
     "IntervalWeight",
     "InverseTangentWeight",
     "MeanFlow",

@@ -25,9 +25,10 @@ from rcgm.engine.networks import Network
 from rcgm.engine.queries import STUDENT, TARGET, TEACHER, Derivative, Queries, Query, Tangent, together
 from rcgm.engine.waves import Engine
 from rcgm.objectives.arguments import check_call
+from rcgm.objectives.input_guidance import InputGuidance
 from rcgm.objectives.output import ObjectiveOutput
 from rcgm.objectives.overflow import Overflow, finite_samples, without
-from rcgm.objectives.point import Point
+from rcgm.objectives.point import Point, points_of
 from rcgm.objectives.residual import AnyResidual
 from rcgm.objectives.settings import Settings
 from rcgm.objectives.times import Times, TimeSampler, given_times
@@ -203,7 +204,7 @@ class Objective(Settings, ABC):
         whole = Share(batch) if share is None else share
 
         def draw(sampler: TimeSampler) -> Times:
-            return _own(sampler.sample(whole.total, generator=generator, device=x.device), whole)
+            return sampler.sample(whole.total, generator=generator, device=x.device).of(whole)
 
         parts = self.parts(draw(self.times) if times is None else given_times(times, x), step, draw)
         z = whole.normal(x, generator) if noise is None else noise
@@ -213,9 +214,13 @@ class Objective(Settings, ABC):
         undropped = cond
         if dropped is not None:
             cond = conditions.dropped(cond, null_cond, dropped)
-        engine = self._engine(student, target, teacher, cond, null_cond, undropped)
+        guidance = None
+        if isinstance(self.guidance, InputGuidance):
+            guidance = self.guidance.inputs(parts[0][1], whole, generator)
+        engine = self._engine(student, target, teacher, cond, null_cond, undropped, guidance)
         with torch.no_grad():
-            points = _points(parts, x, z, dropped, step, share)
+            given = {"dropped": dropped, "step": step, "share": share, "guidance": guidance}
+            points = points_of(parts, x, z, **given)
             residuals = engine.run(
                 together(*(part.residual(point) for (part, _), point in zip(parts, points, strict=True)))
             )
@@ -251,6 +256,7 @@ class Objective(Settings, ABC):
         cond: Condition,
         null_cond: Condition,
         undropped: Condition,
+        guidance: Tensor | None,
     ) -> Engine:
         networks = {STUDENT: student, TARGET: student if target is None else target}
         if teacher is not None:
@@ -261,6 +267,7 @@ class Objective(Settings, ABC):
             cond,
             null_cond,
             undropped=undropped,
+            guidance=guidance,
             estimator=self.derivative,
             dtype=dtype,
             drawing=self.drawing,
@@ -269,26 +276,3 @@ class Objective(Settings, ABC):
 
 Part = tuple[Objective, Times]
 """A part of a loss: an objective and the times at which it is evaluated."""
-
-
-def _own(times: Times, share: Share) -> Times:
-    """The ``times`` of the rows that are here."""
-    if times.r is times.t:
-        t = share.of(times.t)
-        return Times(t, t, share.left_out(times.equal))
-    return Times(share.of(times.t), share.of(times.r), share.left_out(times.equal))
-
-
-def _points(
-    parts: Sequence[Part], x: Tensor, z: Tensor, dropped: Tensor | None, step: int, share: Share | None
-) -> list[Point]:
-    # Parts at the same times use the same tensors of the path, so that a query of both is evaluated once.
-    paths: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
-    for part, times in parts:
-        key = (id(part.transport), id(times.t))
-        if key not in paths:
-            paths[key] = part.transport.path(x, z, times.t)
-    return [
-        Point(x, z, *paths[id(part.transport), id(times.t)], times.t, times.r, times.equal, dropped, step, share=share)
-        for part, times in parts
-    ]

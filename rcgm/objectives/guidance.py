@@ -1,6 +1,6 @@
 """Guidance at training time: it changes the regression target, so that sampling needs one forward per step (math.md 3).
 
-The form of each paper is a subclass of ``Guidance`` and a line in ``GUIDANCES``.
+The form of each paper is a subclass of ``Guidance`` and a line in ``GUIDANCES`` (``guidances.py``).
 """
 
 from __future__ import annotations
@@ -215,14 +215,3 @@ def _regions(guidance: Guidance, point: Point) -> tuple[Tensor, Tensor, Tensor]:
     inside = guidance.inside(point)
     dropped = torch.zeros_like(inside) if point.dropped is None else point.dropped.to(inside.dtype)
     return inside, 1 - inside - dropped, dropped
-
-
-GUIDANCES: dict[str, type[Guidance]] = {
-    "enhanced": EnhancedTarget,
-    "ucgm": SelfEnhancedTarget,
-    "ucgm_teacher": TeacherEnhancedTarget,
-    "tim": MixedTarget,
-    "mean_flow": MixedTarget,
-    "decm": NormalizedTarget,
-}
-"""Forms of guidance while training, by their name in a configuration."""

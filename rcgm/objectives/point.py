@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from rcgm.distributed.shares import Share
+from rcgm.objectives.times import Times
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Point:
         step: number of the training step.
         on_path: True if the path is that of ``x`` and ``z``; false if a teacher or guidance has changed it.
         share: which rows of the batch of a step these samples are; None for all.
+        guidance: scale and interval of guidance of each sample, ``[B, 3]``, where the network takes them as inputs.
     """
 
     x: Tensor
@@ -39,3 +43,18 @@ class Point:
     step: int = 0
     on_path: bool = True
     share: Share | None = None
+    guidance: Tensor | None = None
+
+
+def points_of(parts: Sequence[tuple[Any, Times]], x: Tensor, z: Tensor, **given: Any) -> list[Point]:
+    """The points of the ``parts`` of a loss on the paths of ``x`` and ``z``; ``given`` are further fields of all."""
+    # Parts at the same times use the same tensors of the path, so that a query of both is evaluated once.
+    paths: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
+    for part, times in parts:
+        key = (id(part.transport), id(times.t))
+        if key not in paths:
+            paths[key] = part.transport.path(x, z, times.t)
+    return [
+        Point(x, z, *paths[id(part.transport), id(times.t)], times.t, times.r, times.equal, **given)
+        for part, times in parts
+    ]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rcgm.checks import one_of
+from rcgm.distributed.shares import Share
 
 DISTRIBUTIONS = ("uniform", "logit_normal", "beta", "arctan", "segments")
 INTERVALS = ("hierarchical", "sorted", "independent", "zero", "equal", "dyadic")
@@ -36,6 +37,11 @@ class Times:
     def without_intervals(self) -> Times:
         """The same ``t``, with ``r = t`` in all samples."""
         return Times(self.t, self.t, len(self.t))
+
+    def of(self, share: Share) -> Times:
+        """The times of the rows that are here."""
+        t = share.of(self.t)
+        return Times(t, t if self.r is self.t else share.of(self.r), share.left_out(self.equal))
 
 
 def given_times(value: Any, x: Tensor) -> Times:

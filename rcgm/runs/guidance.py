@@ -11,7 +11,8 @@ __all__ = ["check_guidance"]
 def check_guidance(config: TrainConfig, guidance: float, name: str = "guidance", *, captioned: bool = False) -> None:
     """Raise unless the network of ``config``, fitted to its data, knows what to predict without a class or caption.
 
-    A network that began from the weights of another may have learned it there.
+    A network that began from the weights of another may have learned it there. One with ``guidance_input`` has learned
+    what to predict with guidance.
 
     Args:
         config: of the run.
@@ -23,6 +24,10 @@ def check_guidance(config: TrainConfig, guidance: float, name: str = "guidance",
         ConfigError: the network takes no conditions, or has never been trained without a class.
     """
     if guidance == 1 or (captioned and config.model.name in NETWORKS):
+        return
+    if config.model.arguments.get("guidance_input"):
+        if guidance < 1:
+            raise ConfigError(f"{name} must be at least 1 for a network with guidance_input, got {guidance:g}")
         return
     if config.model.arguments.get("num_classes") is None and not captioned:
         raise ConfigError(f"{name} must be 1 for a network without classes, got {guidance:g}")

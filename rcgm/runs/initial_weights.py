@@ -44,7 +44,9 @@ def _own_weights(config: InitFromConfig) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _fill(network: nn.Module, tensors: dict[str, Tensor]) -> None:
+    # what takes guidance as an input is 0 at first, so weights without it are those of the same network
+    own = {name: tensor for name, tensor in network.state_dict().items() if name.startswith("guidance_embedder.")}
     try:
-        network.load_state_dict(tensors)
+        network.load_state_dict({**own, **tensors})
     except RuntimeError as error:
         raise ValueError(" ".join(str(error).split())) from error

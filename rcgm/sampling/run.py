@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from rcgm.engine import Network, conditions, predict
+from rcgm.engine import Network, conditions, module_of, predict
 from rcgm.engine.conditions import Condition
 from rcgm.engine.formats import joined
 from rcgm.transports import Linear, Transport
@@ -25,9 +25,10 @@ class Options:
     Args:
         transport: the path that the network was trained on.
         guidance: weight w of ``F_null + w (F_cond - F_null)``; 1 is no guidance and costs nothing. Both predictions are
-            made in one forward.
+            made in one forward. A network that takes guidance as an input (its ``guidance_input`` is true) is told it
+            instead, and costs nothing either; its w is at least 1.
         guidance_interval: times ``(low, high)`` in which guidance applies; outside of them it costs nothing.
-        null_cond: the null condition for guidance, with leading dimension 1 or B.
+        null_cond: the null condition for guidance, with leading dimension 1 or B; not needed by such a network.
         generator: of fresh noise, for samplers that draw some; of the device of ``noise``. Or one generator for each
             sample, so that a sample does not depend on the others: all on the CPU or all on the device of ``noise``.
         dtype: of the state between evaluations, float32 or float64; None takes that of ``noise``. The network is
@@ -77,7 +78,13 @@ class Run:
         _check_generator(options.generator, batch, noise.device)
         conditions.check("cond", cond, batch)
         self._both: Condition = None
-        if options.guidance != 1:
+        self._told = bool(getattr(module_of(network), "guidance_input", False))
+        if self._told:
+            if options.guidance < 1:
+                raise ValueError(f"guidance must be at least 1 as an input of the network, got {options.guidance!r}")
+            told = torch.tensor([[options.guidance, low, high]], dtype=noise.dtype, device=noise.device)
+            cond = conditions.with_guidance(cond, told.expand(batch, 3))
+        elif options.guidance != 1:
             if cond is None or options.null_cond is None:
                 raise ValueError("guidance other than 1 needs cond and null_cond, got None")
             conditions.check_null(cond, options.null_cond, batch)
@@ -99,7 +106,7 @@ class Run:
         given = x.to(self._given)
         t_all, r_all = (given.new_full(given.shape[:1], time) for time in (t, r))
         low, high = self.options.guidance_interval
-        if self.options.guidance == 1 or not low <= t <= high:
+        if self._told or self.options.guidance == 1 or not low <= t <= high:
             return predict("sampled", self.network, given, t_all, r_all, self.cond).to(x.dtype)
         doubled = (joined([value, value]) for value in (given, t_all, r_all))
         null, full = predict("sampled", self.network, *doubled, self._both).to(x.dtype).chunk(2)

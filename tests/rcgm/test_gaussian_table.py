@@ -93,6 +93,7 @@ CASES = [
     derived("ucgm", "ucgm, ratio 1, any r", sample_weight=None),
     derived("tim", "tim", sample_weight=None),
     derived("mean_flow", "mean_flow"),
+    derived("improved_mean_flow", "improved_mean_flow", reduce="mean"),
     derived("scm", "scm", "whole", normalize=None, warmup_steps=0),
     fixed("shortcut", "shortcut", 0),
     fixed("consistency", "consistency", 1, "whole", dt=lambda step: step),

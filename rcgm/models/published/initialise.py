@@ -16,7 +16,7 @@ from rcgm.models.published.weights import read_weights
 
 __all__ = ["LAYOUTS", "initialise"]
 
-INTERVAL = ("interval_embedder.", "qkv_interval.")
+NOT_PUBLISHED = ("interval_embedder.", "qkv_interval.", "guidance_embedder.")
 """In the names of tensors that no published network has."""
 
 
@@ -59,7 +59,7 @@ def initialise(
         name: tensor.to("cpu", torch.float64) for name, tensor in tensors.items() if not name.startswith(family.ignored)
     }
     tensors = _in_our_conventions(network, tensors, family)
-    wanted = {name: tensor for name, tensor in network.state_dict().items() if not _of_interval(name)}
+    wanted = {name: tensor for name, tensor in network.state_dict().items() if not _not_published(name)}
     _check_names_and_shapes(tensors, {name: tensor.shape for name, tensor in wanted.items()})
     for name, tensor in wanted.items():
         tensor.copy_(tensors[name])
@@ -135,8 +135,8 @@ def _check_names_and_shapes(tensors: Mapping[str, Tensor], wanted: Mapping[str, 
         raise ValueError("these weights do not fit the network (tensors " + "; ".join(problems) + ")")
 
 
-def _of_interval(name: str) -> bool:
-    return any(part in name for part in INTERVAL)
+def _not_published(name: str) -> bool:
+    return any(part in name for part in NOT_PUBLISHED)
 
 
 def _some(names: Sequence[str]) -> str:

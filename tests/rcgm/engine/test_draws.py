@@ -17,6 +17,7 @@ from rcgm.objectives import (
     Consistency,
     EnhancedTarget,
     FlowMatching,
+    ImprovedMeanFlow,
     MeanFlow,
     MixedTarget,
     Shortcut,
@@ -50,6 +51,7 @@ OBJECTIVES = {
     "mean flow, order 4": lambda: MeanFlow(times=SOME_EQUAL, derivative=Central(order=4)),
     "mean flow, one-sided": lambda: MeanFlow(times=SOME_EQUAL, derivative=OneSided()),
     "mean flow, jvp": lambda: MeanFlow(times=SOME_EQUAL, derivative=ForwardMode()),
+    "improved mean flow": lambda: ImprovedMeanFlow(times=SOME_EQUAL, label_dropout=0.3),
     "mean flow, auto": lambda: MeanFlow(times=SOME_EQUAL, derivative=Auto(every=1)),
     "mean flow, guided by the student": lambda: MeanFlow(
         times=SOME_EQUAL, guidance=MixedTarget(0.7, network="student"), label_dropout=0.3

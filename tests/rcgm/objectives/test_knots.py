@@ -4,7 +4,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rcgm.objectives.rcgm import SMALLEST_DT
+from rcgm.objectives.gaps import SMALLEST_GAP
 from rcgm.objectives.times import knots
 from rcgm_kernels import fused_loss
 from tests.support.rounding import rounding_bound
@@ -22,7 +22,7 @@ def up(value, steps):
 def intervals(draw):
     """Float32 times ``0 <= r <= t <= 1``: anywhere, some float32 numbers apart, or about one gap apart."""
     unit = st.floats(0, 1, width=32)
-    dt = draw(st.sampled_from([SMALLEST_DT, 1e-4, 0.01, 0.1, 1.0]) | st.floats(SMALLEST_DT, 1))
+    dt = draw(st.sampled_from([SMALLEST_GAP, 1e-4, 0.01, 0.1, 1.0]) | st.floats(SMALLEST_GAP, 1))
     r = draw(unit)
     how = draw(st.sampled_from(["anywhere", "near", "a gap apart"]))
     if how == "near":
@@ -42,9 +42,9 @@ NEAR_ZERO = up(0.0, 1)
 @given(intervals(), st.integers(0, 30))
 @example((0.5, 0.5, 0.01), 2)
 @example((up(0.5, 1), 0.5, 0.01), 3)
-@example((1.0, 0.0, SMALLEST_DT), 30)
+@example((1.0, 0.0, SMALLEST_GAP), 30)
 @example((NEAR_ZERO, 0.0, 1.0), 30)
-@example((up(0.75, 3), NEAR_ZERO, SMALLEST_DT), 29)
+@example((up(0.75, 3), NEAR_ZERO, SMALLEST_GAP), 29)
 def test_knots(interval, order):
     t, r, dt = (torch.tensor([value], dtype=torch.float32) for value in interval)
     dt = interval[2]

@@ -15,6 +15,8 @@ from rcgm.objectives import (
     SCM,
     EnhancedTarget,
     FlowMatching,
+    ImprovedMeanFlow,
+    InputGuidance,
     MeanFlow,
     MixedTarget,
     Objective,
@@ -51,12 +53,13 @@ CASES = {
     "mean flow, r of its own": lambda: MeanFlow(
         reduce="sum", times=TimeSampler(interval="independent", r_distribution="beta", r_a=2.0)
     ),
+    "guidance as an input": lambda: ImprovedMeanFlow(guidance=InputGuidance(), label_dropout=0.5),
     "scm, learned weight": lambda: SCM(weighting="learned"),
 }
 
 
 def network() -> MLP:
-    return MLP(dim=2, width=8, depth=2, frequency_size=4, num_classes=CLASSES)
+    return MLP(dim=2, width=8, depth=2, frequency_size=4, num_classes=CLASSES, guidance_input=True)
 
 
 def step_of(objective: Objective, optimizer: type[torch.optim.Optimizer], device: str) -> tuple[TrainStep, tuple]:

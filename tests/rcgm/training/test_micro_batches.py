@@ -16,6 +16,8 @@ from rcgm.objectives import (
     Consistency,
     EnhancedTarget,
     FlowMatching,
+    ImprovedMeanFlow,
+    InputGuidance,
     MeanFlow,
     Objective,
     Shortcut,
@@ -31,6 +33,8 @@ OBJECTIVES = {
     "guided": lambda: RCGM(order=1, dt=0.1, guidance=EnhancedTarget(0.5), label_dropout=0.3),
     "alpha_flow": lambda: AlphaFlow(alpha=0.2, order=2, label_dropout=0.3),
     "mean_flow": lambda: MeanFlow(label_dropout=0.3),
+    "improved_mean_flow": ImprovedMeanFlow,
+    "guidance as an input": lambda: ImprovedMeanFlow(guidance=InputGuidance(), label_dropout=0.3),
     "tim": TiM,
     "ucgm": UCGM,
     "ucgm at ratio 0": lambda: UCGM(consistency_ratio=0.0, label_dropout=0.3),
@@ -44,7 +48,7 @@ OBJECTIVES = {
 
 def a_step(objective: Objective, accumulate: int, step: int) -> tuple[torch.Tensor, list[torch.Tensor], list[tuple]]:
     """Loss, gradients, and what was drawn for each row: the times, sorted."""
-    student = MLP(dim=2, width=8, depth=2, frequency_size=4, num_classes=CLASSES).double()
+    student = MLP(dim=2, width=8, depth=2, frequency_size=4, num_classes=CLASSES, guidance_input=True).double()
     generator = torch.Generator().manual_seed(0)
     for parameter in student.parameters():
         torch.nn.init.normal_(parameter, std=0.3, generator=generator)

@@ -24,6 +24,11 @@ from tests.support.stopping import train_and_stop
         ("ema.target_decay=0.5", "ema.warmup=false", "objective.network=target"),
         ("accumulate=2", "optimizer.clip_grad_norm=0.1", "ema.cast=bfloat16", "precision=bfloat16"),
         ("objective={name: alpha_flow, alpha: {end: 10, sharpness: 5}}",),
+        (
+            "objective={name: improved_mean_flow, guidance: {name: input}, label_dropout: 0.3}",
+            "data.labels=true",
+            "model.guidance_input=true",
+        ),
         ("data.labels=true", "objective.label_dropout=0.3", "objective.guidance.scale=0.5", "ema.warmup=false"),
     ],
 )
