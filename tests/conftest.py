@@ -52,6 +52,7 @@ WITHOUT_NUMBERS = (
     "rcgm_kernels/test_backends.py",
     "rcgm_kernels/cuda",
     "rcgm_kernels/test_memory.py",
+    "rcgm_kernels/ptx",
     "rcgm_kernels/triton",
     "rcgm_kernels/test_numbering.py",
     "test_capacity_benchmark.py",

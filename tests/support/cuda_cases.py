@@ -156,8 +156,11 @@ def assert_same(results: Sequence[Tensor | None], others: Sequence[Tensor | None
 
 
 def check_loss(place: Place, case: Case, inputs: LossInputs | None = None) -> tuple[Tensor, Tensor]:
-    inputs = case.inputs() if inputs is None else inputs
-    got_loss, got_gradient, scales = loss_by(cuda, case, moved(inputs, place.device))
+    return check_loss_by(cuda, case, case.inputs() if inputs is None else inputs, place.device)
+
+
+def check_loss_by(backend: ModuleType, case: Case, inputs: LossInputs, device: torch.device) -> tuple[Tensor, Tensor]:
+    got_loss, got_gradient, scales = loss_by(backend, case, moved(inputs, device))
     want_loss, want_gradient = expected(case, inputs)
     compute = F64 if F64 in case.dtypes else F32
     assert got_loss.dtype == compute
