@@ -16,7 +16,7 @@ from rcgm.files import write_atomically
 
 ROOT = Path(__file__).parent.parent
 FIGURES = ROOT / "docs" / "figures"
-FOLDER_VARIABLE = "RCGM_BENCHMARK_RESULTS"
+FOLDER_VARIABLE, COMMIT_VARIABLE = "RCGM_BENCHMARK_RESULTS", "RCGM_COMMIT"
 RESULTS = Path(os.environ.get(FOLDER_VARIABLE) or Path(__file__).parent / "results")
 
 
@@ -46,6 +46,22 @@ def read(name: str, folder: Path | None = None) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
+def clocks(device: torch.device) -> dict[str, int] | None:
+    """The clocks of a GPU's multiprocessors and memory at the moment, in MHz; None where they are not known."""
+    if device.type != "cuda":
+        return None
+    query = ["nvidia-smi", f"--id={_uuid(device)}", "--query-gpu=clocks.sm,clocks.mem", "--format=csv,noheader,nounits"]
+    try:
+        found = subprocess.run(query, capture_output=True, text=True, check=True, timeout=10).stdout.split(",")
+        return dict(zip(("sm", "memory"), map(int, found), strict=True))
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+
+
+def _uuid(device: torch.device) -> str:
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -55,6 +71,8 @@ def _processor() -> str:
 
 
 def _commit() -> str:
+    if given := os.environ.get(COMMIT_VARIABLE):  # where there is no repository
+        return given
     try:
         head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
         # new results do not make the code that they come from another

@@ -44,7 +44,7 @@ def headline_table(found: dict[str, Any]) -> str:
     order2, fast = rows["RCGM, order 2"], rows["JVP, fastest form"]
     least = rows.get("JVP, form with least memory", fast)
     preset, batch = compared(found)
-    gpu = read("gpu_check")
+    gpu = read("gpu_check_a")
     ran = "" if gpu is not None and gpu["passed"] else " **Nothing has run on a GPU yet.**"
     return (
         f"A training step of RCGM, order 2, takes {order2['relative_time']:.2f} times as long as flow matching "

@@ -8,8 +8,8 @@ worked on in turn, as in a training step, where the network's activations have s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -45,6 +45,16 @@ class Case:
     @property
     def sets(self) -> int:
         return min(MOST_SETS, max(2, math.ceil(CACHE_BYTES / self.bytes_moved)))
+
+    def without(self, names: Collection[str]) -> Case:
+        """The case without some variants."""
+        kept = {name: works for name, works in self.variants.items() if name not in names}
+        return replace(self, ours=tuple(name for name in self.ours if name not in names), variants=kept)
+
+    def restricted(self, backend: str | None, *, compiled: bool) -> Case:
+        """The case with one of our backends (None: all), and without torch.compile unless ``compiled``."""
+        others = [] if backend is None else [name for name in self.ours if name != backend]
+        return self.without({*others, *(f"l2 {name}" for name in others), *([] if compiled else ["compile"])})
 
     def add(self, name: str, work: Callable[[], object]) -> None:
         self.variants.setdefault(name, []).append(work)

@@ -3,25 +3,27 @@
     python -m benchmarks.kernels            this machine's CPU, or its GPU if there is one
     python -m benchmarks.kernels --full     every size, order and number format
     python -m benchmarks.kernels --rounds 5 quick, to see that it runs
+    python -m benchmarks.kernels --short    three cases: the loss at the largest size and at latents, and the EMA
     python -m benchmarks.kernels --only cosine --threads 1 --name trial    some operations, on one thread
 
 On a CPU each case is timed with one thread and with all cores. Losses are called as a training step calls them.
 ``floor`` is the time of a copy that moves as many bytes as the operation must: each input read once, each output
 written once. On a GPU each of our backends has a row, and small sizes are timed in a CUDA graph too, where nothing is
-left but the device's own time.
+left but the device's own time. What another variant cannot do is written down as an error and costs no more.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
 from benchmarks import environment
-from benchmarks.kernel_cases import Case, advance_case, ema_case, interpolate_case
+from benchmarks.kernel_cases import Case, advance_case, backends, ema_case, interpolate_case
 from benchmarks.limits import first_line
 from benchmarks.loss_cases import FORMS, METRICS, loss_case, residual_case
 from benchmarks.timing import graphed, in_turn, keep_memory, large_allocations, medians
@@ -67,20 +69,37 @@ def cases(device: torch.device, full: bool) -> Iterator[Callable[[], Case]]:
     yield lambda: ema_case(device, compiled=full or not gpu)
 
 
+def short_cases(device: torch.device) -> Iterator[Callable[[], Case]]:
+    """Those that say most."""
+    for shape in (LARGEST if device.type == "cuda" else MIDDLE, LATENTS):
+        yield lambda shape=shape: loss_case(shape, torch.bfloat16, device, 2)
+    yield lambda: ema_case(device)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=40, help="rounds that the medians are taken over (40)")
     parser.add_argument("--full", action="store_true", help="all sizes, orders and number formats")
+    parser.add_argument("--short", action="store_true", help="three cases")
     parser.add_argument("--first", type=int, default=None, help="only so many cases")
     parser.add_argument("--only", default="", metavar="TEXT", help="only operations that contain this")
     parser.add_argument("--threads", type=int, nargs="+", help="counts of CPU threads (1, and all cores)")
     parser.add_argument("--name", default=None, help="name of the result file (kernels_cpu or kernels_cuda)")
-    given = parser.parse_args(arguments)
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--backend", choices=backends(device), help="measure this one alone")
+    given = parser.parse_args(arguments)
     keep_memory()
     name = given.name or f"kernels_{device.type}"
-    result: dict[str, Any] = {"environment": environment.describe(device), "rounds": given.rounds, "rows": []}
-    for make in list(cases(device, given.full))[: given.first]:
+    result: dict[str, Any] = {
+        "environment": environment.describe(device),
+        "rounds": given.rounds,
+        "rows": [],
+        "errors": [],
+    }
+    failed = False
+    makers = short_cases(device) if given.short else cases(device, given.full)
+    for make in list(makers)[: given.first]:
         for threads in given.threads or thread_counts(device):
             if threads is not None:
                 torch.set_num_threads(threads)
@@ -88,12 +107,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
             case = make()
             if given.only not in case.operation:
                 break
+            case, errors = able(case.restricted(given.backend, compiled=not given.no_compile))
             rows = [{"threads": threads} | row for row in measure(case, given.rounds, device)]
             for row in rows:
                 print_row(row)
+            for error in errors:
+                print(
+                    f"{error['operation']:<24} {error['shape']!s:<22} {error['variant']}: {error['error']}", flush=True
+                )
+            failed |= any(error["ours"] for error in errors)
             result["rows"] += rows
+            result["errors"] += errors
             environment.write(name, result)  # what there is, should the run be cut short
     print(f"written to {environment.write(name, result)}")
+    if any(error["ours"] for error in result["errors"]):
+        sys.exit(1)
+
+
+def able(case: Case) -> tuple[Case, list[dict[str, Any]]]:
+    """``case`` without the variants that end with an error, and what these say."""
+    errors: dict[str, str] = {}
+    for name, works in case.variants.items():
+        try:
+            works[0]()
+        except Exception as error:  # what a variant cannot do is a result
+            errors[name] = first_line(error)
+    told = [
+        {"operation": case.operation, "shape": list(case.shape), "dtype": case.dtype, "variant": name, "error": error,
+         "ours": name in case.ours}
+        for name, error in errors.items()
+    ]  # fmt: skip
+    return case.without(errors), told
 
 
 def thread_counts(device: torch.device) -> list[int | None]:
@@ -134,6 +178,7 @@ def measure(case: Case, rounds: int, device: torch.device) -> list[dict[str, Any
             row["microseconds"] = {name: value * 1e6 for name, value in seconds.items()}
             row["graph_microseconds"] = {name: value * 1e6 for name, value in in_graph.items()}
             row["graph_errors"] = errors
+            row["clocks_mhz"] = environment.clocks(device)
             row["bytes_per_second"] = case.bytes_moved / seconds[backend]
         rows.append(row)
     return rows

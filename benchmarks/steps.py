@@ -43,6 +43,7 @@ class Plan:
     seconds: float
     autocast: torch.dtype
     compilers: tuple[str | None, ...]
+    variants: tuple[Variant, ...] = VARIANTS
 
 
 def plan_for(device: torch.device) -> Plan:
@@ -86,7 +87,7 @@ def measure(
         rows, peaks = [], {}
         torch.compiler.reset()
         for compiler in plan.compilers:
-            for variant in VARIANTS:
+            for variant in plan.variants:
                 key = (variant.name, compiler)
                 error = failed.get(key) or unavailable(variant)
                 if error is None:
@@ -176,6 +177,8 @@ def _parse(arguments: Sequence[str] | None, device: torch.device) -> tuple[Plan,
     parser.add_argument("--rounds", type=int, default=usual.rounds)
     parser.add_argument("--seconds", type=float, default=usual.seconds, help="a preset")
     parser.add_argument("--compiler", choices=("none", "inductor", "aot_eager", "both"), default=None)
+    names = [variant.name for variant in VARIANTS]
+    parser.add_argument("--variant", nargs="+", choices=names, default=names, help="rows; all by default")
     parser.add_argument("--note", default="", help="kept with the result")
     parser.add_argument("--name", default=f"steps_{device.type}", help="name of the result file")
     given = parser.parse_args(arguments)
@@ -184,7 +187,8 @@ def _parse(arguments: Sequence[str] | None, device: torch.device) -> tuple[Plan,
         given.compiler, (given.compiler,)
     )
     presets = usual.presets if given.preset is None else tuple((name, shape) for name in given.preset)
-    plan = Plan(presets, tuple(given.batches), given.rounds, given.seconds, usual.autocast, compilers)
+    variants = tuple(variant for variant in VARIANTS if variant.name in given.variant)
+    plan = Plan(presets, tuple(given.batches), given.rounds, given.seconds, usual.autocast, compilers, variants)
     return plan, given
 
 

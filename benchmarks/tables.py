@@ -152,10 +152,10 @@ def _quality(values: dict[str, float | None], steps: str) -> str:
 
 
 def kernels_table() -> str:
-    """A table for each device and count of threads."""
+    """A table for each result file and count of threads."""
     parts = []
-    for device in ("cpu", "cuda"):
-        found = read(f"kernels_{device}")
+    for name in ("cpu", "cuda", "short_cuda", "short_triton", "short_compile"):
+        found = read(f"kernels_{name}")
         if found is None:
             continue
         by_threads: dict[int | None, list[dict[str, Any]]] = {}
@@ -180,7 +180,7 @@ def _kernel_rows(rows: list[dict[str, Any]]) -> str:
             row["dtype"],
             row["backend"],
             f"{row['times_floor']:.2f}",
-            f"{row['eager_over_fused']:.1f}",
+            "" if row["eager_over_fused"] is None else f"{row['eager_over_fused']:.1f}",
             *("" if row.get(key) is None else f"{row[key]:.2f}" for key in (*OTHER_VARIANTS, "times_l2")),
             str(row["large_allocations"]),
         ]
@@ -204,7 +204,7 @@ def profile_table(found: dict[str, Any]) -> str:
 
 
 def backends_table() -> str:
-    gpu = read("gpu_check")
+    gpu = read("gpu_check_a")
     never = "compiled and checked off the device; **never run on a GPU**"
     ran = f"tested on {provenance(gpu)}" if gpu and gpu["passed"] else never
     rows = [

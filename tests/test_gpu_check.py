@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import accuracy, environment, gpu_check
-from benchmarks.gpu_check import Step, run, run_all, steps
+from benchmarks import accuracy, environment
+from benchmarks.gpu_check import running
+from benchmarks.gpu_check import steps as step_lists
+from benchmarks.gpu_check.running import run
+from benchmarks.gpu_check.steps import PARTS, ROOT, Step, steps
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(gpu_check, "DRY_RUN_FOLDER", tmp_path)
+    monkeypatch.setattr(running, "DRY_RUN_FOLDER", tmp_path)
     return tmp_path
 
 
@@ -24,15 +27,31 @@ def python(name: str, code: str, limit: float = 20.0) -> Step:
 
 
 def written(folder: Path) -> dict:
-    return json.loads((folder / "gpu_check.json").read_text())
+    return json.loads((folder / "gpu_check_a.json").read_text())
 
 
-def test_a_dry_run_has_the_steps_of_a_real_one():
-    assert [step.name for step in steps(True)] != []
-    assert {step.name for step in steps(True)} == {step.name for step in steps(False)}
-    for step in steps(True) + steps(False):
-        for module in (part for part in step.command if part.startswith("benchmarks.")):
-            assert (gpu_check.ROOT / (module.replace(".", "/") + ".py")).exists()
+def dry(wanted: list[Step], *, resume: bool = False, seconds: float = 60.0) -> int:
+    return running.run_all("a", wanted, dry_run=True, resume=resume, seconds=seconds)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_dry_run_has_the_steps_of_a_real_one(part):
+    assert len(steps(part, True)) > 2
+    assert [step.name for step in steps(part, True)] == [step.name for step in steps(part, False)]
+    for step in steps(part, True) + steps(part, False):
+        for module in (word for word in step.command if word.startswith("benchmarks.")):
+            assert (ROOT / (module.replace(".", "/") + ".py")).exists()
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("missing", ["pydantic", "pytest", "sklearn"])
+def test_a_missing_package_costs_the_steps_that_need_it(monkeypatch, part, missing):
+    find = step_lists.importlib.util.find_spec
+    monkeypatch.setattr(step_lists.importlib.util, "find_spec", lambda name: None if name == missing else find(name))
+    impossible = {step.name for step in steps(part, True) if step.impossible == f"not installed: {missing}"}
+    of_training = {"a": set(), "b": {"steps", "steps_compiled"}, "c": {"training", "capacity"}}
+    of_tests = {"a": set(), "b": set(), "c": {"cuda_tests", "triton_tests"}}
+    assert impossible == (of_tests if missing == "pytest" else of_training)[part]
 
 
 def test_a_late_step_is_stopped_with_its_processes_and_keeps_its_output(folder):
@@ -47,17 +66,17 @@ def test_a_late_step_is_stopped_with_its_processes_and_keeps_its_output(folder):
 
 
 def test_what_is_known_is_written_after_each_step(folder):
-    look = f"import json; print(len(json.load(open({str(folder / 'gpu_check.json')!r}))['steps']))"
-    code = run_all([python("first", "print(1)"), python("second", look)], True, False, 60.0)
+    look = f"import json; print(len(json.load(open({str(folder / 'gpu_check_a.json')!r}))['steps']))"
+    code = dry([python("first", "print(1)"), python("second", look)], resume=False, seconds=60.0)
     assert code == 0
     assert [entry["output"].strip() for entry in written(folder)["steps"]] == ["1", "1"]
     assert written(folder)["passed"] is False  # there was no GPU
 
 
 def test_without_time_nothing_is_begun_and_a_failed_build_ends_the_run(folder):
-    assert run_all([python("first", "print(1)")], True, False, 0.0) == 1
+    assert dry([python("first", "print(1)")], resume=False, seconds=0.0) == 1
     assert written(folder)["steps"][0]["output"] == "no time was left"
-    assert run_all([python("build", "raise SystemExit(3)"), python("later", "print(1)")], True, False, 60.0) == 1
+    assert dry([python("build", "raise SystemExit(3)"), python("later", "print(1)")], resume=False, seconds=60.0) == 1
     assert [entry["name"] for entry in written(folder)["steps"]] == ["build"]
 
 
@@ -65,24 +84,24 @@ def test_a_resumed_run_leaves_out_what_succeeded(folder):
     counter = folder / "count"
     count = python("counted", f"open({str(counter)!r}, 'a').write('x')")
     failing = python("failing", "raise SystemExit(1)")
-    assert run_all([count, failing], True, False, 60.0) == 1
-    assert run_all([count, python("failing", "print(2)")], True, True, 60.0) == 0
+    assert dry([count, failing], resume=False, seconds=60.0) == 1
+    assert dry([count, python("failing", "print(2)")], resume=True, seconds=60.0) == 0
     assert counter.read_text() == "x"
     found = written(folder)
     found["environment"]["commit"] = "another"
-    (folder / "gpu_check.json").write_text(json.dumps(found))
-    run_all([count], True, True, 60.0)
+    (folder / "gpu_check_a.json").write_text(json.dumps(found))
+    dry([count], resume=True, seconds=60.0)
     assert counter.read_text() == "xx"
 
 
 def test_an_impossible_step_is_no_failure(folder):
-    assert run_all([Step("memcheck", ["none"], 1.0, impossible="not found")], True, False, 60.0) == 0
+    assert dry([Step("memcheck", ["none"], 1.0, impossible="not found")], resume=False, seconds=60.0) == 0
     assert written(folder)["steps"][0]["ok"] is None
 
 
 def test_results_of_the_steps_go_to_the_folder_of_the_dry_run(folder):
     show = python("show", f"import os; print(os.environ[{environment.FOLDER_VARIABLE!r}])")
-    run_all([show], True, False, 60.0)
+    dry([show], resume=False, seconds=60.0)
     assert written(folder)["steps"][0]["output"].strip() == str(folder)
 
 
@@ -106,5 +125,5 @@ def test_a_wrong_kernel_is_found(monkeypatch: pytest.MonkeyPatch):
         return right(x, velocity, t, r * (1.05 if backend != "reference" else 1), backend=backend, **options)
 
     monkeypatch.setattr(accuracy.rcgm_kernels, "advance", wrong)
-    errors = [row["error"] for row in accuracy.checks(accuracy.torch.device("cpu"), 10)]
+    errors = [row["error"] for rows in accuracy.checks(accuracy.torch.device("cpu"), 10) for row in rows]
     assert max(errors) > 1
