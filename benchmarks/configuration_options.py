@@ -43,11 +43,12 @@ COMMON: dict[str, Sequence[Any]] = {
         {},
         *(
             # what is left out would be that of the objective's own times
-            {"distribution": "uniform", "equal": 0.0, "zero": 0.0, "near": 1.0, "shift": 1.0, **times}
+            {"distribution": "uniform", "equal": 0.0, "zero": 0.0, "short": 0.0, "near": 1.0, "shift": 1.0, **times}
             for times in (
                 {"distribution": "uniform", "interval": "hierarchical", "equal": 0.25, "near": 0.05},
                 {"distribution": "logit_normal", "interval": "sorted", "equal": 0.5, "zero": 0.25, "shift": 3.0},
                 {"distribution": "beta", "a": 0.8, "b": 1.0, "interval": "zero"},
+                {"distribution": "uniform", "interval": "hierarchical", "zero": 0.25, "short": 0.5},
                 {"distribution": "arctan", "a": -1.0, "b": 1.4, "interval": "hierarchical", "zero": 0.5},
                 {"distribution": "segments", "interval": "zero", "segments": 4},
                 {"distribution": "uniform", "interval": "dyadic", "equal": 0.25, "levels": 3},
@@ -86,27 +87,31 @@ RECURSIVE = {
     "dt": (0.01, 0.2), "alpha": (None, 0.1, 1.0), "network": NETWORKS, "base": (*NETWORKS, "again"),
 }  # fmt: skip
 WAYS = ("rollout", "jump", "interpolant")
+TERM = {"weight": 0.5, "fraction": 0.25, "clip": 1.0, "image_free": False}
+TERMS = (None, TERM, {**TERM, "fraction": 0.5, "clip": None}, {**TERM, "image_free": True})
 OWN: dict[str, dict[str, Sequence[Any]]] = {
     "alpha_flow": {
         **RECURSIVE, "dt": (0.01,), "alpha": (0.1, 1.0, {"end": 1, "floor": 0.05}), "limit": (True, False),
-        "order": (1, 2, 0), "points": WAYS,
+        "order": (1, 2, 0), "points": WAYS, "self_adversarial": TERMS,
     },
     "consistency": {
         **RECURSIVE, "order": (1,), "points": ("rollout",), "segments": (None, [2, 8]), "curriculum_steps": (4,),
+        "self_adversarial": (None,),
     },
     "decm": {"near": ({}, {"near": 0.5}), "every": (1, 2), "start_weight": (1.0, 0.0), "end_weight": (1.0, 0.0)},
     "flow_matching": {},
-    "improved_mean_flow": {"network": NETWORKS},
-    "mean_flow": {"network": NETWORKS, "inputs": ("data", "guided")},
-    "rcgm": {**RECURSIVE, "order": (2, 0, 1, 4), "points": WAYS},
+    "improved_mean_flow": {"network": NETWORKS, "self_adversarial": TERMS},
+    "mean_flow": {"network": NETWORKS, "inputs": ("data", "guided"), "self_adversarial": TERMS},
+    "rcgm": {**RECURSIVE, "order": (2, 0, 1, 4), "points": WAYS, "self_adversarial": TERMS},
     "scm": {
         "network": NETWORKS, "warmup_steps": (0, 1), "weighting": ("uniform", "inverse_tangent", "learned"),
     },
     "shortcut": {"network": NETWORKS},
-    "tim": {"network": NETWORKS, "inputs": ("data", "guided")},
+    "tim": {"network": NETWORKS, "inputs": ("data", "guided"), "self_adversarial": TERMS},
+    "twinflow": {**RECURSIVE, "order": (2, 1, 3), "points": WAYS, "self_adversarial": TERMS[1:]},
     "ucgm": {"network": NETWORKS, "inputs": ("data", "guided"), "consistency_ratio": (1.0, 0.0, 0.5)},
 }  # fmt: skip
-WITHOUT_DERIVATIVE = ("consistency", "flow_matching", "rcgm", "shortcut")
+WITHOUT_DERIVATIVE = ("consistency", "flow_matching", "rcgm", "shortcut", "twinflow")
 
 
 def options_of(objective: str) -> dict[str, Sequence[Any]]:

@@ -81,6 +81,13 @@ class Share:
         """How many of the first ``number`` rows of the batch are own rows."""
         return len(range(self.first, number, self.stride))
 
+    def leading(self, number: int) -> int:
+        """Leading own rows that a forward of the first ``number`` rows of the batch takes.
+
+        If the forward of a micro-batch takes place, every process takes a row, as in :meth:`left_out`.
+        """
+        return max(self.before(number), int(self.micro_batch < number))
+
     def last(self, number: int) -> int:
         """How many of the last ``number`` rows of this micro-batch are own rows."""
         return self.rows - len(range(self.rank, self.together - number, self.world_size))

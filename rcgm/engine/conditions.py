@@ -61,9 +61,11 @@ def concatenate(conditions: Sequence[Condition]) -> Condition:
     return pytree.tree_map(lambda *leaves: joined(leaves), *conditions)
 
 
-def rows_from(condition: Condition, start: int) -> Condition:
-    """The condition without its first ``start`` rows."""
-    return condition if start == 0 or condition is None else pytree.tree_map(lambda leaf: leaf[start:], condition)
+def rows_of(condition: Condition, rows: slice, batch: int) -> Condition:
+    """The ``rows`` of a condition of ``batch`` rows; itself if these are all."""
+    if condition is None or rows == slice(0, batch):
+        return condition
+    return pytree.tree_map(lambda leaf: leaf[rows], condition)
 
 
 def every(condition: Condition, start: int, stride: int) -> Condition:

@@ -44,6 +44,7 @@ class Query:
         network: ``"target"``, ``"student"`` (without gradient) or ``"teacher"``.
         null: evaluate with the null condition.
         start: number of leading samples that are left out; the answer is 0 there.
+        stop: number of the first sample after those that are evaluated; None for all from ``start`` on.
         tangent: ask for the derivative in this direction, by forward-mode AD, instead of the value.
         undropped: evaluate with the condition as it was before it was dropped in some samples.
         guidance: scale and interval of guidance ``[B, 3]`` for a network that takes them as inputs, instead of those of
@@ -59,6 +60,12 @@ class Query:
     tangent: Tangent | None = None
     undropped: bool = False
     guidance: Tensor | None = None
+    stop: int | None = None
+
+    @property
+    def rows(self) -> slice:
+        """The samples that are evaluated."""
+        return slice(self.start, len(self.t) if self.stop is None else self.stop)
 
 
 @dataclass(frozen=True, eq=False)

@@ -125,11 +125,11 @@ class Engine:
         values: list[Any] = [None] * len(queries)
         groups: dict[tuple[int, bool], dict[tuple[Any, ...], list[int]]] = {}
         for index, query in enumerate(queries):
-            if query.start >= query.x.shape[0]:
+            if query.rows.start >= query.rows.stop:
                 values[index] = torch.zeros_like(query.x)
                 continue
             asked_with = (id(part) for part in self._condition(query))
-            same = (id(query.x), id(query.t), id(query.r), *asked_with, query.start, id(query.tangent))
+            same = (id(query.x), id(query.t), id(query.r), *asked_with, query.start, query.stop, id(query.tangent))
             network = id(self._network(query.network))  # names may share a network
             groups.setdefault((network, query.tangent is not None), {}).setdefault(same, []).append(index)
         for asked in groups.values():
@@ -216,7 +216,7 @@ class Engine:
     def _outputs(self, queries: list[Query]) -> list[Tensor]:
         name = queries[0].network
         made = self._made.setdefault(id(self._network(name)), [])
-        aligned = len(queries) == 1 and queries[0].start == 0
+        aligned = len(queries) == 1 and queries[0].rows == slice(0, len(queries[0].t))
         if aligned or name not in self._drawing:
             outputs, drawn = self._forward(queries)
             if aligned or not drawn.any:
@@ -224,19 +224,22 @@ class Engine:
                 return outputs
         outputs = []
         for query in queries:
-            (whole,), drawn = self._forward([replace(query, start=0)])
-            outputs.append(_after_zeros(whole[query.start :], query.start))
+            (whole,), drawn = self._forward([replace(query, start=0, stop=None)])
+            outputs.append(_among_zeros(whole[query.rows], query))
             made.append(drawn)
         return outputs
 
     def _forward(self, queries: list[Query]) -> tuple[list[Tensor], Made]:
         name = queries[0].network
         network = self._network(name)
-        x = joined([query.x[query.start :] for query in queries])
-        t = joined([query.t[query.start :] for query in queries])
-        r = joined([query.r[query.start :] for query in queries])
+        x = joined([query.x[query.rows] for query in queries])
+        t = joined([query.t[query.rows] for query in queries])
+        r = joined([query.r[query.rows] for query in queries])
         cond = conditions.concatenate(
-            [conditions.rows_from(conditions.with_guidance(*self._condition(query)), query.start) for query in queries]
+            [
+                conditions.rows_of(conditions.with_guidance(*self._condition(query)), query.rows, len(query.t))
+                for query in queries
+            ]
         )
         tangents = [query.tangent for query in queries]
         self.rows += x.shape[0] * (1 if tangents[0] is None else 2)
@@ -246,17 +249,17 @@ class Engine:
                     output = predict(name, network, x, t, r, cond)
             else:
                 directions = (
-                    joined([query.tangent.x[query.start :] for query in queries]).to(x.dtype),
-                    joined([torch.full_like(query.t[query.start :], query.tangent.t) for query in queries]),
-                    joined([torch.full_like(query.r[query.start :], query.tangent.r) for query in queries]),
+                    joined([query.tangent.x[query.rows] for query in queries]).to(x.dtype),
+                    joined([torch.full_like(query.t[query.rows], query.tangent.t) for query in queries]),
+                    joined([torch.full_like(query.r[query.rows], query.tangent.r) for query in queries]),
                 )
                 with sdpa_kernel(SDPBackend.MATH), explained_forward_mode(name):  # which has a forward-mode rule
                     _, output = torch.func.jvp(
                         lambda *point: predict(name, network, *point, cond), (x, t, r), directions
                     )
         (self._drawing.add if made.any else self._drawing.discard)(name)
-        parts = output.split([query.x.shape[0] - query.start for query in queries])
-        return [_after_zeros(part, query.start) for part, query in zip(parts, queries, strict=True)], made
+        parts = output.split([query.rows.stop - query.rows.start for query in queries])
+        return [_among_zeros(part, query) for part, query in zip(parts, queries, strict=True)], made
 
     def _format_of(self, network: Network) -> torch.dtype | None:
         """The format that the forwards of ``network`` are autocast to, by itself or by this; None: the caller's."""
@@ -278,7 +281,10 @@ def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _after_zeros(part: Tensor, start: int) -> Tensor:
-    if start == 0:
+def _among_zeros(part: Tensor, query: Query) -> Tensor:
+    """The answer to ``query`` made of that of its rows, 0 in the others."""
+    before, after = query.rows.start, len(query.t) - query.rows.stop
+    if not before and not after:
         return part
-    return joined([part.new_zeros((start, *part.shape[1:])), part])
+    zeros = [part.new_zeros((number, *part.shape[1:])) for number in (before, after)]
+    return joined([piece for piece in (zeros[0], part, zeros[1]) if len(piece)])

@@ -34,8 +34,10 @@ from rcgm.objectives.input_guidance import InputGuidance
 from rcgm.objectives.mean_flow import MeanFlow
 from rcgm.objectives.rcgm import RCGM
 from rcgm.objectives.scm import SCM
+from rcgm.objectives.self_adversarial import Adversarial, SelfAdversarial
 from rcgm.objectives.shortcut import Shortcut
 from rcgm.objectives.tim import TiM
+from rcgm.objectives.twinflow import TwinFlow
 from rcgm.objectives.ucgm import UCGM
 from rcgm.objectives.weights import (
     SAMPLE_WEIGHTS,
@@ -59,6 +61,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "scm": SCM,
     "shortcut": Shortcut,
     "tim": TiM,
+    "twinflow": TwinFlow,
     "ucgm": UCGM,
 }
 """Objectives, by their name in a configuration."""
@@ -75,6 +78,7 @@ __all__ = [
     "TARGET",
     "TEACHER",
     "UCGM",
+    "Adversarial",
     "AlongPath",
     "AlphaFlow",
     "AlphaSchedule",
@@ -103,6 +107,7 @@ __all__ = [
     "Residual",
     "RootWeight",
     "SampleWeight",
+    "SelfAdversarial",
     "SelfEnhancedTarget",
     "Shortcut",
     "Tangent",
@@ -111,6 +116,7 @@ __all__ = [
     "TiM",
     "TimeSampler",
     "Times",
+    "TwinFlow",
     "term",
     "together",
 ]

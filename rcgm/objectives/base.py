@@ -54,6 +54,14 @@ class Objective(Settings, ABC):
     def residual(self, point: Point) -> Queries[AnyResidual]:
         """The objective's formulas: yields waves of queries and returns the residual at ``point``."""
 
+    def formulas(self, point: Point) -> Queries[tuple[Point, AnyResidual]]:
+        """The residual and the point where it is: the one that was drawn, unless networks have a part in making it."""
+        return point, (yield from self.residual(point))
+
+    def drawn_times(self) -> TimeSampler:
+        """What draws the times of a step: ``times``, unless some samples have others."""
+        return self.times
+
     def parts(self, times: Times, step: int, draw: Callable[[TimeSampler], Times]) -> Sequence[Part]:
         """The parts that the loss of a step is the sum of: objectives with their times. Most objectives are one part.
 
@@ -206,7 +214,7 @@ class Objective(Settings, ABC):
         def draw(sampler: TimeSampler) -> Times:
             return sampler.sample(whole.total, generator=generator, device=x.device).of(whole)
 
-        parts = self.parts(draw(self.times) if times is None else given_times(times, x), step, draw)
+        parts = self.parts(draw(self.drawn_times()) if times is None else given_times(times, x), step, draw)
         z = whole.normal(x, generator) if noise is None else noise
         null_cond = conditions.expanded(null_cond, batch)
         if dropped is None and cond is not None and self.label_dropout:
@@ -219,14 +227,14 @@ class Objective(Settings, ABC):
             guidance = self.guidance.inputs(parts[0][1], whole, generator)
         engine = self._engine(student, target, teacher, cond, null_cond, undropped, guidance)
         with torch.no_grad():
-            given = {"dropped": dropped, "step": step, "share": share, "guidance": guidance}
+            given = {"dropped": dropped, "step": step, "share": share, "guidance": guidance, "generator": generator}
             points = points_of(parts, x, z, **given)
-            residuals = engine.run(
-                together(*(part.residual(point) for (part, _), point in zip(parts, points, strict=True)))
-            )
+            made = engine.run(together(*(part.formulas(point) for (part, _), point in zip(parts, points, strict=True))))
+        points, residuals = zip(*made, strict=True)
         x_t, t, r = (joined([getattr(point, name) for point in points]) for name in ("x_t", "t", "r"))
+        called_at = map(joined, zip(*(point.called_at for point in points), strict=True))
         alike = {STUDENT, *self.subtracted()}
-        prediction = engine.prediction(x_t, t, r, batches=len(parts), alike=alike)
+        prediction = engine.prediction(x_t, *called_at, batches=len(parts), alike=alike)
         if engine.finite is not None:
             # samples whose own prediction is not finite are kept: a student that diverged must not go unnoticed
             kept = engine.finite | ~finite_samples(prediction.detach()).reshape(len(parts), batch).all(0)

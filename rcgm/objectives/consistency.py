@@ -37,7 +37,8 @@ class Consistency(RCGM):
 
     Raises:
         TypeError: for numbers of segments or steps that are not whole.
-        ValueError: for an order other than 1, or for segments that do not grow or are shorter than 1e-6.
+        ValueError: for an order other than 1, for a self-adversarial term, or for segments that do not grow or are
+            shorter than 1e-6.
     """
 
     sampler: ClassVar[str] = "consistency"
@@ -52,6 +53,8 @@ class Consistency(RCGM):
         super().__post_init__()
         if self.order != 1:
             raise ValueError(f"order of a consistency model must be 1, got {self.order!r}; rcgm has higher orders")
+        if self.self_adversarial is not None:
+            raise ValueError("self_adversarial must be None for a consistency model, which does not learn velocities")
         if self.segments is not None:
             for number in self.segments:
                 whole_number("segments", number)

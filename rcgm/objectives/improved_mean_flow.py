@@ -9,10 +9,10 @@ from torch import Tensor
 from rcgm.checks import one_of
 from rcgm.engine.combination import PREDICTION, Combination
 from rcgm.engine.queries import SOURCES, STUDENT, Queries, Query, together
-from rcgm.objectives.base import Objective
 from rcgm.objectives.input_guidance import InputGuidance
 from rcgm.objectives.point import Point
 from rcgm.objectives.residual import Residual
+from rcgm.objectives.self_adversarial import Adversarial
 from rcgm.objectives.tim import transition_residual
 from rcgm.objectives.times import TimeSampler
 from rcgm.transports import Linear
@@ -20,7 +20,7 @@ from rcgm_kernels import AdaptiveWeight
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImprovedMeanFlow(Objective):
+class ImprovedMeanFlow(Adversarial):
     """``R = V - v``, ``V = F + (t - r) dF/dt``, with the derivative along the prediction ``F(x_t, t, t)``.
 
     ``V`` is then a prediction of the velocity made of the network alone, and the loss a regression of it on ``v``; the

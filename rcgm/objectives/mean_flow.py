@@ -9,6 +9,7 @@ from rcgm.engine.queries import Queries
 from rcgm.objectives.along_path import AlongPath
 from rcgm.objectives.point import Point
 from rcgm.objectives.residual import Residual
+from rcgm.objectives.self_adversarial import Adversarial
 from rcgm.objectives.tim import transition_residual
 from rcgm.objectives.times import TimeSampler
 from rcgm.objectives.weights import Weighting
@@ -17,7 +18,7 @@ from rcgm_kernels import AdaptiveWeight
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeanFlow(AlongPath):
+class MeanFlow(Adversarial, AlongPath):
     """``R = F - v + (t - r) dF/dt``, the loss of algorithm 1 of the paper, for the linear transport.
 
     Published settings are the defaults: logit-normal times, ``r = t`` in three quarters of the samples, adaptive weight

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rcgm.distributed.shares import Share
-from rcgm.objectives.residual import AnyResidual
+from rcgm.objectives.residual import AnyResidual, Twofold
 
 
 class Overflow(nn.Module):
@@ -45,5 +45,7 @@ def finite_samples(values: Tensor) -> Tensor:
 
 def without(residual: AnyResidual, kept: Tensor) -> AnyResidual:
     """``residual`` with weight 0 where ``kept`` ``[B]`` is false: the losses leave these samples out, even NaNs."""
+    if isinstance(residual, Twofold):
+        return Twofold(without(residual.own, kept), without(residual.further, kept))
     weight = torch.ones_like(kept, dtype=torch.float32) if residual.weight is None else residual.weight
     return replace(residual, weight=torch.where(kept, weight, 0))

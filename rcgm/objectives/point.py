@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rcgm.distributed.shares import Share
@@ -29,6 +30,8 @@ class Point:
         on_path: True if the path is that of ``x`` and ``z``; false if a teacher or guidance has changed it.
         share: which rows of the batch of a step these samples are; None for all.
         guidance: scale and interval of guidance of each sample, ``[B, 3]``, where the network takes them as inputs.
+        generator: of what an objective draws beyond times and noise.
+        fake: ``[B]``, true for samples of the model itself, on whose paths the network is called at ``-t``.
     """
 
     x: Tensor
@@ -44,6 +47,29 @@ class Point:
     on_path: bool = True
     share: Share | None = None
     guidance: Tensor | None = None
+    generator: torch.Generator | None = None
+    fake: Tensor | None = None
+
+    @property
+    def called_at(self) -> tuple[Tensor, Tensor]:
+        """``t`` and ``r`` as the network is called at them: negative on the paths of fakes."""
+        if self.fake is None:
+            return self.t, self.r
+        return torch.where(self.fake, -self.t, self.t), torch.where(self.fake, -self.r, self.r)
+
+    @property
+    def whole(self) -> Share:
+        """``share``, or that of the whole batch."""
+        return Share(len(self.t)) if self.share is None else self.share
+
+    def normal(self) -> Tensor:
+        """Noise of the shape of ``x``, drawn for the whole batch of the step."""
+        return self.whole.normal(self.x, self.generator)
+
+    def uniform(self) -> Tensor:
+        """Numbers from [0, 1), ``[B]``, drawn for the whole batch of the step."""
+        drawn = torch.rand(self.whole.total, generator=self.generator, device=self.t.device)
+        return self.whole.of(drawn).to(self.t.dtype)
 
 
 def points_of(parts: Sequence[tuple[Any, Times]], x: Tensor, z: Tensor, **given: Any) -> list[Point]:

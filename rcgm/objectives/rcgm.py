@@ -10,10 +10,10 @@ from torch import Tensor
 from rcgm.checks import one_of, whole_number
 from rcgm.engine.combination import PREDICTION, Combination, term
 from rcgm.engine.queries import SOURCES, STUDENT, TARGET, Queries, Query
-from rcgm.objectives.base import Objective
 from rcgm.objectives.gaps import SMALLEST_GAP, Alpha, alpha_at, check_alpha, relative_gap
 from rcgm.objectives.point import Point
 from rcgm.objectives.residual import AnyResidual, RecursiveResidual, Residual
+from rcgm.objectives.self_adversarial import Adversarial
 from rcgm.objectives.times import knots
 from rcgm.transports import Linear
 
@@ -24,7 +24,7 @@ LARGEST_ORDER = 30
 
 
 @dataclass(frozen=True, kw_only=True)
-class RCGM(Objective):
+class RCGM(Adversarial):
     """``R = clamp((1/dt) [(t - r) F(x_t, t, r) - sum_i (t_i - t_{i+1}) F-(x_{t_i}, t_i, t_{i+1})] - v)``.
 
     These are equations 7 to 9 of the paper. The times ``t = t_0 > t_1 >= ... >= t_{N+1} = r`` are the knots of the time

@@ -87,4 +87,12 @@ class RecursiveResidual:
         )
 
 
-AnyResidual = Residual | RecursiveResidual
+@dataclass(frozen=True)
+class Twofold:
+    """An objective's ``own`` residual and a ``further`` one of the same prediction, whose losses are added."""
+
+    own: Residual | RecursiveResidual
+    further: Residual
+
+
+AnyResidual = Residual | RecursiveResidual | Twofold

@@ -13,6 +13,7 @@ from rcgm.objectives.along_path import AlongPath
 from rcgm.objectives.pair import target_derivative
 from rcgm.objectives.point import Point
 from rcgm.objectives.residual import Residual
+from rcgm.objectives.self_adversarial import Adversarial
 from rcgm.objectives.times import TimeSampler
 from rcgm.objectives.weights import IntervalWeight, Weighting
 from rcgm.transports import Transport, TrigLinear
@@ -22,7 +23,7 @@ LARGEST_RATIO = 1e3
 
 
 @dataclass(frozen=True, kw_only=True)
-class TiM(AlongPath):
+class TiM(Adversarial, AlongPath):
     """``R = F - T - (B/B') (T' - dF/dt)``, ``T = alpha_hat z + gamma_hat x``, ``B`` of the step from ``t`` to ``r``.
 
     Equations 8, 9 and 13: the product ``B (T - F)`` does not change along the path. ``B' = dB/dt`` and ``T'`` (of the

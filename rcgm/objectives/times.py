@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,8 @@ from rcgm.distributed.shares import Share
 DISTRIBUTIONS = ("uniform", "logit_normal", "beta", "arctan", "segments")
 INTERVALS = ("hierarchical", "sorted", "independent", "zero", "equal", "dyadic")
 SECOND_DRAWS = ("sorted", "independent")
+SHORT = 0.05
+"""Length of a short interval, as a part of the one that was drawn."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,8 @@ class TimeSampler:
             that is not a whole number of samples, it is rounded up or down at random, so that the mean over the steps
             is the fraction. With a batch of 1, ``equal`` is the probability.
         zero: fraction of the samples, after those, in which ``r = 0``; rounded in the same way.
+        short: fraction of the samples, after those, whose interval is a twentieth as long (TwinFlow); rounded in the
+            same way.
         segments: number of parts of ``"segments"``.
         levels: number of lengths of ``"dyadic"``; 8 goes down to 1/128, the paper's.
         shift: ``t`` becomes ``shift t/(1 + (shift - 1) t)``: more noise for large images.
@@ -130,6 +135,7 @@ class TimeSampler:
     interval: str = "hierarchical"
     equal: float = 0.0
     zero: float = 0.0
+    short: float = 0.0
     segments: int = 64
     levels: int = 8
     shift: float = 1.0
@@ -148,11 +154,12 @@ class TimeSampler:
                     f"{self.r_distribution!r}: choose interval {' or '.join(SECOND_DRAWS)}"
                 )
         one_of("interval", self.interval, INTERVALS)
-        for name in ("equal", "zero"):
+        for name in ("equal", "zero", "short"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be a fraction from 0 to 1, got {getattr(self, name)!r}")
-        if self.equal + self.zero > 1:
-            raise ValueError(f"equal and zero must not exceed 1 together, got {self.equal!r} and {self.zero!r}")
+        if self.equal + self.zero + self.short > 1:
+            got = f"{self.equal!r}, {self.zero!r} and {self.short!r}"
+            raise ValueError(f"equal, zero and short must not exceed 1 together, got {got}")
         for name in ("segments", "levels"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -168,27 +175,30 @@ class TimeSampler:
 
     def sample(self, batch: int, *, generator: torch.Generator | None, device: torch.device | str) -> Times:
         """Times for ``batch`` samples, drawn with ``generator`` (on ``device``; None for torch's default one)."""
-        equal, bound = self._numbers(batch, generator, device)
+        equal, bound, end = self._numbers(batch, generator, device)
         t, r = self._interval(batch, generator, device)
         if self.interval == "dyadic" and equal:
             t = torch.cat([self._draw(equal, generator, device), t[equal:]])
         if bound:
             r = torch.cat([t[:equal], torch.zeros_like(r[equal:bound]), r[bound:]])
+        if end > bound:
+            r = torch.cat([r[:bound], (t - SHORT * (t - r))[bound:end], r[end:]])
         return Times(t, r, equal)
 
-    def _numbers(self, batch: int, generator: torch.Generator | None, device: torch.device | str) -> tuple[int, int]:
-        """How many samples have ``r = t``, and how many have ``r = t`` or ``r = 0``; equal for equal generators."""
+    def _numbers(self, batch: int, generator: torch.Generator | None, device: torch.device | str) -> list[int]:
+        """Ends of the samples with ``r = t``, of those with ``r = 0``, and of the short ones after them."""
         if self.interval == "equal":
-            return batch, batch
+            return [batch] * 3
         # to 1e-9, as 0.29 * 100 is less than 29
-        exact = [round(float(fraction * batch), 9) for fraction in (self.equal, self.equal + self.zero)]
+        ends = itertools.accumulate((self.equal, self.zero, self.short))
+        exact = [round(float(fraction * batch), 9) for fraction in ends]
         if all(number.is_integer() for number in exact):
-            return int(exact[0]), int(exact[1])
-        # One random number for both bounds keeps both means. It is made of the state of the generator, which is on the
+            return [int(number) for number in exact]
+        # One random number for all bounds keeps their means. It is made of the state of the generator, which is on the
         # host for every device: for a number drawn on a GPU the host would have to wait.
         state = _generator_of(generator, device).get_state().numpy().tobytes()
         chance = int.from_bytes(hashlib.blake2b(state, digest_size=6).digest(), "little") / 2**48
-        return math.floor(exact[0] + chance), math.floor(exact[1] + chance)
+        return [min(math.floor(number + chance), batch) for number in exact]
 
     def _interval(
         self, batch: int, generator: torch.Generator | None, device: torch.device | str

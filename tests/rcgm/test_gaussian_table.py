@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from rcgm.derivatives import Central, Estimator, ForwardMode, OneSided
-from rcgm.objectives import OBJECTIVES, RCGM, AlphaFlow, Objective
+from rcgm.objectives import OBJECTIVES, RCGM, AlphaFlow, Objective, TwinFlow
 from rcgm.objectives.decm import ConsistencyPart, NoiseToNoisyPart
 from rcgm.objectives.times import Times
 from rcgm.transports import TRANSPORTS, Linear, Transport
@@ -72,6 +72,20 @@ def relative(order: int) -> Case:
     return Case("alpha_flow", f"alpha_flow, order {order}", make, 1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Recursion(TwinFlow):
+    """TwinFlow without its fakes: there the target is that of one pair, which no network predicts."""
+
+    formulas = Objective.formulas
+
+
+def recursion(order: int) -> Case:
+    def make(transport: Transport, _: Estimator | None, step: float) -> Objective:
+        return Recursion(order=order, dt=step, transport=transport, sample_weight=None, **PLAIN)
+
+    return Case("twinflow", f"twinflow, order {order}", make, 1)
+
+
 def part(objective: str, name: str) -> Case:
     """A part of DE-CM, which is the sum of several."""
     make_part = {"consistency": ConsistencyPart, "noise to noisy": NoiseToNoisyPart}[name]
@@ -86,6 +100,7 @@ def part(objective: str, name: str) -> Case:
 CASES = [
     fixed("flow_matching", "flow_matching", 0, "none"),
     *(rcgm(order, points) for order, points in product((1, 2, 4), ("rollout", "jump"))),
+    *(recursion(order) for order in (1, 2)),
     *(relative(order) for order in (1, 2, 4)),
     fixed("ucgm", "ucgm, ratio 0", 0, "none", consistency_ratio=0.0, sample_weight=None),
     fixed("ucgm", "ucgm, ratio 1 - h", 1, "whole", consistency_ratio=lambda step: 1 - step, sample_weight=None),

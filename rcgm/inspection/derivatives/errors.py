@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -117,7 +118,10 @@ def gap_objectives(transport: Transport, gaps: Sequence[float], ratios: Sequence
 
 def own_gap(objective: Objective) -> tuple[Objective, str] | None:
     """``objective`` as one of data without guidance, and its setting; None where it divides by no gap."""
-    plain = {"supervision": "data", "guidance": None}
+    plain: dict[str, Any] = {"supervision": "data", "guidance": None}
+    term = getattr(objective, "self_adversarial", None)
+    if term is not None:
+        plain["self_adversarial"] = replace(term, image_free=False)
     if isinstance(objective, Consistency) and objective.segments is not None:
         return replace(objective, segments=None, dt=1 / objective.segments[1], **plain), "dt"  # its last gap
     if isinstance(objective, RCGM) and objective.alpha is not None and objective.order > 0:

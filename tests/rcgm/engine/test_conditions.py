@@ -94,12 +94,13 @@ def test_concatenate_of_one_or_of_none():
     assert conditions.concatenate([None, None]) is None
 
 
-def test_rows_from():
+def test_rows_of():
     condition = nest(5)
-    assert conditions.rows_from(condition, 0) is condition
-    assert conditions.rows_from(None, 3) is None
-    for rest, leaf in zip(leaves(conditions.rows_from(condition, 2)), leaves(condition), strict=True):
-        assert torch.equal(rest, leaf[2:])
+    assert conditions.rows_of(condition, slice(0, 5), 5) is condition
+    assert conditions.rows_of(None, slice(3, 5), 5) is None
+    for rows in (slice(2, 5), slice(0, 3), slice(1, 4)):
+        for rest, leaf in zip(leaves(conditions.rows_of(condition, rows, 5)), leaves(condition), strict=True):
+            assert torch.equal(rest, leaf[rows])
 
 
 def test_expanded_repeats_without_copying():

@@ -23,6 +23,7 @@ from rcgm.objectives import (
     Shortcut,
     TeacherEnhancedTarget,
     TiM,
+    TwinFlow,
 )
 from rcgm.objectives.times import Times, TimeSampler
 from rcgm.training.ema import Ema
@@ -69,6 +70,7 @@ OBJECTIVES = {
     "scm, jvp": lambda: SCM(warmup_steps=0, derivative=ForwardMode(), network="target"),
     "shortcut": lambda: Shortcut(times=TimeSampler(interval="dyadic", equal=0.4)),
     "tim": lambda: TiM(),
+    "twinflow": lambda: TwinFlow(guidance=EnhancedTarget(0.5), label_dropout=0.3),
     "decm": lambda: DECM(metric=Metric()),
     "flow matching": lambda: FlowMatching(guidance=EnhancedTarget(0.5)),
 }

@@ -1,4 +1,4 @@
-"""Guidance as an input of the networks, and in sampling."""
+"""Guidance as an input of the networks and in sampling, and negative times."""
 
 from __future__ import annotations
 
@@ -95,3 +95,12 @@ def test_sampling_tells_the_network_and_takes_one_evaluation(name):
 def test_sampling_refuses_a_scale_below_one():
     with pytest.raises(ValueError, match=r"guidance must be at least 1 as an input of the network, got 0\.5"):
         SAMPLERS["any_step"](drawn("mlp", guidance_input=True), torch.randn(4, 2), torch.arange(4), guidance=0.5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_negative_times_are_times_of_their_own(kind):
+    """On the paths of its own samples a network is called at ``-t`` (TwinFlow), which its sinusoids tell from ``t``."""
+    network, (x, t, _) = drawn(kind), point(kind)
+    labels = torch.tensor([0, 1, 2, 3])
+    data, fakes = network(x, t, t, labels), network(x, -t, -t, labels)
+    assert (fakes - data).abs().flatten(1).amax(1).min() > 1e-3

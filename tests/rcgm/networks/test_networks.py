@@ -67,6 +67,18 @@ def test_the_interval_is_learnt(with_interval):
         assert torch.equal(network(x, t, r, cond)[2], network(x, t, t, cond)[2])  # r = t there
 
 
+def test_negative_times_are_times_of_their_own(name):
+    """On the paths of its own samples a network is called at ``-t`` (TwinFlow), which its sinusoids tell from ``t``."""
+    x, t, _, cond = point(FAMILIES[name])
+    network = wrapped(name)
+    data, fakes = network(x, t, t, cond), network(x, -t, -t, cond)
+    assert fakes.isfinite().all()
+    assert (fakes - data).abs().amax((1, 2, 3)).min() > 1e-4
+    fakes.square().mean().backward()
+    layers = network._times[0].embedding.layers
+    assert layers.first.weight.grad.abs().max() > 0
+
+
 def embeddings(network: PublishedNetwork, x: torch.Tensor, cond: dict) -> list[list[torch.Tensor]]:
     """What each time embedding gives in a forward at each of two times."""
     places = [*network._times, *([] if network._own_interval is None else [network._own_interval])]

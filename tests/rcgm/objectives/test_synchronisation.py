@@ -21,6 +21,7 @@ from rcgm.objectives import (
     MixedTarget,
     Objective,
     RootWeight,
+    SelfAdversarial,
     TiM,
 )
 from rcgm.objectives.times import TimeSampler
@@ -54,6 +55,7 @@ CASES = {
         reduce="sum", times=TimeSampler(interval="independent", r_distribution="beta", r_a=2.0)
     ),
     "guidance as an input": lambda: ImprovedMeanFlow(guidance=InputGuidance(), label_dropout=0.5),
+    "mean flow, its own adversary": lambda: MeanFlow(self_adversarial=SelfAdversarial()),
     "scm, learned weight": lambda: SCM(weighting="learned"),
 }
 

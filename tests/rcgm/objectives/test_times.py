@@ -233,7 +233,7 @@ def test_global_randomness_is_left_alone(distribution):
         ({"equal": -0.1}, "equal must be a fraction from 0 to 1, got -0.1"),
         ({"equal": math.nan}, "equal must be a fraction from 0 to 1, got nan"),
         ({"zero": 1.5}, "zero must be a fraction from 0 to 1, got 1.5"),
-        ({"equal": 0.6, "zero": 0.5}, "equal and zero must not exceed 1 together, got 0.6 and 0.5"),
+        ({"equal": 0.6, "zero": 0.5}, "equal, zero and short must not exceed 1 together, got 0.6, 0.5 and 0.0"),
         ({"interval": "equal", "zero": 0.1}, "zero must be 0 with interval equal, in which r = t everywhere, got 0.1"),
         ({"interval": "sorted", "near": 0.1}, "near must be 1 with interval sorted, which draws r too, got 0.1"),
         ({"interval": "dyadic", "near": 0.1}, "near must be 1 with interval dyadic, which draws r too, got 0.1"),
@@ -264,3 +264,15 @@ def test_global_randomness_is_left_alone(distribution):
 def test_bad_settings(settings_, message):
     with pytest.raises(ValueError, match=message.replace(".", r"\.")):
         TimeSampler(**settings_)
+
+
+def test_short_intervals():
+    times = sample(equal=0.1, zero=0.2, short=0.3)
+    t, length = times.t, times.t - times.r
+    short = slice(3 * MANY // 10, 6 * MANY // 10)
+    assert bool((length[short] <= 0.05 * t[short] + 1e-6).all())
+    assert fits((length / t / 0.05)[short].clamp(0, 1), stats.uniform().cdf)
+    assert bool((times.r[MANY // 10 : 3 * MANY // 10] == 0).all())
+    assert fits((times.r / t)[6 * MANY // 10 :], stats.uniform().cdf)
+    with pytest.raises(ValueError, match=r"short must be a fraction from 0 to 1, got -0\.1"):
+        TimeSampler(short=-0.1)

@@ -20,8 +20,10 @@ from rcgm.objectives import (
     InputGuidance,
     MeanFlow,
     Objective,
+    SelfAdversarial,
     Shortcut,
     TiM,
+    TwinFlow,
 )
 from rcgm.objectives.times import TimeSampler
 from rcgm.training.ema import Ema
@@ -36,6 +38,8 @@ OBJECTIVES = {
     "improved_mean_flow": ImprovedMeanFlow,
     "guidance as an input": lambda: ImprovedMeanFlow(guidance=InputGuidance(), label_dropout=0.3),
     "tim": TiM,
+    "twinflow": lambda: TwinFlow(label_dropout=0.3, guidance=EnhancedTarget(0.5)),
+    "self-adversarial term": lambda: MeanFlow(self_adversarial=SelfAdversarial()),
     "ucgm": UCGM,
     "ucgm at ratio 0": lambda: UCGM(consistency_ratio=0.0, label_dropout=0.3),
     "shortcut": Shortcut,

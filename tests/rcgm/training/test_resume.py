@@ -29,6 +29,8 @@ from tests.support.stopping import train_and_stop
             "data.labels=true",
             "model.guidance_input=true",
         ),
+        ("objective={name: twinflow, order: 1, self_adversarial: {weight: 1}}",),
+        ("objective={name: tim, self_adversarial: {fraction: 0.2}}", "accumulate=2"),
         ("data.labels=true", "objective.label_dropout=0.3", "objective.guidance.scale=0.5", "ema.warmup=false"),
     ],
 )
