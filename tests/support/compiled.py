@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -42,14 +44,12 @@ class Compilation:
     def make(self) -> str:
         """Write the target, and return what the compiler said."""
         kept = CACHE / self.key()
-        if not kept.is_dir():
-            CACHE.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(dir=CACHE))
-            (folder / "said").write_text(run([*self.command, "-o", str(folder / "result")]))
-            try:
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with _locked(CACHE / f"lock-{kept.name[:2]}"):  # other processes wait instead of compiling the same
+            if not kept.is_dir():
+                folder = Path(tempfile.mkdtemp(dir=CACHE))
+                (folder / "said").write_text(run([*self.command, "-o", str(folder / "result")]))
                 folder.rename(kept)
-            except OSError:  # another run of the tests was faster
-                shutil.rmtree(folder)
         os.utime(kept)
         shutil.copyfile(kept / "result", self.target)
         return (kept / "said").read_text()
@@ -68,6 +68,13 @@ def run(command: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
     return done.stdout + done.stderr
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @cache

@@ -27,6 +27,15 @@ def host_compiler() -> str:
     return compiler
 
 
+def nvcc() -> str:
+    homes = [Path(home) for home in (os.environ.get("CUDA_HOME"), "/usr/local/cuda") if home]
+    beside = (home / "bin" / "nvcc" for home in homes)
+    compiler = next((str(path) for path in beside if path.exists()), shutil.which("nvcc"))
+    if compiler is None:
+        pytest.skip("no nvcc")
+    return compiler
+
+
 def bindings(target: Path, *flags: str) -> Compilation:
     pybind11 = pytest.importorskip("pybind11")
     includes = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}"]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ import torch
 
 from rcgm_kernels.backends import cuda
 from tests.support.compiled import Compilation, make_all, run
-from tests.support.cuda_builds import HEADERS, SOURCES, bindings, host_compiler
+from tests.support.cuda_builds import HEADERS, SOURCES, bindings, host_compiler, nvcc
 
 ARCHS = ("80", "90", "100")
 
@@ -28,22 +26,17 @@ class Build:
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     """The extension for three architectures, as setup.py builds it, and what ptxas says of its kernels."""
-    homes = [Path(home) for home in (os.environ.get("CUDA_HOME"), "/usr/local/cuda") if home]
-    nvcc = next(
-        (str(home / "bin" / "nvcc") for home in homes if (home / "bin" / "nvcc").exists()), shutil.which("nvcc")
-    )
-    if nvcc is None:
-        pytest.skip("no nvcc")
-    known = run([nvcc, "--list-gpu-arch"]).split()
+    compiler = nvcc()
+    known = run([compiler, "--list-gpu-arch"]).split()
     gencode = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in ARCHS if f"compute_{arch}" in known]
     folder = tmp_path_factory.mktemp("cuda")
     flags = ["-O3", "-std=c++17", "-Xcompiler=-fPIC", "-Xptxas=-v", *gencode]
     objects = [
-        Compilation((nvcc, *flags, "-c", str(source)), folder / f"{source.stem}.o", (source, *HEADERS))
+        Compilation((compiler, *flags, "-c", str(source)), folder / f"{source.stem}.o", (source, *HEADERS))
         for source in SOURCES
     ]
     report = "".join(make_all([*objects, bindings(folder / "bindings.o", "-O1")]))
-    home = Path(nvcc).resolve().parent.parent
+    home = Path(compiler).resolve().parent.parent
     libraries = [f"-L{home / name}" for name in ("lib64", "lib") if (home / name).exists()]
     extension = folder / "_cuda.so"
     paths = [str(path) for path in sorted(folder.glob("*.o"))]

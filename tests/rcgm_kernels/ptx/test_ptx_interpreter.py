@@ -186,7 +186,7 @@ REFUSED = {
     ),
     "shared out of bounds": ("mov.u32 %r5, dynamic; st.shared.u32 [%r5+64], %r1;", "out of bounds"),
     "shared misaligned": ("mov.u32 %r5, own; st.shared.v2.u32 [%r5+4], {%r1, %r1};", "8 bytes at 4"),
-    "parameters": ("ld.param.u32 %r5, [kernel_param_1+4];", "parameters at offset 12"),
+    "parameters": ("ld.param.u32 %r5, [kernel_param_1+4];", "parameters at offsets 12 to 12 of 12 bytes"),
     "a barrier in a branch": (
         "setp.lt.u32 %p1, %r1, 5; @%p1 bra L; bar.sync 0; L: ret;",
         "but block 0, thread 0 has returned",

@@ -59,3 +59,63 @@ OTHER_CASES = {
     "without a clip": Case(3, 900, (F32,) * 3, clip=math.inf, pred_coeff=True),
     "numbers of 64 bits": Case(3, 900, (F32,) * 3, pred_coeff=True, scale=True, weight=True, scalar_dtype=F64),
 }
+
+# What a loss is split into on some device: the case, the device, and the kernels with the blocks of their clusters.
+SPLITS = {
+    "a block a sample": (Case(6, 4096, (BF16,) * 3, **METRICS["cosine"]), {}, [("on_chip_kernel", 1)]),
+    "two blocks a sample": (Case(1, 16385, (F32,) * 3, **METRICS["normalized"]), {}, [("on_chip_kernel", 2)]),
+    "eight blocks a sample": (Case(1, 100001, (BF16, F32, F16), **METRICS["cosine"]), {}, [("on_chip_kernel", 8)]),
+    "sixteen blocks a sample": (
+        Case(1, 200000, (F32,) * 2, reduction="none", **METRICS["barron"]),
+        {"shared": 80 << 10},
+        [("on_chip_kernel", 16)],
+    ),
+    "a part of a device": (
+        Case(1, 40000, (F32,) * 3, **METRICS["cosine"]),
+        {"largest_cluster": 2},
+        [("on_chip_kernel", 2)],
+    ),
+    "no clusters": (
+        Case(2, 40000, (F32,) * 3, **METRICS["cosine"]),
+        {"clusters_exist": False},
+        [("on_chip_kernel", 1)],
+    ),
+    "two passes": (
+        Case(1, 70000, (BF16,) * 3, **METRICS["cosine"]),
+        {"clusters_exist": False},
+        [("stream_kernel", 1), ("stream_kernel", 1)],
+    ),
+    "two passes, double": (
+        Case(2, 7001, (F64,) * 3, **METRICS["barron"]),
+        {"clusters_exist": False, "shared": 16 << 10},
+        [("stream_kernel", 1), ("stream_kernel", 1)],
+    ),
+    "streamed": (Case(3, 17003, (F16,) * 4), {}, [("stream_kernel", 1)]),
+    "sums alone": (
+        Case(2, 20000, (F32,) * 3, **METRICS["cosine"], with_gradient=False),
+        {},
+        [("stream_kernel", 1)],
+    ),
+    "channels, a block a sample": (Case(5, 4096, (BF16,) * 3, channels=4, **CHANNELS), {}, [("channels_kernel", 1)]),
+    "channels, two blocks": (Case(2, 4 * 4099, (F32,) * 3, channels=4, **CHANNELS), {}, [("channels_kernel", 2)]),
+    "channels, eight blocks": (
+        Case(1, 102400, (BF16, F32, F16), channels=16, **CHANNELS),
+        {},
+        [("channels_kernel", 8)],
+    ),
+    "channels, sixteen blocks": (
+        Case(1, 150000, (F32,) * 2, channels=3, **ALONE),
+        {"shared": 80 << 10},
+        [("channels_kernel", 16)],
+    ),
+    "channels, two passes": (
+        Case(2, 16 * 2050, (F16,) * 3, channels=16, **CHANNELS),
+        {"clusters_exist": False, "shared": 48 << 10},
+        [("channels_kernel", 1), ("channels_kernel", 1)],
+    ),
+    "channels, at once": (
+        Case(2, 16 * 2050, (F32,) * 3, channels=16, **ALONE),
+        {"clusters_exist": False, "shared": 48 << 10},
+        [("channels_kernel", 1)],
+    ),
+}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.support.ptx import arithmetic, conversions, movement, warps  # noqa: F401 (they fill the table)
+from tests.support.ptx import arithmetic, bits, conversions, movement, warps  # noqa: F401 (they fill the table)
 from tests.support.ptx.faults import KernelError, UnknownInstructionError
 from tests.support.ptx.opcodes import DECODERS, Step, decoded
 from tests.support.ptx.text import Code, Instruction

@@ -130,7 +130,7 @@ def _load(instruction: Instruction) -> Step:
             wave.write(targets[0], np.array(values), lanes, missing)
             return
         if space == "param":
-            addresses = wave.value(base, "u64", lanes, "an address") + np.uint64(offset)
+            addresses = _addresses(wave, base, offset, space, lanes)
             values, empty = _parameters(wave, addresses, dtype.itemsize, count), None
         else:
             values, empty = _load_from(
@@ -196,8 +196,8 @@ def _parameters(wave: Wave, addresses: NDArray[np.uint64], size: int, count: int
     first = addresses.astype(np.int64)
     if (first % (size * count)).any():
         raise KernelError(f"parameters of {size * count} bytes at offset {first[first % (size * count) != 0][0]}")
-    if int(first.max()) + size * count > wave.code.parameter_bytes:
-        raise KernelError(f"parameters at offset {first.max()} of {wave.code.parameter_bytes} bytes")
+    if first.min() < 0 or int(first.max()) + size * count > wave.code.parameter_bytes:
+        raise KernelError(f"parameters at offsets {first.min()} to {first.max()} of {wave.code.parameter_bytes} bytes")
     data = wave.parameters[first[:, None] + np.arange(size * count)]
     return np.ascontiguousarray(data.reshape(-1, count, size).transpose(1, 0, 2)).view(UNSIGNED[size])[..., 0]
 

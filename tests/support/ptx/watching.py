@@ -32,7 +32,8 @@ def watched(backend: ModuleType, memory: Memory) -> Iterator[None]:
     New tensors are full of NaN and, for the interpreter, without values. Memory is forgotten before each operation.
     """
     operations = {name: getattr(backend, name) for name in WRITTEN}
-    new, new_like = torch.empty, Tensor.new_empty
+    makers = [(torch, "empty"), (torch, "empty_like"), (Tensor, "new_empty")]
+    new = [getattr(owner, name) for owner, name in makers]
     running = []
 
     def fresh(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -64,11 +65,13 @@ def watched(backend: ModuleType, memory: Memory) -> Iterator[None]:
         return call
 
     try:
-        torch.empty, Tensor.new_empty = fresh(new), fresh(new_like)
+        for (owner, name), make in zip(makers, new, strict=True):
+            setattr(owner, name, fresh(make))
         for name in operations:
             setattr(backend, name, operation(name))
         yield
     finally:
-        torch.empty, Tensor.new_empty = new, new_like
+        for (owner, name), make in zip(makers, new, strict=True):
+            setattr(owner, name, make)
         for name, function in operations.items():
             setattr(backend, name, function)

@@ -1,0 +1,78 @@
+"""Builds the CUDA backend for the runtime without a device, and puts it in the place of the real one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from rcgm_kernels.backends import cuda
+from tests.support.compiled import Compilation, make_all, run
+from tests.support.cuda_builds import HEADERS, SOURCES, bindings, host_compiler, load_extension, nvcc
+from tests.support.ptx.cuda_runtime import Runtime
+from tests.support.ptx.watching import tensors, watched
+
+RUNTIME = Path(__file__).with_name("cuda_runtime.cpp")
+STREAM = 0x5EED  # torch's current stream, as its device tells it
+PTX_FLAGS = ("-O3", "-std=c++17", "-Xcompiler=-fPIC", "-gencode=arch=compute_90,code=compute_90", "--no-compress")
+
+
+def build(folder: Path) -> Path:
+    """The extension with the PTX of its kernels for sm_90 in it."""
+    compiler = nvcc()
+    objects = [
+        Compilation((compiler, *PTX_FLAGS, "-c", str(source)), folder / f"{source.stem}.o", (source, *HEADERS))
+        for source in SOURCES
+    ]
+    hidden = "-Xcompiler=-fPIC,-fvisibility=hidden"
+    runtime = Compilation((compiler, "-O1", "-std=c++17", hidden, "-c", str(RUNTIME)), folder / "runtime.o", (RUNTIME,))
+    make_all([*objects, runtime, bindings(folder / "bindings.o", "-O1", "-fvisibility=hidden")])
+    library = folder / "_cuda.so"
+    paths = [str(path) for path in sorted(folder.glob("*.o"))]
+    run([host_compiler(), "-shared", "-Wl,-Bsymbolic", *paths, "-lpthread", "-o", str(library)])
+    return library
+
+
+class _CurrentStream:
+    cuda_stream = STREAM
+
+
+@contextmanager
+def device_in_place(runtime: Runtime, patch: pytest.MonkeyPatch, index: int = 0) -> Iterator[Runtime]:
+    """The CUDA backend takes CPU tensors as those of device ``index``, and runs its kernels in the interpreter."""
+
+    class Selected:
+        """torch.cuda.device: torch and the runtime share what the driver has selected."""
+
+        def __init__(self, device: torch.device) -> None:
+            self.device = device
+
+        def __enter__(self) -> None:
+            self.before, runtime.device = runtime.device, self.device.index or 0
+
+        def __exit__(self, *_: object) -> None:
+            runtime.device = self.before
+
+    launch = cuda._launch
+
+    def launched(name: str, device: torch.device, *arguments: object) -> None:
+        for tensor in tensors(arguments):
+            runtime.memory.add(tensor, f"an argument of {name}", writable=True)
+        try:
+            launch(name, torch.device("cuda", index), *arguments)
+        finally:
+            runtime.raise_error()
+
+    runtime.reset()
+    patch.setattr(cuda, "_cuda", load_extension(runtime.library))
+    patch.setattr(cuda, "_launch", launched)
+    patch.setattr(torch.cuda, "device", Selected)
+    patch.setattr(torch.cuda, "current_stream", lambda device: _CurrentStream)
+    patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    counter = cuda._counter(torch.device("cpu"))
+    with watched(cuda, runtime.memory):
+        yield runtime
+    assert counter.item() == 0
