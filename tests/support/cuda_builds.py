@@ -12,11 +12,12 @@ from types import ModuleType
 
 import pytest
 
-from tests.support.compiled import Compilation
+from tests.support.compiled import Compilation, make_all, run
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"), key=lambda source: -source.stat().st_size)  # slowest first
 HEADERS = tuple(path for path in (ROOT / "csrc").rglob("*.*") if path.suffix in (".h", ".cuh"))
+ARCHS = ("80", "90", "100")
 EMULATION = ROOT / "tests" / "rcgm_kernels" / "cuda_emulation"
 
 
@@ -34,6 +35,19 @@ def nvcc() -> str:
     if compiler is None:
         pytest.skip("no nvcc")
     return compiler
+
+
+def device_objects(folder: Path) -> tuple[str, list[Path]]:
+    """The kernels as setup.py compiles them, with machine code for each of ARCHS, and what ptxas says of them."""
+    compiler = nvcc()
+    known = run([compiler, "--list-gpu-arch"]).split()
+    gencode = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in ARCHS if f"compute_{arch}" in known]
+    flags = ["-O3", "-std=c++17", "-Xcompiler=-fPIC", "-Xptxas=-v", *gencode]
+    objects = [
+        Compilation((compiler, *flags, "-c", str(source)), folder / f"{source.stem}.o", (source, *HEADERS))
+        for source in SOURCES
+    ]
+    return "".join(make_all(objects)), [each.target for each in objects]
 
 
 def bindings(target: Path, *flags: str) -> Compilation:

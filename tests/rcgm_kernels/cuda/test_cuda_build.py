@@ -11,10 +11,8 @@ import pytest
 import torch
 
 from rcgm_kernels.backends import cuda
-from tests.support.compiled import Compilation, make_all, run
-from tests.support.cuda_builds import HEADERS, SOURCES, bindings, host_compiler, nvcc
-
-ARCHS = ("80", "90", "100")
+from tests.support.compiled import make_all, run
+from tests.support.cuda_builds import bindings, device_objects, host_compiler, nvcc
 
 
 @dataclass
@@ -26,20 +24,13 @@ class Build:
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     """The extension for three architectures, as setup.py builds it, and what ptxas says of its kernels."""
-    compiler = nvcc()
-    known = run([compiler, "--list-gpu-arch"]).split()
-    gencode = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in ARCHS if f"compute_{arch}" in known]
     folder = tmp_path_factory.mktemp("cuda")
-    flags = ["-O3", "-std=c++17", "-Xcompiler=-fPIC", "-Xptxas=-v", *gencode]
-    objects = [
-        Compilation((compiler, *flags, "-c", str(source)), folder / f"{source.stem}.o", (source, *HEADERS))
-        for source in SOURCES
-    ]
-    report = "".join(make_all([*objects, bindings(folder / "bindings.o", "-O1")]))
-    home = Path(compiler).resolve().parent.parent
+    report, objects = device_objects(folder)
+    make_all([bindings(folder / "bindings.o", "-O1")])
+    home = Path(nvcc()).resolve().parent.parent
     libraries = [f"-L{home / name}" for name in ("lib64", "lib") if (home / name).exists()]
     extension = folder / "_cuda.so"
-    paths = [str(path) for path in sorted(folder.glob("*.o"))]
+    paths = [str(path) for path in [*objects, folder / "bindings.o"]]
     system = ["-lcudart_static", "-ldl", "-lrt", "-lpthread"]
     run([host_compiler(), "-shared", *paths, *libraries, *system, "-o", str(extension)])
     return Build(report, extension)

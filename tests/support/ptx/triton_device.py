@@ -44,6 +44,7 @@ class Launch:
 
 
 LAUNCHES: list[Launch] = []
+MACHINE_CODE: dict[str, tuple[str, bytes]] = {}  # names and cubins of the launched kernels, by their hashes
 
 
 @contextmanager
@@ -64,6 +65,7 @@ def _called(function: Callable[..., Result], *arguments: object) -> Result:
     from rcgm_kernels.backends import triton as backend
 
     LAUNCHES.clear()
+    MACHINE_CODE.clear()
     with watched(backend, MEMORY):
         return function(*arguments)
 
@@ -93,6 +95,7 @@ def _become_device() -> None:
         given = [pair for name, kind in kernel.src.signature.items() for pair in _flat(kind, values[name])]
         shape = Grid(grid[0], 32 * kernel.metadata.num_warps, 1, kernel.metadata.shared)
         count = launch(programs[kernel.hash], MEMORY, _parameters(programs[kernel.hash], given), shape)
+        MACHINE_CODE[kernel.hash] = (self.fn.__name__, kernel.asm["cubin"])
         LAUNCHES.append(Launch(self.fn.__name__, shape, count))
         return kernel
 

@@ -1,0 +1,128 @@
+"""Machine code of NVIDIA GPUs: its loops, and how many loads are under way before one of them is waited for.
+
+An instruction's upper word holds, beside its stall, the barrier that it sets when its result is there, and the barriers
+that it waits for. (The encoding is that of compute capability 7.0 and later.)
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pytest
+
+from tests.support.compiled import run
+
+NO_BARRIER = 7
+
+
+@dataclass(frozen=True)
+class Instruction:
+    address: int
+    text: str
+    sets: int | None  # the barrier that says that its result is there
+    waits: frozenset[int]
+
+    @property
+    def name(self) -> str:
+        """The opcode with its modifiers, without a predicate."""
+        return re.sub(r"^@!?U?P\w+\s+", "", self.text).split()[0]
+
+    def is_load(self) -> bool:
+        return self.name.startswith("LDG")
+
+    def is_wide(self) -> bool:
+        return self.is_load() and ".128" in self.name
+
+
+@dataclass(frozen=True)
+class Kernel:
+    name: str
+    instructions: tuple[Instruction, ...]
+    labels: dict[str, int]  # places in ``instructions``
+
+    @cached_property
+    def loops(self) -> list[tuple[Instruction, ...]]:
+        """From the target of a branch backwards to the branch, from the first target on."""
+        ranges = set()
+        for at, each in enumerate(self.instructions):
+            target = re.search(r"\bBRA\b.*`?\((\.L_\w+)\)", each.text)
+            if target and self.labels[target[1]] < at:  # a branch to itself pads the end
+                ranges.add((self.labels[target[1]], at))
+        return [self.instructions[first : last + 1] for first, last in sorted(ranges)]
+
+    def hot_loop(self) -> tuple[Instruction, ...]:
+        """Of the innermost loops that load vectors of 16 bytes, the one with the most of them."""
+        wide = [loop for loop in self.loops if any(each.is_wide() for each in loop)]
+        inner = [loop for loop in wide if not any(other is not loop and set(other) < set(loop) for other in wide)]
+        return max(inner, key=lambda loop: sum(each.is_wide() for each in loop))
+
+    def uses_local_memory(self) -> bool:
+        return any(each.name.startswith(("LDL", "STL")) for each in self.instructions)
+
+
+def loads_under_way(instructions: tuple[Instruction, ...]) -> int:
+    """How many vectors of 16 bytes are asked for, from the first on, before an instruction waits for one of them."""
+    loads, barriers = 0, set()
+    for each in instructions:
+        if each.waits & barriers:
+            break
+        if each.is_wide():
+            loads += 1
+            barriers.add(each.sets)
+    return loads
+
+
+def tool(name: str) -> str:
+    """cuobjdump or nvdisasm: of the toolkit, or of those that Triton brings."""
+    triton = importlib.util.find_spec("triton")
+    brought = Path(triton.origin).parent / "backends" / "nvidia" / "bin" / name if triton else None
+    found = shutil.which(name) or (str(brought) if brought and brought.exists() else None)
+    if found is None:
+        pytest.skip(f"no {name}")
+    return found
+
+
+def kernels_of_object(path: Path, architecture: str, folder: Path) -> list[Kernel]:
+    """The kernels that an object of nvcc has for an architecture."""
+    listed = run([tool("cuobjdump"), "-lelf", str(path)])
+    name = next(line.split()[-1] for line in listed.splitlines() if line.endswith(f".{architecture}.cubin"))
+    extract = [
+        "bash",
+        "-c",
+        'cd "$1" && "$2" -xelf "$3" "$4"',
+        "extract",
+        str(folder),
+        tool("cuobjdump"),
+        name,
+        str(path),
+    ]
+    run(extract)
+    return kernels_of_cubin(folder / name)
+
+
+def kernels_of_cubin(path: Path) -> list[Kernel]:
+    text = run([tool("nvdisasm"), "-c", "-hex", str(path)])
+    sections = re.split(r"\n\.text\.", text)[1:]
+    return [_kernel(section) for section in sections]
+
+
+def _kernel(section: str) -> Kernel:
+    lines = section.splitlines()
+    instructions, labels = [], {}
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        label = re.match(r"\s*(\.L_\w+):", line)
+        if label:
+            labels[label[1]] = len(instructions)
+        code = re.match(r"\s+/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;?\s*/\* 0x[0-9a-f]{16} \*/", line)
+        if code:
+            word = int(re.search(r"/\* 0x([0-9a-f]{16}) \*/", following)[1], 16)
+            barrier, mask = word >> 46 & 7, word >> 52 & 0x3F
+            waits = frozenset(k for k in range(6) if mask >> k & 1)
+            sets = None if barrier == NO_BARRIER else barrier
+            instructions.append(Instruction(int(code[1], 16), code[2].rstrip(" ;"), sets, waits))
+    return Kernel(lines[0].rstrip(":").strip(), tuple(instructions), labels)
