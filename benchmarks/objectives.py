@@ -79,6 +79,8 @@ def entries(task: str) -> list[Entry]:
         scm |= {"normalize": None, "clip": 1.0, "times": {"interval": "zero", "equal": 0.5}}
     half_steps = {"network": "student"} if digits else {}
     distilled = {"supervision": "teacher"}
+    schedule = {"alpha": {"end": 2000}}  # two thirds of the run
+    term = {"self_adversarial": {"weight": 0.5}}
     return [
         Entry(TEACHER, "flow_matching"),
         *(Entry(f"rcgm-{order}", "rcgm", {"order": order, "dt": dt, **share}) for order in (1, 2)),
@@ -100,6 +102,12 @@ def entries(task: str) -> list[Entry]:
         *(Entry(f"ucgm-{ratio:g}", "ucgm", {"consistency_ratio": ratio, "clip": 1.0}) for ratio in (0.0, 0.5)),
         Entry("ucgm-1", "ucgm", {"consistency_ratio": 1.0, "clip": 1.0}, lr=slow),
         Entry("tim", "tim"),
+        *(Entry(f"alpha_flow-{order}", "alpha_flow", {"order": order, **schedule}) for order in (1, 2)),
+        Entry("improved_mean_flow", "improved_mean_flow"),
+        *(Entry(f"twinflow-{order}", "twinflow", {"order": order, "dt": dt}) for order in (1, 2)),
+        Entry("rcgm-2 term", "rcgm", {"order": 2, "dt": dt, **share, **term}),
+        Entry("mean_flow term", "mean_flow", {"derivative": "central", **term}),
+        Entry("tim term", "tim", term),
         Entry("decm", "decm"),
         Entry("decm distilled", "decm", distilled, distilled=True),
     ]

@@ -26,13 +26,14 @@ from rcgm.derivatives import Auto, ForwardMode
 from rcgm.distributed import make_mesh, parallelize, running_processes
 from rcgm.distributed.shares import Processes, Share
 from rcgm.models import DiT
-from rcgm.objectives import RCGM, SCM, UCGM, MeanFlow, Objective, ObjectiveOutput
+from rcgm.objectives import RCGM, SCM, UCGM, MeanFlow, Objective, ObjectiveOutput, TwinFlow
 from rcgm.objectives.times import TimeSampler
 from rcgm.roles import Role, lora_role
 from rcgm.training.ema import Ema
 from rcgm.training.nonfinite_guard import NonFiniteGuard
 from rcgm.training.optimizers import build_optimizer
 from rcgm.training.step import TrainStep
+from rcgm_kernels import Metric
 from tests.support.roles import disturb
 
 DEPTH = 2
@@ -254,6 +255,12 @@ OTHERS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
         {"accumulate": 5},
     ),
     "micro-batches of other sizes": (OBJECTIVES["rcgm"], {}, {"accumulate": 2, "rows": 9}),
+    # in a micro-batch of 4 rows one process has the fake, and the other the rectified sample
+    "fakes in one process": (
+        lambda: TwinFlow(dt=0.1, label_dropout=0.3, metric=Metric()),
+        {},
+        {"accumulate": 2, "rows": 8},
+    ),
     "cast average": (OBJECTIVES["rcgm"], {}, {"cast": torch.bfloat16}),
 }
 
