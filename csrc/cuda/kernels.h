@@ -63,7 +63,7 @@ struct LossDescription {
 };
 
 std::string problem();  // why no kernel can run here; empty if one can
-bool runs_on(int device);
+bool runs_on(int device);  // makes it the current device
 
 int64_t loss_workspace(int device, int64_t batch, int64_t size, int64_t positions);
 LossDescription describe_loss(const LossArguments& a, int device);

@@ -3,8 +3,11 @@
 
 #include <cuda_runtime.h>
 
+#include <map>
+#include <mutex>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "kernels.h"
@@ -70,14 +73,25 @@ void allow(Kernel* kernel, const Shape& shape) {
   }
 }
 
-// How many clusters of this shape the device can hold.
+// Whether the current device, which is `device`, can hold a cluster of this shape at all. CUDA is asked once.
 template <typename Kernel>
-int clusters_that_fit(Kernel* kernel, const Shape& shape) {
+bool cluster_fits(Kernel* kernel, const Shape& shape, int device) {
+  static std::mutex mutex;
+  static std::map<std::tuple<int, const void*, int, int, int64_t>, bool> known;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto key = std::make_tuple(device, reinterpret_cast<const void*>(kernel), shape.cluster, shape.threads, shape.shared_bytes);
+  const auto found = known.find(key);
+  if (found != known.end()) return found->second;
   int clusters = 0;
   allow(kernel, shape);
   const Configuration configuration(shape, nullptr);
-  check(cudaOccupancyMaxActiveClusters(&clusters, kernel, configuration.get()), "asking how many clusters fit");
-  return clusters;
+  const cudaError_t status = cudaOccupancyMaxActiveClusters(&clusters, kernel, configuration.get());
+  if (status == cudaErrorInvalidClusterSize) {
+    cudaGetLastError();  // must not be reported again by the next call
+  } else {
+    check(status, "asking how many clusters fit");
+  }
+  return known[key] = clusters > 0;
 }
 
 template <typename... Parameters>

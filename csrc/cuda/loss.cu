@@ -32,8 +32,8 @@ LossParameters planned(const LossArguments& a, int device) {
   Limits limits = limits_of(device);
   LossParameters p = plan_with(limits);
   // A part of a device (MIG) may be too small for a cluster that the chip can run.
-  const auto cluster_fits = [&] { return c.positions ? channels_cluster_fits(p) : on_chip_cluster_fits(p); };
-  while (p.plan.shape.cluster > 1 && !cluster_fits()) {
+  const auto fits = [&] { return c.positions ? channels_cluster_fits(p, device) : on_chip_cluster_fits(p, device); };
+  while (p.plan.shape.cluster > 1 && !fits()) {
     limits.cluster = p.plan.shape.cluster / 2;
     p = plan_with(limits);
   }

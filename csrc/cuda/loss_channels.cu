@@ -209,10 +209,11 @@ void launch_channels(const LossParameters& p, const Place& place) {
   });
 }
 
-bool channels_cluster_fits(const LossParameters& p) {
-  int clusters = 0;
-  with_mixed_storage(p.storage, [&](auto storage) { clusters = clusters_that_fit(channels_kernel<decltype(storage)>, p.plan.shape); });
-  return clusters > 0;
+bool channels_cluster_fits(const LossParameters& p, int device) {
+  bool fits = false;
+  with_mixed_storage(p.storage,
+                     [&](auto storage) { fits = cluster_fits(channels_kernel<decltype(storage)>, p.plan.shape, device); });
+  return fits;
 }
 
 }  // namespace gpu

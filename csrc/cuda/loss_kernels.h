@@ -18,9 +18,9 @@ void launch_on_chip(const LossParameters& p, const Place& place);
 void launch_stream(const LossParameters& p, const Place& place);
 void launch_channels(const LossParameters& p, const Place& place);
 
-// Whether the device can hold a cluster of the plan's shape at all.
-bool on_chip_cluster_fits(const LossParameters& p);
-bool channels_cluster_fits(const LossParameters& p);
+// Whether the current device, which is `device`, can hold a cluster of the plan's shape at all.
+bool on_chip_cluster_fits(const LossParameters& p, int device);
+bool channels_cluster_fits(const LossParameters& p, int device);
 
 }  // namespace gpu
 }  // namespace rcgm

@@ -161,10 +161,10 @@ void launch_on_chip(const LossParameters& p, const Place& place) {
   });
 }
 
-bool on_chip_cluster_fits(const LossParameters& p) {
-  int clusters = 0;
-  with_storage(p.storage, [&](auto storage) { clusters = clusters_that_fit(on_chip_kernel<decltype(storage)>, p.plan.shape); });
-  return clusters > 0;
+bool on_chip_cluster_fits(const LossParameters& p, int device) {
+  bool fits = false;
+  with_storage(p.storage, [&](auto storage) { fits = cluster_fits(on_chip_kernel<decltype(storage)>, p.plan.shape, device); });
+  return fits;
 }
 
 }  // namespace gpu

@@ -118,4 +118,5 @@ def _new_counter(device: torch.device) -> Tensor:
 
 @functools.cache
 def _runs_on(index: int) -> bool:
-    return _cuda.runs_on(index)
+    with torch.cuda.device(index):  # which selects the device that was current again
+        return _cuda.runs_on(index)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from rcgm_kernels.layout import batched
 from rcgm_kernels.options import AdaptiveWeight, LossOptions, Metric
 from rcgm_kernels.plan import LossPlan
 
+EMULATED = itertools.count(1)  # numbers of emulated devices
 GUARD = 64  # elements on either side of what a kernel may write
 F64, F32, F16, BF16 = torch.float64, torch.float32, torch.float16, torch.bfloat16
 TOLERANCE = {F64: 1e-12, F32: 2e-5, F16: 1e-3, BF16: 8e-3}
@@ -29,6 +31,7 @@ class Place:
     device: torch.device
     module: ModuleType
     library: ctypes.CDLL | None = None  # of the emulated device
+    index: int = 0  # of the device: another for each that is emulated, since what a device can hold is asked once
     guarded: list[tuple[Tensor, int]] = field(default_factory=list)
     losses: list[tuple] = field(default_factory=list)  # arguments of the losses that were launched
 
@@ -37,6 +40,7 @@ class Place:
     ) -> None:
         """Change the emulated device; a real one stays as it is."""
         if self.library is not None:
+            self.index = next(EMULATED)
             self.library.emulate(multiprocessors, shared, cluster, int(backwards))
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -52,7 +56,7 @@ class Place:
 
     def path(self) -> tuple[str, int, int]:
         """How the last loss was split: path, threads a sample, blocks a cluster."""
-        return self.module.describe_loss((0, 0), *self.losses[-1])[:3]
+        return self.module.describe_loss((self.index, 0), *self.losses[-1])[:3]
 
 
 L2 = Metric()

@@ -66,7 +66,7 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
         if request.param == "gpu":
             launch_on_gpu(name, device, *arguments)
         else:
-            getattr(cuda._cuda, name)((0, 0), *arguments)
+            getattr(cuda._cuda, name)((here.index, 0), *arguments)
 
     def results(pred: Tensor, dtype: torch.dtype, options: LossOptions) -> Results:
         made = new_results(pred, dtype, options)

@@ -47,6 +47,7 @@ typedef struct CUstream_st* cudaStream_t;
 enum cudaError_t {
   cudaSuccess,
   cudaErrorInvalidConfiguration,
+  cudaErrorInvalidClusterSize,
   cudaErrorNoKernelImageForDevice,
   cudaErrorUnsupportedPtxVersion
 };

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
 from rcgm_kernels.backends import cuda
 from tests.support.cuda_cases import F32, METRICS, Case
 from tests.support.ptx import checks
-from tests.support.ptx.cuda_device import STREAM, device_in_place
+from tests.support.ptx.cuda_device import STREAM
 from tests.support.ptx.cuda_runtime import INVALID_CLUSTER, LARGE_CLUSTERS, LAUNCH_FAILED, MORE_SHARED, Runtime
 from tests.support.ptx.loss_cases import SPLITS
-
-
-@pytest.fixture
-def second_device(built: Runtime, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runtime]:
-    with device_in_place(built, monkeypatch, index=1):
-        yield built
 
 
 def set_up(device: Runtime, name: str) -> Case:
@@ -29,18 +21,18 @@ def set_up(device: Runtime, name: str) -> Case:
     return case
 
 
-def test_kernels_run_where_the_tensors_are(second_device: Runtime) -> None:
+def test_kernels_run_where_the_tensors_are(device: Runtime) -> None:
     x, t = torch.ones(3, 40), torch.full((3,), 0.5)
     checks.loss_agrees("cuda", Case(3, 40, (F32,) * 3))
     cuda.scale_gradient_(x, t, torch.ones(0))
     cuda.interpolate(x, x, t[None], t[None], F32)
     cuda.advance_(x.clone(), x, x, t, t)
     cuda.ema_update_([x], [x.clone()], 0.5, [])
-    assert [launch.kernel for launch in second_device.launches] == [
+    assert [launch.kernel for launch in device.launches] == [
         "on_chip_kernel", "scale_kernel", "interpolate_kernel", "advance_kernel", "ema_kernel"
     ]  # fmt: skip
-    assert {(launch.device, launch.stream) for launch in second_device.launches} == {(1, STREAM)}
-    assert second_device.device == 0
+    assert {(launch.device, launch.stream) for launch in device.launches} == {(device.number, STREAM)}
+    assert device.device == 0
 
 
 @pytest.mark.parametrize("name", ["streamed", "two passes", "sixteen blocks a sample", "channels, eight blocks"])
@@ -68,3 +60,27 @@ def test_kernels_ask_for_what_is_more_than_usual(device: Runtime, name: str, att
     device.allowed.clear()
     checks.loss_agrees("cuda", Case(3, 40, (F32,) * 3, **METRICS["cosine"]))
     assert not device.allowed
+
+
+@pytest.mark.parametrize(("name", "cluster"), [("eight blocks a sample", 4), ("channels, eight blocks", 4)])
+def test_a_cluster_that_the_device_cannot_have_is_made_smaller(device: Runtime, name: str, cluster: int) -> None:
+    case = set_up(device, name)
+    device.failures["clusters"] = [INVALID_CLUSTER]
+    checks.loss_agrees("cuda", case)
+    assert [launch.grid.cluster for launch in device.launches] == [cluster]
+
+
+def test_whether_a_cluster_fits_is_asked_once(device: Runtime) -> None:
+    case = set_up(device, "two blocks a sample")
+    checks.loss_agrees("cuda", case)
+    checks.loss_agrees("cuda", case)
+    assert device.calls.count("launch") == 2
+    assert device.calls.count("clusters") == 1
+
+
+def test_asking_for_a_device_leaves_the_current_one(device: Runtime) -> None:
+    cuda._runs_on.cache_clear()
+    before = device.device
+    assert cuda._runs_on(before + 1)
+    assert device.device == before
+    assert "find" in device.calls

@@ -41,17 +41,17 @@ class _CurrentStream:
 
 
 @contextmanager
-def device_in_place(runtime: Runtime, patch: pytest.MonkeyPatch, index: int = 0) -> Iterator[Runtime]:
-    """The CUDA backend takes CPU tensors as those of device ``index``, and runs its kernels in the interpreter."""
+def device_in_place(runtime: Runtime, patch: pytest.MonkeyPatch) -> Iterator[Runtime]:
+    """The CUDA backend takes CPU tensors as those of the runtime's device, and runs its kernels in the interpreter."""
 
     class Selected:
         """torch.cuda.device: torch and the runtime share what the driver has selected."""
 
-        def __init__(self, device: torch.device) -> None:
-            self.device = device
+        def __init__(self, device: torch.device | int) -> None:
+            self.index = device if isinstance(device, int) else device.index
 
         def __enter__(self) -> None:
-            self.before, runtime.device = runtime.device, self.device.index or 0
+            self.before, runtime.device = runtime.device, runtime.device if self.index is None else self.index
 
         def __exit__(self, *_: object) -> None:
             runtime.device = self.before
@@ -62,7 +62,7 @@ def device_in_place(runtime: Runtime, patch: pytest.MonkeyPatch, index: int = 0)
         for tensor in tensors(arguments):
             runtime.memory.add(tensor, f"an argument of {name}", writable=True)
         try:
-            launch(name, torch.device("cuda", index), *arguments)
+            launch(name, torch.device("cuda", runtime.number), *arguments)
         finally:
             runtime.raise_error()
 

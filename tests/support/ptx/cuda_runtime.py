@@ -74,8 +74,9 @@ class Runtime:
     shared: int = 227 << 10
     largest_cluster: int = 16  # that the device can hold
     clusters_exist: bool = True
-    devices: int = 2
-    device: int = 0
+    devices: int = 1 << 16
+    device: int = 0  # the current one
+    number: int = 0  # of the device that is used: another in each test, since what a device can hold is asked once
     failures: dict[str, list[int]] = field(default_factory=dict)
     launches: list[Launched] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
@@ -95,7 +96,8 @@ class Runtime:
         self._programs: dict[str, Program] = {}
 
     def reset(self) -> None:
-        """The state of a new process on the usual device."""
+        """Go on to the next device, a whole one, while the first is the current one."""
+        self.number += 1
         self.multiprocessors, self.shared, self.largest_cluster = 132, 227 << 10, 16
         self.clusters_exist, self.device, self.error = True, 0, None
         for each in (self.failures, self.launches, self.calls, self.allowed):
