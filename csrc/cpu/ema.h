@@ -10,10 +10,19 @@ template <typename T, typename Param>
 static void ema_chunk(const EmaTensor& e, double decay, int64_t offset, int64_t length, const Param* param) {
   T* average = static_cast<T*>(e.average) + offset;
   const T keep = T(decay), take = T(1 - decay);
+  if (!e.copy) {
 #pragma omp simd
-  for (int64_t i = 0; i < length; ++i) average[i] = moved(average[i], load<T>(param, i), keep, take);
-  if (!e.copy) return;  // the chunk is still in the first-level cache
-  store_chunk<T>(MutableArray{e.copy, 0, e.copy_dtype}, 0, offset, length, false, average);
+    for (int64_t i = 0; i < length; ++i) average[i] = moved(average[i], load<T>(param, i), keep, take);
+    return;
+  }
+  with_type(e.copy_dtype, element(MutableArray{e.copy, 0, e.copy_dtype}, 0, offset), [&](auto* copy) {
+#pragma omp simd
+    for (int64_t i = 0; i < length; ++i) {
+      const T value = moved(average[i], load<T>(param, i), keep, take);
+      average[i] = value;
+      store<T>(copy, i, value);
+    }
+  });
 }
 
 static void ema(const EmaArguments& a) {

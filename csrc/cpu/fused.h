@@ -3,7 +3,7 @@
 // Included by kernels.cpp inside the namespace of one instruction set.
 
 // What stands in for a tensor of zeros of any dtype.
-alignas(64) static const float kZeros[kChunk] = {};
+alignas(64) static const double kZeros[kChunk] = {};
 
 // Named scalars and pointers, one a term: compilers do not vectorise over arrays of them.
 template <typename Storage>

@@ -15,6 +15,7 @@ struct Plan {
   bool needs_sums;  // the gradient does
   bool shared;      // the threads share each sample by blocks, since there are too few samples
   bool keep;        // R of a sample, until its sums are known
+  bool keep_tile;   // R of a tile
   double* losses;   // of the samples; null: they are the result
 
   explicit Plan(const LossArguments& arguments) : a(arguments), formats(arguments) {
@@ -23,17 +24,49 @@ struct Plan {
     blocks = (whole + block - 1) / block;
     needs_sums = gradient_needs_sums(a.options);
     shared = a.batch < 4 * a.threads && blocks > 1;
-    const bool fits = a.options.positions ? blocks == 1 && tile_is_kept(a) : a.size <= kMostKept * (shared ? a.threads : 1);
-    keep = a.gradient.data && needs_sums && fits;
+    keep = a.gradient.data && needs_sums && a.size <= kMostKept * (shared ? a.threads : 1);
+    keep_tile = a.gradient.data && a.options.positions && block * channels_of(a) <= kMostKept;
     losses = a.options.reduction == Reduction::kNone ? nullptr : new double[a.batch];
   }
   ~Plan() { delete[] losses; }
 
-  // Memory for R of one sample; null where there is none or none is needed.
-  template <typename T>
-  T* kept() const {
-    return keep && !a.options.positions ? static_cast<T*>(malloc(size_t(a.size) * sizeof(T))) : nullptr;
+  int64_t rows_of_tile() const { return channels_of(a) * pitch_of(tile_of(a)); }
+
+  // Elements that are kept of a sample, or else of a tile: R, and the two factors of each position.
+  int64_t kept_of_sample() const {
+    if (!a.options.positions) return keep ? a.size : 0;
+    return keep ? blocks * rows_of_tile() + 2 * a.options.positions : 0;
   }
+  int64_t kept_of_tile() const {
+    if (!a.options.positions) return 0;
+    return 2 * tile_of(a) + (keep_tile ? rows_of_tile() : 0);
+  }
+
+  // Tile `block` of a sample, in what is kept of the sample or else of the tile.
+  template <typename T>
+  Tile<T> tile(int64_t block, T* of_sample, T* of_tile) const {
+    const int64_t positions = a.options.positions, most = tile_of(a), first = block * most;
+    const int64_t length = positions - first < most ? positions - first : most;
+    if (of_sample) {
+      T* factors = of_sample + blocks * rows_of_tile() + first;
+      return {first, length, pitch_of(most), of_sample + block * rows_of_tile(), factors, factors + positions};
+    }
+    return {first, length, pitch_of(most), keep_tile ? of_tile + 2 * most : nullptr, of_tile, of_tile + most};
+  }
+};
+
+// Memory for so many elements, whole lines of a cache; null for none.
+template <typename T>
+struct Memory {
+  void* whole;
+  T* data;
+
+  explicit Memory(int64_t count) : whole(count ? malloc(size_t(count) * sizeof(T) + 64) : nullptr) {
+    data = reinterpret_cast<T*>((uintptr_t(whole) + 63) / 64 * 64);
+  }
+  ~Memory() { free(whole); }
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
 };
 
 RCGM_FN void add(Sums* total, const Sums& s) {
@@ -44,9 +77,9 @@ RCGM_FN void add(Sums* total, const Sums& s) {
 // whole sample, if that is given.
 template <typename T>
 static Sums loss_block(const Plan& plan, const Combination<T>& c, int64_t b, int64_t block, const Outcome* outcome, T* kept,
-                       Tile<T>& tile) {
+                       T* of_tile) {
   const LossArguments& a = plan.a;
-  if (a.options.positions) return loss_tile(a, plan.formats, c, b, block, outcome, tile);
+  if (a.options.positions) return loss_tile(a, plan.formats, c, b, outcome, plan.tile(block, kept, of_tile));
   alignas(64) T values[kChunk];
   const bool cosine = a.options.cosine != 0;
   const int64_t end = a.size < (block + 1) * kBlock ? a.size : (block + 1) * kBlock;
@@ -68,8 +101,10 @@ static Sums loss_block(const Plan& plan, const Combination<T>& c, int64_t b, int
 
 // The gradient of a block from what was kept.
 template <typename T>
-static void gradient_of_block(const Plan& plan, const Outcome& outcome, int64_t b, int64_t block, const T* kept) {
+static void gradient_of_block(const Plan& plan, const Combination<T>& c, const Outcome& outcome, int64_t b, int64_t block,
+                              T* kept) {
   const LossArguments& a = plan.a;
+  if (a.options.positions) return tile_gradient(a, plan.formats, c, b, outcome, plan.tile<T>(block, kept, nullptr));
   const int64_t end = a.size < (block + 1) * kBlock ? a.size : (block + 1) * kBlock;
   for (int64_t offset = block * kBlock; offset < end; offset += kChunk) {
     const int64_t length = end - offset < kChunk ? end - offset : kChunk;
@@ -79,8 +114,7 @@ static void gradient_of_block(const Plan& plan, const Outcome& outcome, int64_t 
 
 // A whole sample on one thread.
 template <typename T>
-static void loss_of_sample(const Plan& plan, int64_t b, T* kept) {
-  Tile<T> tile;
+static void loss_of_sample(const Plan& plan, int64_t b, T* kept, T* of_tile) {
   const LossArguments& a = plan.a;
   if (left_out(a, b, plan.losses)) return;
   const Combination<T> c = combination_of<T>(a, b);
@@ -89,17 +123,16 @@ static void loss_of_sample(const Plan& plan, int64_t b, T* kept) {
   const Outcome known = at_once ? finish_sample(a.options, Sums{0, 0, 0, 0}, double(a.size), sample) : Outcome{0, 0, 0, 1};
   Sums sums = {0, 0, 0, 0};
   for (int64_t block = 0; block < plan.blocks; ++block) {
-    add(&sums, loss_block<T>(plan, c, b, block, at_once ? &known : nullptr, kept, tile));
+    add(&sums, loss_block<T>(plan, c, b, block, at_once ? &known : nullptr, kept, of_tile));
   }
   const Outcome outcome = finish_sample(a.options, sums, double(a.size), sample);
   store_outcome(a, b, outcome, plan.losses);
   if (at_once || !a.gradient.data) return;
-  if (plan.keep && a.options.positions) return tile_gradient(a, plan.formats, c, b, outcome, tile);
   for (int64_t block = 0; block < plan.blocks; ++block) {
     if (kept) {
-      gradient_of_block<T>(plan, outcome, b, block, kept);
+      gradient_of_block<T>(plan, c, outcome, b, block, kept);
     } else {
-      loss_block<T>(plan, c, b, block, &outcome, nullptr, tile);
+      loss_block<T>(plan, c, b, block, &outcome, nullptr, of_tile);
     }
   }
 }
@@ -115,8 +148,8 @@ static void loss_of_shared_sample(const Plan& plan, int64_t b, T* kept, Sums* pa
   const Outcome known = finish_sample(a.options, Sums{0, 0, 0, 0}, double(a.size), sample);
 #pragma omp parallel for num_threads(a.threads) schedule(static)
   for (int64_t block = 0; block < plan.blocks; ++block) {
-    Tile<T> tile;
-    partial[block] = loss_block<T>(plan, c, b, block, at_once ? &known : nullptr, kept, tile);
+    const Memory<T> of_tile(kept ? 0 : plan.kept_of_tile());
+    partial[block] = loss_block<T>(plan, c, b, block, at_once ? &known : nullptr, kept, of_tile.data);
   }
   Sums sums = {0, 0, 0, 0};
   for (int64_t block = 0; block < plan.blocks; ++block) add(&sums, partial[block]);
@@ -126,10 +159,10 @@ static void loss_of_shared_sample(const Plan& plan, int64_t b, T* kept, Sums* pa
 #pragma omp parallel for num_threads(a.threads) schedule(static)
   for (int64_t block = 0; block < plan.blocks; ++block) {
     if (kept) {
-      gradient_of_block<T>(plan, outcome, b, block, kept);
+      gradient_of_block<T>(plan, c, outcome, b, block, kept);
     } else {
-      Tile<T> tile;
-      loss_block<T>(plan, c, b, block, &outcome, nullptr, tile);
+      const Memory<T> of_tile(plan.kept_of_tile());
+      loss_block<T>(plan, c, b, block, &outcome, nullptr, of_tile.data);
     }
   }
 }
@@ -139,18 +172,16 @@ static void losses_of(const Plan& plan) {
   const LossArguments& a = plan.a;
   if (plan.shared) {
     Sums* partial = new Sums[plan.blocks];
-    T* kept = plan.kept<T>();
-    for (int64_t b = 0; b < a.batch; ++b) loss_of_shared_sample<T>(plan, b, kept, partial);
-    free(kept);
+    const Memory<T> kept(plan.kept_of_sample());
+    for (int64_t b = 0; b < a.batch; ++b) loss_of_shared_sample<T>(plan, b, kept.data, partial);
     delete[] partial;
     return;
   }
 #pragma omp parallel num_threads(a.batch * a.size > kFewElements ? a.threads : 1)
   {
-    T* kept = plan.kept<T>();
+    const Memory<T> kept(plan.kept_of_sample()), of_tile(kept.data ? 0 : plan.kept_of_tile());
 #pragma omp for schedule(static)
-    for (int64_t b = 0; b < a.batch; ++b) loss_of_sample<T>(plan, b, kept);
-    free(kept);
+    for (int64_t b = 0; b < a.batch; ++b) loss_of_sample<T>(plan, b, kept.data, of_tile.data);
   }
 }
 

@@ -40,8 +40,8 @@ static bool left_out(const LossArguments& a, int64_t b, double* losses) {
 }
 
 // out = r * R + p * pred, without the last if there is no `pred`. `r` and `p` give the factor of an element.
-template <typename T, typename Storage, typename Pred, typename Factor>
-RCGM_FN void gradient_values(Storage* out, const T* residual, const Pred* pred, int64_t length, bool, const Factor& r,
+template <typename T, typename Storage, typename Factor>
+RCGM_FN void gradient_values(Storage* out, const T* residual, const Storage* pred, int64_t length, bool, const Factor& r,
                              const Factor& p) {
   if (pred) {
 #pragma omp simd
@@ -64,7 +64,7 @@ RCGM_FN void split_gradient(BFloat16* out, const float* residual, int64_t half, 
 template <typename Factor>
 RCGM_FN void gradient_values(BFloat16* out, const float* residual, const BFloat16* pred, int64_t length, bool split,
                              const Factor& r, const Factor& p) {
-  if (!split) return gradient_values<float, BFloat16, BFloat16>(out, residual, pred, length, split, r, p);
+  if (!split) return gradient_values<float, BFloat16>(out, residual, pred, length, split, r, p);
   const int64_t half = length / 2;
   if (pred) {
     const auto low = [pred](int64_t i) { return low_of(pred, i); }, high = [pred](int64_t i) { return high_of(pred, i); };
@@ -74,22 +74,21 @@ RCGM_FN void gradient_values(BFloat16* out, const float* residual, const BFloat1
     for (int64_t i = 0; i < half; ++i) store_word(out, i, r(i) * residual[i], r(half + i) * residual[half + i]);
   }
 }
-template <typename Factor>
-RCGM_FN void gradient_values(BFloat16* out, const float* residual, const float* pred, int64_t length, bool split, const Factor& r,
-                             const Factor& p) {
-  if (!split) return gradient_values<float, BFloat16, float>(out, residual, pred, length, split, r, p);
-  const int64_t half = length / 2;
-  split_gradient(
-      out, residual, half, [pred](int64_t i) { return pred[i]; }, [pred, half](int64_t i) { return pred[half + i]; }, r, p);
+
+// The gradient of a chunk: of R and, with a cosine, of the prediction. `r` and `p` give their factors.
+template <typename T, typename Factor>
+static void write_gradient(const LossArguments& a, int64_t b, int64_t offset, int64_t length, bool split, const T* residual,
+                           const Factor& r, const Factor& p) {
+  with_type(a.gradient.dtype, element(a.gradient, b, offset), [&](auto* out) {
+    const auto* pred = a.options.cosine == 0 ? nullptr : static_cast<decltype(out)>(const_cast<void*>(element(a.pred, b, offset)));
+    gradient_values(out, residual, pred, length, split, r, p);
+  });
 }
 
-// The gradient of a chunk: of R and, with a cosine over the sample, of the prediction.
+// The same with the factors of the whole sample.
 template <typename T>
 static void write_gradient(const LossArguments& a, const Outcome& outcome, int64_t b, int64_t offset, int64_t length,
                            bool split, const T* residual) {
   const auto factor = [](T value) { return [value](int64_t) { return value; }; };
-  with_type(a.gradient.dtype, element(a.gradient, b, offset), [&](auto* out) {
-    const auto* pred = a.options.cosine == 0 ? nullptr : static_cast<decltype(out)>(const_cast<void*>(element(a.pred, b, offset)));
-    gradient_values(out, residual, pred, length, split, factor(T(outcome.residual_factor)), factor(T(outcome.pred_factor)));
-  });
+  write_gradient(a, b, offset, length, split, residual, factor(T(outcome.residual_factor)), factor(T(outcome.pred_factor)));
 }

@@ -1,4 +1,4 @@
-"""The forms of the CPU loss: packs of small samples, samples that are kept, and samples that are read twice."""
+"""The forms of the CPU loss: packs of small samples, tiles, samples that are kept, and samples that are read twice."""
 
 from __future__ import annotations
 
@@ -31,11 +31,13 @@ def call(batch: int, size: int, dtype: torch.dtype, order: int = 2) -> dict[str,
     return {"pred": states[0], "segments": states[1:-1], "velocity": states[-1], "times": times, "weight": weight}
 
 
-def run(inputs: dict[str, torch.Tensor], backend: str, options: dict) -> tuple[torch.Tensor, torch.Tensor]:
+def run(
+    inputs: dict[str, torch.Tensor], backend: str, options: dict, upstream: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
     pred = inputs["pred"].detach().clone().requires_grad_()
     rest = {name: value for name, value in inputs.items() if name != "pred"}
     loss = fused_loss(pred, **rest, reduction="none", backend=backend, **options)
-    loss.sum().backward()
+    (upstream * loss.sum()).backward()
     return loss.detach(), pred.grad
 
 
@@ -95,6 +97,31 @@ def test_what_is_kept_and_what_is_read_twice_agree(dtype):
     (loss, gradient), (other_loss, other_gradient) = run(kept, "cpu", options), run(longer, "cpu", options)
     torch.testing.assert_close(loss, other_loss, rtol=1e-6, atol=0)
     torch.testing.assert_close(gradient, other_gradient[:, :-2], rtol=2 * torch.finfo(dtype).eps, atol=0)
+
+
+TILES = [(2, 3, 63), (2, 5, 1025), (3, 16, 512), (2, 257, 64), (2, 300, 49), (1, 4, 9000), (1, 70, 4097), (1, 5000, 65)]
+"""Samples, channels and positions: even and odd rows, several tiles, and samples and tiles too large to be kept."""
+
+
+@pytest.mark.parametrize("implementation", cpu_implementations())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", ["l2", "pseudo_huber"])
+def test_tiles_of_every_form_agree_with_the_formula(implementation, dtype, name):
+    # As for small sizes, but that a cosine divides by the lengths of vectors of few elements.
+    bound = 10 * 10 * 10 * 10 * torch.finfo(torch.float32).eps
+    options = {"metric": Metric(name, cosine=1.0)}
+    for batch, channels, positions in TILES:
+        inputs = call(batch, channels * positions, dtype, order=1)
+        for key in ("pred", "velocity", "segments"):
+            inputs[key] = inputs[key].unflatten(-1, (channels, positions))
+        exact = {key: value.double() for key, value in inputs.items()}
+        upstream = float(channels * positions)  # so that the gradient is not too small for float16
+        expected_loss, expected_gradient = run(exact, "reference", options, upstream)
+        with running(implementation) as backend:
+            loss, gradient = run(inputs, backend, options, upstream)
+        torch.testing.assert_close(loss.double(), expected_loss, rtol=bound, atol=bound)
+        error = (gradient.double() - expected_gradient).abs().max() / expected_gradient.abs().max()
+        assert error <= torch.finfo(dtype).eps + bound, (batch, channels, positions)
 
 
 @pytest.mark.parametrize("implementation", cpu_implementations())
