@@ -23,7 +23,11 @@ LENGTH, WIDTH = 10, 64
 
 
 class CaptionEncoder:
-    """A transformer with random weights: its states tell words and their places apart, which is all that is needed."""
+    """A transformer with random weights.
+
+    The weights are small: a state is then little more than its word and its place, which a network reads at once. With
+    larger ones every word changes all states, and the captions are as hard to read as a cipher.
+    """
 
     def __init__(self) -> None:
         vocabulary = {word: number for number, word in enumerate(("[PAD]", "[UNK]", "[CLS]", *WORDS))}
@@ -40,7 +44,7 @@ class CaptionEncoder:
                     num_attention_heads=4,
                     intermediate_size=2 * WIDTH,
                     max_position_embeddings=LENGTH,
-                    initializer_range=0.2,  # wide, so that words stay apart
+                    initializer_range=0.05,
                 ),
                 add_pooling_layer=False,
             ).eval()

@@ -78,5 +78,6 @@ def write_network(folder: Path, *, depth: int, width: int, seed: int = 0) -> Non
             mlp_ratio=2.0,
             sample_size=SHAPE[2],
             patch_size=2,
+            interpolation_scale=1.0,  # with embeddings of the place: otherwise only convolutions at the edges tell it
         )
     network.save_pretrained(folder)

@@ -48,8 +48,8 @@ class Lengths:
 
     pictures: int = 20_000
     prompts: int = 50
-    multi_step: int = 3000
-    few_step: int = 1500
+    multi_step: int = 5000
+    few_step: int = 600
 
 
 class Experiment:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,8 @@ __all__ = ["PER_PROMPT", "Examination"]
 
 PER_PROMPT = 4
 """Samples of a prompt, of which the spread is taken."""
+REFERENCE = 16
+"""Real pictures of a prompt that samples are compared with; 4 of them have a Fréchet distance of their own."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +51,14 @@ class Examination:
         """All of them, group by group."""
         return [prompt for prompts in self.groups.values() for prompt in prompts]
 
-    def real(self, *, held_out: bool, seed: int = 2) -> Tensor:
-        """``PER_PROMPT`` real pictures of each prompt, of the digits of training or of the others."""
+    def real(self, *, held_out: bool, each: int = PER_PROMPT, seed: int = 2) -> Tensor:
+        """``each`` real pictures of each prompt, of the digits of training or of the others."""
         generator = torch.Generator().manual_seed(seed)
         scenes = [
             draw_scene(prompt, generator, held_out=group == HELD_OUT)
             for group, prompts in self.groups.items()
             for prompt in prompts
-            for _ in range(PER_PROMPT)
+            for _ in range(each)
         ]
         return Painter(held_out=held_out).pictures(scenes, generator)
 
@@ -74,19 +77,28 @@ class Examination:
             for group, prompts in self.groups.items()
         }
         kinds = [right for group, right in by_group.items() if group != HELD_OUT]
-        pictures, real = (
-            every[: len(every) - PER_PROMPT * len(self.groups[HELD_OUT])]  # the last group
-            for every in (pictures, self.real(held_out=False))
-        )
+        pictures = pictures[: PER_PROMPT * self._known]
+        real, spread = self._reference
         return {
             "right": sum(kinds) / len(kinds),
             **{f"right: {group}": right for group, right in by_group.items()},
-            "frechet_distance": frechet_distance(self.judge.features(pictures), self.judge.features(real)),
-            "spread": _spread(pictures) / _spread(real),
+            "frechet_distance": frechet_distance(self.judge.features(pictures), real),
+            "spread": _spread(pictures, PER_PROMPT) / spread,
         }
 
+    @property
+    def _known(self) -> int:
+        """The number of prompts before the held-out ones, which are the last group."""
+        return len(self.prompts) - len(self.groups[HELD_OUT])
 
-def _spread(pictures: Tensor) -> float:
+    @functools.cached_property
+    def _reference(self) -> tuple[Tensor, float]:
+        """Features and spread of real pictures, of other scenes of the same prompts than those of :meth:`real`."""
+        pictures = self.real(held_out=False, each=REFERENCE, seed=3)[: REFERENCE * self._known]
+        return self.judge.features(pictures), _spread(pictures, REFERENCE)
+
+
+def _spread(pictures: Tensor, each: int) -> float:
     """Root of the mean variance of a value among the pictures of one prompt."""
-    groups = pictures.clamp(-1.0, 1.0).reshape(-1, PER_PROMPT, *pictures.shape[1:])
+    groups = pictures.clamp(-1.0, 1.0).reshape(-1, each, *pictures.shape[1:])
     return float(groups.double().var(dim=1).mean().sqrt())
