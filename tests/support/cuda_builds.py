@@ -59,7 +59,8 @@ def bindings(target: Path, *flags: str) -> Compilation:
 
 
 def load_extension(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("_cuda", path)
+    """The extension at ``path``; pybind11 keeps modules by name, so each path has one of its own."""
+    spec = importlib.util.spec_from_file_location(f"{path.parent.as_posix().replace('.', '_')}._cuda", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
