@@ -76,7 +76,7 @@ class Runtime:
     clusters_exist: bool = True
     devices: int = 1 << 16
     device: int = 0  # the current one
-    number: int = 0  # of the device that is used: another in each test, since what a device can hold is asked once
+    number: int = 1  # of the device that is used; torch counts to 127
     failures: dict[str, list[int]] = field(default_factory=dict)
     launches: list[Launched] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
@@ -96,8 +96,11 @@ class Runtime:
         self._programs: dict[str, Program] = {}
 
     def reset(self) -> None:
-        """Go on to the next device, a whole one, while the first is the current one."""
-        self.number += 1
+        """A whole device, while the first is the current one; another device once it was asked what it can hold.
+
+        The backend remembers what a device has said.
+        """
+        self.number += "clusters" in self.calls
         self.multiprocessors, self.shared, self.largest_cluster = 132, 227 << 10, 16
         self.clusters_exist, self.device, self.error = True, 0, None
         for each in (self.failures, self.launches, self.calls, self.allowed):
