@@ -64,8 +64,9 @@ def make_all(compilations: Iterable[Compilation]) -> list[str]:
         return list(pool.map(Compilation.make, compilations))
 
 
-def run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def run(command: list[str], folder: Path | None = None) -> str:
+    """What a command says; ``folder`` is its working directory."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
     return done.stdout + done.stderr
 

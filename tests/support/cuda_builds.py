@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import sysconfig
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -37,16 +38,23 @@ def nvcc() -> str:
     return compiler
 
 
+def compilations(
+    folder: Path, command: Sequence[str], sources: Iterable[Path] = SOURCES, headers: Sequence[Path] = HEADERS
+) -> list[Compilation]:
+    """A compilation of each source into an object in ``folder``."""
+    return [
+        Compilation((*command, "-c", str(source)), folder / f"{source.stem}.o", (source, *headers))
+        for source in sources
+    ]
+
+
 def device_objects(folder: Path) -> tuple[str, list[Path]]:
     """The kernels as setup.py compiles them, with machine code for each of ARCHS, and what ptxas says of them."""
     compiler = nvcc()
     known = run([compiler, "--list-gpu-arch"]).split()
     gencode = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in ARCHS if f"compute_{arch}" in known]
     flags = ["-O3", "-std=c++17", "-Xcompiler=-fPIC", "-Xptxas=-v", *gencode]
-    objects = [
-        Compilation((compiler, *flags, "-c", str(source)), folder / f"{source.stem}.o", (source, *HEADERS))
-        for source in SOURCES
-    ]
+    objects = compilations(folder, (compiler, *flags))
     return "".join(make_all(objects)), [each.target for each in objects]
 
 

@@ -17,8 +17,17 @@ from torch import Tensor
 from rcgm_kernels.backends import cuda
 from rcgm_kernels.options import LossOptions
 from rcgm_kernels.plan import Results, new_results
-from tests.support.compiled import Compilation, make_all, run
-from tests.support.cuda_builds import EMULATION, HEADERS, ROOT, SOURCES, bindings, host_compiler, load_extension
+from tests.support.compiled import make_all, run
+from tests.support.cuda_builds import (
+    EMULATION,
+    HEADERS,
+    ROOT,
+    SOURCES,
+    bindings,
+    compilations,
+    host_compiler,
+    load_extension,
+)
 from tests.support.cuda_cases import Place
 
 
@@ -28,15 +37,8 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModuleType, ctyp
     compiler, flags = host_compiler(), ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-w"]
     flags += ["-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"]  # a GPU faults at what a CPU forgives
     includes = [f"-I{EMULATION}", f"-I{ROOT / 'csrc'}"]
-    headers = (*HEADERS, *EMULATION.glob("*.h"))
-    objects = [
-        Compilation(
-            (compiler, *flags, *includes, "-x", "c++", "-c", str(source)),
-            folder / f"{source.stem}.o",
-            (source, *headers),
-        )
-        for source in [*SOURCES, EMULATION / "emulation.cpp"]
-    ]
+    headers, sources = (*HEADERS, *EMULATION.glob("*.h")), [*SOURCES, EMULATION / "emulation.cpp"]
+    objects = compilations(folder, (compiler, *flags, *includes, "-x", "c++"), sources, headers)
     make_all([*objects, bindings(folder / "bindings.o", "-O0", "-fvisibility=hidden")])
     library = folder / "_cuda.so"
     run([compiler, "-shared", *[str(path) for path in folder.glob("*.o")], "-lpthread", "-o", str(library)])

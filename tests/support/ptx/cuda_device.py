@@ -11,7 +11,7 @@ import torch
 
 from rcgm_kernels.backends import cuda
 from tests.support.compiled import Compilation, make_all, run
-from tests.support.cuda_builds import HEADERS, SOURCES, bindings, host_compiler, load_extension, nvcc
+from tests.support.cuda_builds import bindings, compilations, host_compiler, load_extension, nvcc
 from tests.support.ptx.cuda_runtime import Runtime
 from tests.support.ptx.watching import tensors, watched
 
@@ -23,10 +23,7 @@ PTX_FLAGS = ("-O3", "-std=c++17", "-Xcompiler=-fPIC", "-gencode=arch=compute_90,
 def build(folder: Path) -> Path:
     """The extension with the PTX of its kernels for sm_90 in it."""
     compiler = nvcc()
-    objects = [
-        Compilation((compiler, *PTX_FLAGS, "-c", str(source)), folder / f"{source.stem}.o", (source, *HEADERS))
-        for source in SOURCES
-    ]
+    objects = compilations(folder, (compiler, *PTX_FLAGS))
     hidden = "-Xcompiler=-fPIC,-fvisibility=hidden"
     runtime = Compilation((compiler, "-O1", "-std=c++17", hidden, "-c", str(RUNTIME)), folder / "runtime.o", (RUNTIME,))
     make_all([*objects, runtime, bindings(folder / "bindings.o", "-O1", "-fvisibility=hidden")])

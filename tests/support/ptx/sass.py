@@ -91,17 +91,7 @@ def kernels_of_object(path: Path, architecture: str, folder: Path) -> list[Kerne
     """The kernels that an object of nvcc has for an architecture."""
     listed = run([tool("cuobjdump"), "-lelf", str(path)])
     name = next(line.split()[-1] for line in listed.splitlines() if line.endswith(f".{architecture}.cubin"))
-    extract = [
-        "bash",
-        "-c",
-        'cd "$1" && "$2" -xelf "$3" "$4"',
-        "extract",
-        str(folder),
-        tool("cuobjdump"),
-        name,
-        str(path),
-    ]
-    run(extract)
+    run([tool("cuobjdump"), "-xelf", name, str(path.resolve())], folder)
     return kernels_of_cubin(folder / name)
 
 

@@ -6,7 +6,6 @@ kernels elsewhere in the tests.
 
 from __future__ import annotations
 
-import importlib.util
 import multiprocessing
 import struct
 from collections.abc import Callable, Iterator
@@ -15,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import pytest
 from torch import Tensor
 
 from tests.support.implementations import environment
@@ -29,9 +27,6 @@ from tests.support.ptx.wave import Grid
 Result = TypeVar("Result")
 MEMORY = Memory()
 PACKED = {"fp64": "<d", "fp32": "<f", "i64": "<q", "i32": "<i", "u64": "<Q", "u32": "<I", "i1": "<?"}
-needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="the package triton is not installed"
-)
 
 
 @dataclass(frozen=True)
