@@ -16,6 +16,8 @@ from typing import Any
 import torch
 
 from benchmarks import environment
+from rcgm.runs.folder import RunFolder
+from rcgm.runs.metrics import read_metrics
 
 STEPS = (50, 300)
 """Of training, whose losses are kept beside the last: at first runs differ by rounding alone."""
@@ -24,7 +26,7 @@ STEPS = (50, 300)
 def row(run: Path) -> dict[str, Any]:
     """What a finished run tells of itself."""
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    records = read_metrics(RunFolder(run).metrics)
     losses = {record["step"]: record["loss"] for record in records if "loss" in record}
     return {
         "seed": summary["config"]["seed"],

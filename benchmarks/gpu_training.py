@@ -27,6 +27,8 @@ from benchmarks import environment
 from benchmarks.step_variants import CLASSES, VARIANTS, Bench
 from benchmarks.timing import medians
 from rcgm.config import load_config, parse_config
+from rcgm.runs.folder import RunFolder
+from rcgm.runs.metrics import read_metrics
 from rcgm.training import train
 
 SAMPLES, LATENT = 4096, (4, 32, 32)
@@ -58,7 +60,7 @@ def on_digits(folder: Path, steps: int) -> dict[str, float]:
     """The last loss of a short training of configs/digits.yaml."""
     config = load_config(DIGITS, [f"steps={steps}", "sample.every=0", "evaluate.at_end=false"])
     train(config, folder / "digits", show_progress=False)
-    return {"steps": steps, "loss": _rows(folder / "digits")[-1]["loss"]}
+    return {"steps": steps, "loss": read_metrics(RunFolder(folder / "digits").metrics)[-1]["loss"]}
 
 
 def on_latents(folder: Path, device: torch.device, seconds: float) -> dict[str, Any]:
@@ -70,7 +72,7 @@ def on_latents(folder: Path, device: torch.device, seconds: float) -> dict[str, 
     a_step = (time.perf_counter() - begin) / TRIAL
     steps = max(TRIAL, round(seconds / a_step))
     _train_on(folder, "run", preset, batch, steps, device)
-    speed = statistics.median(row["images_per_second"] for row in _rows(folder / "run")[1:])
+    speed = statistics.median(row["images_per_second"] for row in read_metrics(RunFolder(folder / "run").metrics)[1:])
     a_step = batch / speed
     rate = 2 * side**3 / _product_seconds(side, device)
     found = {
@@ -124,10 +126,6 @@ def _train_on(folder: Path, name: str, preset: str, batch: int, steps: int, devi
 def _product_seconds(side: int, device: torch.device) -> float:
     a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
     return medians({"product": lambda: a @ b}, rounds=10, calls=2, device=device)["product"]
-
-
-def _rows(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 if __name__ == "__main__":

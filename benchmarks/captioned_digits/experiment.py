@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,17 +89,13 @@ class Experiment:
             else:
                 summary = train_few_steps(self.folder, model, self.lengths.few_step, seed)
             row = {"seed": seed, "model": model, "seconds": summary["wall_time_seconds"], "steps": summary["steps"]}
-            measured = {steps: self.measure(model, seed, steps) for steps in sampled(model)}
+            samples = self._samples(model, seed, sampled(model), self.examination.prompts, PER_PROMPT)
+            measured = {steps: self.examination.measure(pictures) for steps, pictures in samples.items()}
             for steps, found in measured.items():
                 short = ", ".join(f"{name} {found[name]:.3f}" for name in ("right", "frechet_distance", "spread"))
                 print(f"{model}, {steps_title(steps)}: {short}", file=sys.stderr, flush=True)
             self._rows.append(row | {"measures": measured})
             self._write()
-
-    def measure(self, model: str, seed: int, steps: int) -> dict[str, float]:
-        """Measures of a trained model, sampled in so many steps."""
-        prompts = self.examination.prompts
-        return self.examination.measure(self._samples(model, seed, steps, prompts, PER_PROMPT))
 
     def draw(self, seed: int, path: Path) -> None:
         """Draw samples of the same prompts and noise by all models."""
@@ -107,9 +103,9 @@ class Experiment:
         kinds = (list(KINDS) * COLUMNS)[-COLUMNS:]
         prompts = [draw_prompt(kind, generator) for kind in kinds]
         shown = {
-            f"{model}, {steps_title(steps)}": self._samples(model, seed, steps, prompts)
+            f"{model}, {steps_title(steps)}": pictures
             for model, counts in DRAWN.items()
-            for steps in counts
+            for steps, pictures in self._samples(model, seed, counts, prompts).items()
         }
         scenes = [draw_scene(prompt, generator, held_out=True) for prompt in prompts]
         shown["real"] = Painter(held_out=True).pictures(scenes, generator)
@@ -134,10 +130,13 @@ class Experiment:
     def _real(self) -> dict[str, float]:
         return self.examination.measure(self.examination.real(held_out=True))
 
-    def _samples(self, model: str, seed: int, steps: int, prompts: list[Prompt], each: int = 1) -> Tensor:
+    def _samples(
+        self, model: str, seed: int, counts: Sequence[int], prompts: list[Prompt], each: int = 1
+    ) -> dict[int, Tensor]:
+        """Pictures of a trained model, for each number of steps."""
         captions = PromptCaptions(encode, [prompt.caption for prompt in prompts], each=each)
         sampler = load_run(folder_of(self.folder, model, seed), device=CPU).sampler(captions=captions)
-        return to_pictures(sampler.draw(len(captions), steps=steps, largest=CHUNK))
+        return {steps: to_pictures(sampler.draw(len(captions), steps=steps, largest=CHUNK)) for steps in counts}
 
     def _write(self) -> None:
         result = {

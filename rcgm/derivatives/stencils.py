@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rcgm.engine.combination import Combination
+from rcgm.engine.combination import Combination, per_sample
 from rcgm.engine.queries import Derivative, Query
 
 
@@ -107,7 +107,7 @@ def query_at(derivative: Derivative, offset: Tensor, start: int | None = None) -
     if derivative.curve is not None:
         x = derivative.curve(offset)
     else:
-        x = derivative.x + offset.reshape(-1, *[1] * (derivative.x.ndim - 1)).to(derivative.x.dtype) * tangent.x
+        x = derivative.x + per_sample(offset, derivative.x).to(derivative.x.dtype) * tangent.x
     if tangent.t >= tangent.r:  # r is fixed or slower: a t that rounding puts below r is moved up to it
         t = torch.maximum(t, r)
     else:

@@ -82,7 +82,7 @@ class Combination:
         result = None
         for tensor, coeff in zip(self.terms, self.coeffs, strict=True):
             if isinstance(coeff, Tensor):
-                coeff = coeff.reshape(-1, *[1] * (tensor.ndim - 1))
+                coeff = per_sample(coeff, tensor)
                 # as in the fused loss, a term with coefficient 0 may hold anything
                 part = torch.where(coeff != 0, coeff * tensor, 0)
             else:
@@ -93,6 +93,11 @@ class Combination:
 
 PREDICTION = Combination(pred_coeff=1.0)
 """The student's prediction at the point of the step."""
+
+
+def per_sample(values: Tensor, like: Tensor) -> Tensor:
+    """``values`` ``[B]`` in the shape that is broadcast over the samples of ``like`` ``[B, ...]``."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def term(tensor: Tensor) -> Combination:

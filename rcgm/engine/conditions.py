@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from rcgm.engine.combination import per_sample
 from rcgm.engine.formats import joined
 
 Condition = Any
@@ -101,15 +102,15 @@ def with_guidance(condition: Condition, guidance: Tensor | None) -> Condition:
     return {**condition, "guidance": guidance}
 
 
-def no_guidance(like: Tensor) -> Tensor:
-    """``(1, 0, 1)`` for each sample, ``[B, 3]``: a scale of 1 at all times; dtype and device of ``like`` ``[B]``."""
-    return torch.stack([torch.ones_like(like), torch.zeros_like(like), torch.ones_like(like)], dim=1)
+def guidance_everywhere(scale: Tensor) -> Tensor:
+    """``(scale, 0, 1)`` for each sample, ``[B, 3]``: guidance of ``scale`` ``[B]`` at all times; none for 1."""
+    return torch.stack([scale, torch.zeros_like(scale), torch.ones_like(scale)], dim=1)
 
 
 def dropped(condition: Condition, null: Condition, drop: Tensor) -> Condition:
     """``null`` in the samples where ``drop`` ``[B]`` is true."""
 
     def choose(leaf: Tensor, null_leaf: Tensor) -> Tensor:
-        return torch.where(drop.reshape(-1, *[1] * (leaf.ndim - 1)), null_leaf, leaf)
+        return torch.where(per_sample(drop, leaf), null_leaf, leaf)
 
     return pytree.tree_map(choose, condition, null)

@@ -77,7 +77,9 @@ class Engine:
         self.networks = networks
         self.cond, self.null_cond, self.undropped = cond, null_cond, undropped
         self.guidance = guidance
-        self._no_guidance = None if guidance is None else conditions.no_guidance(guidance[:, 0])
+        self._no_guidance = (
+            None if guidance is None else conditions.guidance_everywhere(torch.ones_like(guidance[:, 0]))
+        )
         self.estimator = estimator
         self.dtype = dtype
         self.waves = 0

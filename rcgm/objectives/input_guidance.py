@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rcgm.distributed.shares import Share
 from rcgm.engine.combination import Combination, term
-from rcgm.engine.conditions import no_guidance
+from rcgm.engine.conditions import guidance_everywhere
 from rcgm.engine.queries import STUDENT, Query
 from rcgm.objectives.guidance import Guidance
 from rcgm.objectives.point import Point
@@ -67,15 +67,17 @@ class InputGuidance(Guidance):
 
     def queries(self, point: Point) -> list[Query]:
         with_null = super().queries(point)[1]
-        return [Query(point.x_t, point.t, point.t, self.network, guidance=self._everywhere(point)), with_null]
+        return [
+            Query(point.x_t, point.t, point.t, self.network, guidance=guidance_everywhere(point.guidance[:, 0])),
+            with_null,
+        ]
 
     def regression_target(self, point: Point, plain: Combination, answers: list[Tensor]) -> Combination:
         with_cond, with_null = answers
         return plain + (1 - 1 / self.used(point)) * (term(with_cond) - term(with_null))
 
     def inside(self, point: Point) -> Tensor:
-        _, low, high = point.guidance.unbind(1)
-        inside = (point.t >= low) & (point.t <= high)
+        inside = self._in_interval(point)
         if point.dropped is not None:
             inside &= ~point.dropped
         return inside.to(point.t.dtype)
@@ -86,11 +88,8 @@ class InputGuidance(Guidance):
 
     def at_the_time(self, point: Point) -> Tensor:
         """What the network is told for its velocity at ``t``: the ``omega`` that is used there, ``[B, 3]``."""
-        told = no_guidance(point.t)
-        omega, low, high = point.guidance.unbind(1)
-        inside = (point.t >= low) & (point.t <= high)
-        return torch.stack([torch.where(inside, omega, 1), told[:, 1], told[:, 2]], dim=1)
+        return guidance_everywhere(torch.where(self._in_interval(point), point.guidance[:, 0], 1))
 
-    def _everywhere(self, point: Point) -> Tensor:
-        told = no_guidance(point.t)
-        return torch.stack([point.guidance[:, 0], told[:, 1], told[:, 2]], dim=1)
+    def _in_interval(self, point: Point) -> Tensor:
+        _, low, high = point.guidance.unbind(1)
+        return (point.t >= low) & (point.t <= high)

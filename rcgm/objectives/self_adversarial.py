@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rcgm.engine.combination import PREDICTION, term
+from rcgm.engine.combination import PREDICTION, per_sample, term
 from rcgm.engine.queries import STUDENT, Queries, Query, together
 from rcgm.objectives.base import Objective
 from rcgm.objectives.overflow import without
@@ -124,7 +124,7 @@ class Adversarial(Objective):
         """``point`` with fakes and samples at ``t = 1, r = 0``."""
         share, number, transport = point.whole, self.self_adversarial.samples(point.whole.total), self.transport
         row = torch.arange(len(point.t), device=point.t.device)
-        fake, end = row < share.before(number), row >= share.before(share.total - number)
+        fake, end = row < share.before(number), self._rectified(point)
         one, zero = torch.ones_like(point.t), torch.zeros_like(point.t)
         t, r = torch.where(end, one, point.t), torch.where(end, zero, point.r)
         alpha = transport.alpha(one)
@@ -135,11 +135,17 @@ class Adversarial(Objective):
             asked.append(Query(starts[1], one, zero, STUDENT))
         answers = yield asked
         samples = [transport.move(start, answer, one, zero) for start, answer in zip(starts, answers, strict=True)]
-        x = torch.where(_column(fake, point.x), samples[0], samples[1] if len(samples) > 1 else point.x)
+        x = torch.where(per_sample(fake, point.x), samples[0], samples[1] if len(samples) > 1 else point.x)
         path = dict(zip(("x_t", "velocity", "regression_target"), transport.path(x, point.z, t), strict=True))
         # the rows that need no target forward: fakes, but none of those that are rectified
         equal = min(max(point.equal, share.left_out(number)), share.left_out(share.total - number))
         return replace(point, x=x, t=t, r=torch.where(fake, t, r), equal=equal, fake=fake, **path)
+
+    def _rectified(self, point: Point) -> Tensor:
+        """Which samples have ``t = 1`` and ``r = 0``, ``[B]``: the last ones of the batch."""
+        share = point.whole
+        row = torch.arange(len(point.t), device=point.t.device)
+        return row >= share.before(share.total - self.self_adversarial.samples(share.total))
 
     def _delta(self, point: Point) -> Queries[Tensor]:
         """The velocity of fakes less that of data, on the way from the one-step samples to noise, ``[B, ...]``."""
@@ -156,16 +162,10 @@ class Adversarial(Objective):
         """Flow matching in the fakes, ``delta`` in the samples that are rectified; the others have no weight."""
         total = point.whole.total
         number = self.self_adversarial.samples(total)
-        row = torch.arange(len(point.t), device=point.t.device)
-        fake = point.fake.to(point.t.dtype)
-        rectified = (row >= point.whole.before(total - number)).to(point.t.dtype)
+        fake, rectified = (samples.to(point.t.dtype) for samples in (point.fake, self._rectified(point)))
         value = fake * (PREDICTION - term(point.regression_target)) + rectified * term(delta)
         return Residual(value, weight=fake + self.self_adversarial.weight * total / number * rectified)
 
 
-def _column(values: Tensor, like: Tensor) -> Tensor:
-    return values.reshape(-1, *[1] * (like.ndim - 1))
-
-
 def _times(scalars: Tensor, tensor: Tensor) -> Tensor:
-    return _column(scalars, tensor).to(tensor.dtype) * tensor
+    return per_sample(scalars, tensor).to(tensor.dtype) * tensor

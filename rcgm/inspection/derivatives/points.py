@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from rcgm.engine import Engine
-from rcgm.engine.combination import Combination
+from rcgm.engine.combination import Combination, per_sample
 from rcgm.engine.conditions import Condition
 from rcgm.engine.estimator import Estimator
 from rcgm.engine.networks import Network
@@ -148,7 +147,7 @@ class Points:
             engine = Engine({STUDENT: network}, cond, dtype=dtype)
             query = Query(point.x_t, point.t, point.t, STUDENT)
             if offset is not None:
-                moved = point.x_t + offset.reshape(-1, *[1] * (point.x_t.ndim - 1)) * point.velocity
+                moved = point.x_t + per_sample(offset, point.x_t) * point.velocity
                 query = Query(moved, point.t + offset, point.r, STUDENT)
             return engine.evaluate([query])[0].to(point.x_t.dtype)
 
@@ -184,20 +183,7 @@ def _summed(combination: Combination, dtype: torch.dtype) -> Tensor:
 
 
 def _value(residual: AnyResidual, prediction: Tensor, dtype: torch.dtype) -> Tensor:
-    if not isinstance(residual, RecursiveResidual):
-        value = residual.value
-        known = _summed(replace(value, pred_coeff=0.0), dtype)
-        return known + _per_sample(value.pred_coeff, prediction) * prediction
-    times, segments = residual.times, residual.segments
-    base = prediction if residual.base is None else residual.base.to(dtype)
-    first = times[0] - times[1]
-    whole = times[1] == times[-1]  # one gap: the estimate is the base
-    total = _per_sample(times[0] - times[-1], base) * base
-    for number, segment in enumerate(segments, 1):
-        total = total - _per_sample(times[number] - times[number + 1], base) * segment.to(dtype)
-    estimate = total / _per_sample(torch.where(whole, 1, first), base)
-    return torch.where(_per_sample(whole, base), base, estimate) - residual.velocity
-
-
-def _per_sample(values: Any, like: Tensor) -> Any:
-    return values.reshape(-1, *[1] * (like.ndim - 1)) if isinstance(values, Tensor) else values
+    value = residual.combination() if isinstance(residual, RecursiveResidual) else residual.value
+    own = value.pred_coeff
+    known = _summed(replace(value, pred_coeff=0.0), dtype)
+    return known + (per_sample(own, prediction) if isinstance(own, Tensor) else own) * prediction

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rcgm.derivatives import ForwardMode
+from rcgm.engine.combination import per_sample
 from rcgm.inspection.derivatives.points import Points
 
 __all__ = ["Truth", "extrapolated", "true_derivative"]
@@ -81,7 +82,7 @@ def extrapolated(values: Callable[[Tensor], Tensor], room: Tensor) -> tuple[Tens
     best, least = None, torch.full_like(room, torch.inf)
     for _ in range(LEVELS):
         after, before = values(step), values(-step)
-        above, row = row, [(after - before) / (2 * _per_sample(step, after))]
+        above, row = row, [(after - before) / (2 * per_sample(step, after))]
         if best is None:
             best = row[0]
         factor = 1.0
@@ -90,7 +91,7 @@ def extrapolated(values: Callable[[Tensor], Tensor], room: Tensor) -> tuple[Tens
             row.append((factor * row[level] - known) / (factor - 1))
             error = torch.maximum(_norm(row[-1] - row[-2]), _norm(row[-1] - known))
             better = error < least
-            best = torch.where(_per_sample(better, best), row[-1], best)
+            best = torch.where(per_sample(better, best), row[-1], best)
             least = torch.where(better, error, least)
         step = step / FALL
     return best, least
@@ -102,10 +103,6 @@ def _relative(error: Tensor, derivative: Tensor) -> Tensor:
 
 def _norm(values: Tensor) -> Tensor:
     return values.flatten(1).norm(dim=1)
-
-
-def _per_sample(values: Tensor, like: Tensor) -> Tensor:
-    return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def _first_line(problem: Exception) -> str:
