@@ -32,10 +32,25 @@ class OptimizerConfig(Section):
     """Decoupled; applied to matrices and tensors of more dimensions, not to biases and gains."""
     warmup_steps: NonNegativeInt = 0
     """Steps over which the learning rate grows linearly from lr/warmup_steps to lr."""
-    schedule: Literal["constant"] = "constant"
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate falls from lr to final_lr at the end of the run. Where a run goes on with more steps, it is
+    lr again until their end is near."""
+    decay_steps: PositiveInt | None = None
+    """The last steps of the run, in which it falls. Default: all after the warm-up."""
+    final_lr: Annotated[float, Field(ge=0.0)] = 0.0
     clip_grad_norm: PositiveFloat | None = None
     fused: Literal["apex", "torch"] | None = None
     """Implementation of AdamW on a GPU. Default: apex (NVIDIA's) if it is installed and nothing is sharded."""
+
+    @model_validator(mode="after")
+    def _decay_needs_a_schedule(self) -> OptimizerConfig:
+        if self.schedule == "constant" and (self.decay_steps is not None or self.final_lr):
+            raise ValueError(
+                "decay_steps and final_lr must be left out with the schedule constant: choose schedule linear or cosine"
+            )
+        if self.final_lr > self.lr:
+            raise ValueError(f"final_lr must be at most lr, {self.lr:g}, got {self.final_lr:g}")
+        return self
 
     @model_validator(mode="after")
     def _fused_is_adamw(self) -> OptimizerConfig:

@@ -19,6 +19,7 @@ FREE = (
 ON_REQUEST = (
     *("data.root", "data.path", "data.labels_path", "data.statistics", "teacher.run", "init_from.path"),
     *("optimizer.lr", "optimizer.betas", "optimizer.eps", "optimizer.weight_decay", "optimizer.warmup_steps"),
+    *("optimizer.schedule", "optimizer.decay_steps", "optimizer.final_lr"),
     *("optimizer.clip_grad_norm", "optimizer.fused"),
 )
 """Keys that may differ if asked for by name: they do not change what the run learns from or what its state means."""

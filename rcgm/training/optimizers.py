@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -55,11 +56,23 @@ def build_optimizer(
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused or None)
 
 
-def learning_rate(config: OptimizerConfig, step: int) -> float:
-    """The learning rate of step 0, 1, ...: linear growth to ``lr`` at the last of ``warmup_steps``, then constant."""
-    if step >= config.warmup_steps:
+def learning_rate(config: OptimizerConfig, step: int, steps: int | None = None) -> float:
+    """The learning rate of step 0, 1, ... of a run of ``steps`` steps.
+
+    It grows linearly to ``lr`` at the last of ``warmup_steps``, and falls by ``schedule`` in the last ``decay_steps``:
+    the first of them still has ``lr``, and the step after the last one would have ``final_lr``.
+
+    Args:
+        steps: None for a run without a known end, whose rate does not fall.
+    """
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    if config.schedule == "constant" or steps is None:
         return config.lr
-    return config.lr * (step + 1) / config.warmup_steps
+    decay_steps = min(config.decay_steps or steps, steps - config.warmup_steps)
+    passed = max(step - (steps - decay_steps), 0) / decay_steps
+    left = 1.0 - passed if config.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * passed))
+    return config.final_lr + (config.lr - config.final_lr) * left
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:

@@ -177,7 +177,7 @@ class Trainer:
         last = number == config.steps
         report = last or _due(config.logging.every, number)
         x, cond = batch[0], batch[1] if self._takes_condition else None
-        set_learning_rate(self.optimizer, learning_rate(config.optimizer, self.step))
+        set_learning_rate(self.optimizer, learning_rate(config.optimizer, self.step, config.steps))
         result = self._train_step(
             self.step,
             x.to(self.device, non_blocking=True),

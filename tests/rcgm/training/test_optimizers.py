@@ -31,6 +31,38 @@ def test_learning_rate_warms_up_linearly_to_its_last_warmup_step():
     assert learning_rate(OptimizerConfig(lr=0.4), 0) == 0.4
 
 
+@pytest.mark.parametrize(
+    ("schedule", "options", "expected"),
+    [
+        ("linear", {}, [0.2, 0.4, 0.4, 0.3, 0.2, 0.1]),
+        ("linear", {"decay_steps": 2}, [0.2, 0.4, 0.4, 0.4, 0.4, 0.2]),
+        ("linear", {"decay_steps": 100}, [0.2, 0.4, 0.4, 0.3, 0.2, 0.1]),
+        ("linear", {"decay_steps": 2, "final_lr": 0.1}, [0.2, 0.4, 0.4, 0.4, 0.4, 0.25]),
+        ("cosine", {}, [0.2, 0.4, 0.4, 0.2 + 0.1 * 2**0.5, 0.2, 0.2 - 0.1 * 2**0.5]),
+    ],
+)
+def test_learning_rate_falls_at_the_end_of_the_run(schedule, options, expected):
+    config = OptimizerConfig(lr=0.4, warmup_steps=2, schedule=schedule, **options)
+    assert [learning_rate(config, step, 6) for step in range(6)] == pytest.approx(expected)
+    assert learning_rate(config, 1000) == 0.4
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_run_of_warm_up_alone_has_a_learning_rate(schedule):
+    config = OptimizerConfig(lr=0.4, warmup_steps=4, schedule=schedule)
+    assert [learning_rate(config, step, 4) for step in range(4)] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"decay_steps": 5}, "decay_steps and final_lr must be left out"), ({"final_lr": 1e-5}, "must be left out"),
+     ({"schedule": "cosine", "final_lr": 1.0}, "final_lr must be at most lr")],
+)  # fmt: skip
+def test_settings_of_the_schedule_that_contradict_each_other(options, message):
+    with pytest.raises(ValueError, match=message):
+        OptimizerConfig(lr=0.1, **options)
+
+
 def test_set_learning_rate_reaches_every_group():
     optimizer = build_optimizer(OptimizerConfig(lr=1.0), network())
     set_learning_rate(optimizer, 0.25)
