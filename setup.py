@@ -4,7 +4,7 @@
 
 RCGM_CUDA        auto (default): build for CUDA if nvcc is found; 1: fail if it is not; 0: do not
 RCGM_CUDA_ARCHS  compute capabilities separated by commas, such as "90" or "80,90,100"; the default is what the toolkit
-                 knows of 80, 90 and 100, and PTX of the last for newer devices
+                 knows of 80, 90, 100 and 120, and PTX of the last for newer devices
 CUDA_HOME        the CUDA toolkit, if nvcc is not on the PATH
 CXX, NVCC        the compilers; CXX may begin with a launcher, as in "ccache g++"
 """
@@ -45,7 +45,7 @@ CPU_FLAGS = ["-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fno-t
 CPU_FLAGS += ["-fvisibility=hidden"]
 LAUNCHERS = ("ccache", "sccache", "distcc")
 INSTALL_COMPILER = "install a C++17 compiler (on Debian: apt install build-essential), or set CXX to one"
-WANTED_CUDA_ARCHS = ("80", "90", "100")
+WANTED_CUDA_ARCHS = ("80", "90", "100", "120")
 
 
 class BuildError(RuntimeError):
@@ -219,6 +219,11 @@ class BuildKernels(build_ext):
 
 
 def extensions() -> list[Pybind11Extension]:
+    if sys.platform == "win32":
+        raise BuildError(
+            "rcgm_kernels is compiled by GCC or Clang, on Linux and macOS: on Windows, install it in WSL 2 "
+            "(`wsl --install`, then `pip install .` there)"
+        )
     modules = [Pybind11Extension("rcgm_kernels._cpu", [str(CSRC / "cpu" / "bindings.cpp")])]
     if wanted_nvcc():
         modules.append(Pybind11Extension("rcgm_kernels._cuda", [str(CSRC / "cuda" / "bindings.cpp")]))

@@ -18,6 +18,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from statistics import median
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from benchmarks import environment
 from benchmarks.kernel_cases import Case, advance_case, backends, ema_case, interpolate_case
 from benchmarks.limits import first_line
 from benchmarks.loss_cases import FORMS, METRICS, loss_case, residual_case
-from benchmarks.timing import graphed, in_turn, keep_memory, large_allocations, medians
+from benchmarks.timing import graphed, in_turn, keep_memory, large_allocations, medians, seconds_of_rounds, spread
 
 POINTS, LATENTS, MIDDLE, LARGE = (256, 2), (256, 4, 32, 32), (64, 16, 64, 64), (64, 16, 128, 128)
 VIDEO, LARGEST = (4, 16, 21, 60, 104), (256, 16, 128, 128)
@@ -153,9 +154,10 @@ def measure(case: Case, rounds: int, device: torch.device) -> list[dict[str, Any
     source = torch.empty(max(case.bytes_moved // 2, 1), dtype=torch.uint8, device=device)
     copies = [(source.random_(), torch.zeros_like(source)) for source in [source.clone() for _ in range(case.sets)]]
     variants = {"floor": [lambda a=a, b=b: b.copy_(a) for a, b in copies]} | case.variants
-    seconds = medians(
+    of_rounds = seconds_of_rounds(
         {name: in_turn(works) for name, works in variants.items()}, rounds=rounds, calls=case.sets, device=device
     )
+    seconds = {name: median(values) for name, values in of_rounds.items()}
     in_graph, errors = graph_times(variants, case, rounds, device)
     rows = []
     for backend in case.ours:
@@ -167,8 +169,9 @@ def measure(case: Case, rounds: int, device: torch.device) -> list[dict[str, Any
             "bytes": case.bytes_moved,
             "times_floor": seconds[backend] / seconds["floor"],
             "share_of_copy": seconds["floor"] / seconds[backend],
+            "spread": spread(of_rounds[backend]),
             "times_l2": seconds[backend] / seconds[f"l2 {backend}"] if f"l2 {backend}" in seconds else None,
-            "large_allocations": large_allocations(case.variants[backend][0], case.term_bytes, device),
+            "large_allocations": large_allocations(case.variants[backend][0], case.term_bytes),
         }
         for other in ("eager", "compile", "published", "mul and add"):
             row[f"{other.replace(' ', '_')}_over_fused"] = (

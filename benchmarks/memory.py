@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -28,17 +28,17 @@ def high_water(work: Callable[[], object], device: torch.device) -> int:
     return highest
 
 
-def allocations(
-    work: Callable[[], object], activities: Sequence[ProfilerActivity] = (ProfilerActivity.CPU,)
-) -> list[int]:
-    """Bytes of each allocation and, negative, each release in ``work``, in their order.
+def allocations(work: Callable[[], object]) -> list[int]:
+    """Bytes of each allocation and, negative, each release in ``work``, on any device, in their order.
+
+    The profiler records only what the host does: one that has looked at a GPU slows every later launch.
 
     Now and then the profiler loses the events from some point on. Two marks show it; ``work`` then runs again.
 
     Raises:
         RuntimeError: the marks were lost in each of five attempts.
     """
-    mark = 1_234_567
+    mark, activities = 1_234_567, [ProfilerActivity.CPU]
     for _ in range(5):
         with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
             torch.empty(mark, dtype=torch.uint8)

@@ -208,7 +208,7 @@ def backends_table() -> str:
     never = "PTX for sm_90 run in an interpreter; **never run on a GPU**"
     ran = f"tested on {provenance(gpu)}" if gpu and gpu["passed"] else never
     rows = [
-        ["`cuda`", "C++/CUDA, sm_80, sm_90, sm_100", ran],
+        ["`cuda`", "C++/CUDA, sm_80, sm_90, sm_100, sm_120", ran],
         ["`triton`", "any GPU that Triton supports", ran],
         ["`cpu`", "C++/OpenMP; AVX-512, AVX2 or baseline, chosen at run time", "tested"],
         ["`reference`", "plain tensors, any device, also in float64: the definition", "tested"],

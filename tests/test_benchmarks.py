@@ -17,7 +17,7 @@ from benchmarks import (
     profile_step,
     target_formats,
 )
-from benchmarks.timing import in_turn, large_allocations
+from benchmarks.timing import in_turn, large_allocations, medians, spread
 
 CPU = torch.device("cpu")
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -32,11 +32,41 @@ def test_in_turn_goes_round():
     assert seen[:3] == seen[3:]
 
 
+def test_spread_is_the_width_of_the_middle_half():
+    assert spread([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx(2 / 3)
+    assert spread([3.0, 3.0, 3.0]) == spread([3.0]) == 0.0
+
+
+def test_the_gpu_is_busy_until_all_calls_are_in_its_queue(monkeypatch: pytest.MonkeyPatch):
+    seen = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            seen.append("event")
+
+        def synchronize(self) -> None:
+            pass
+
+        def elapsed_time(self, end: object) -> float:
+            return 6.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: seen.append("synchronize"))
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: seen.append("busy") if cycles > 0 else None)
+    work = {"a": lambda: seen.append("a")}
+    found = medians(work, rounds=2, calls=3, device=torch.device("cuda"))
+    assert found == {"a": pytest.approx(2e-3)}
+    assert seen == ["a", "synchronize", *"aaa", *2 * ["busy", "event", *"aaa", "event"]]
+
+
 def test_large_allocations_are_counted():
     keep = []
-    assert large_allocations(lambda: keep.append(torch.empty(1000)), 4000, CPU) == 1
-    assert large_allocations(lambda: keep.append(torch.empty(900)), 4000, CPU) == 0
-    assert large_allocations(lambda: keep.extend(torch.empty(2, 1000) for _ in range(3)), 4000, CPU) == 3
+    assert large_allocations(lambda: keep.append(torch.empty(1000)), 4000) == 1
+    assert large_allocations(lambda: keep.append(torch.empty(900)), 4000) == 0
+    assert large_allocations(lambda: keep.extend(torch.empty(2, 1000) for _ in range(3)), 4000) == 3
 
 
 def test_moons_trains_a_cell():

@@ -66,3 +66,9 @@ def test_a_launcher_goes_before_the_compiler(tmp_path, setup, monkeypatch):
     assert setup["without_launcher"](command) == "g++"
     monkeypatch.delenv("CXX")
     assert setup["cxx_command"]("c++") == ["c++"] and setup["without_launcher"](["c++"]) == "c++"
+
+
+def test_windows_is_told_where_it_builds(setup, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(setup["BuildError"], match="WSL 2"):
+        setup["extensions"]()

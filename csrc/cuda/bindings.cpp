@@ -17,29 +17,27 @@ namespace {
 // (device, stream)
 Place place(const py::tuple& t) { return {t[0].cast<int>(), reinterpret_cast<void*>(t[1].cast<uintptr_t>())}; }
 
-// `memory` is the workspace and the counter.
 LossArguments loss_arguments(const py::tuple& inputs, const py::tuple& numbers, const py::tuple& results,
-                             const py::tuple& memory) {
+                             py::handle workspace) {
   LossArguments a = loss_without_terms<LossArguments>(inputs, numbers, results);
   const py::list terms = terms_of_loss(inputs);
   const bool pred_first = a.options.pred_in_residual;
   if (terms.size() + pred_first > size_t(kMaxTerms)) throw std::invalid_argument("more terms than kMaxTerms");
   if (pred_first) a.tensors[a.count++] = a.pred;
   for (const py::handle& term : terms) a.tensors[a.count++] = array(term);
-  a.workspace = address<double>(memory[0]);
-  a.counter = address<unsigned>(memory[1]);
+  a.workspace = address<double>(workspace);
   return a;
 }
 
 py::tuple loss_description(const py::tuple& where, const py::tuple& inputs, const py::tuple& numbers, const py::tuple& results,
-                           const py::tuple& memory) {
-  const LossDescription d = describe_loss(loss_arguments(inputs, numbers, results, memory), place(where).device);
+                           py::handle workspace) {
+  const LossDescription d = describe_loss(loss_arguments(inputs, numbers, results, workspace), place(where).device);
   return py::make_tuple(d.path, d.lanes, d.cluster, d.blocks, d.shared_bytes);
 }
 
 void residual_loss_of(const py::tuple& where, const py::tuple& inputs, const py::tuple& numbers, const py::tuple& results,
-                      const py::tuple& memory) {
-  residual_loss(loss_arguments(inputs, numbers, results, memory), place(where));
+                      py::handle workspace) {
+  residual_loss(loss_arguments(inputs, numbers, results, workspace), place(where));
 }
 
 void interpolate_of(const py::tuple& where, py::handle x, py::handle z, py::handle alpha, py::handle gamma, py::handle out) {

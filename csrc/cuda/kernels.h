@@ -24,7 +24,7 @@ struct LossArguments {
   MutableArray gradient;  // null data: not wanted
   float* storage_scales;  // [batch]; null unless the gradient is scaled
   double* workspace;      // loss_workspace(...) doubles, of any content
-  unsigned* counter;      // one, 0 before and after
+  unsigned* counter;      // of finished blocks; chosen by residual_loss
 };
 
 struct InterpolateArguments {

@@ -1,4 +1,5 @@
 // residual_loss: the choice among the loss kernels.
+#include "counters.h"
 #include "formulas.cuh"
 #include "loss_kernels.h"
 
@@ -43,7 +44,7 @@ LossParameters planned(const LossArguments& a, int device) {
 }  // namespace
 
 int64_t loss_workspace(int device, int64_t batch, int64_t size, int64_t positions) {
-  return workspace_doubles(batch, size, positions, attribute(cudaDevAttrMultiProcessorCount, device));
+  return 1 + workspace_doubles(batch, size, positions, attribute(cudaDevAttrMultiProcessorCount, device));
 }
 
 LossDescription describe_loss(const LossArguments& a, int device) {
@@ -54,7 +55,9 @@ LossDescription describe_loss(const LossArguments& a, int device) {
 
 void residual_loss(const LossArguments& a, const Place& place) {
   enter(place);
-  const LossParameters p = planned(a, place.device);
+  LossParameters p = planned(a, place.device);
+  p.a.counter = counter_for(place, reinterpret_cast<unsigned*>(a.workspace));
+  p.a.workspace = a.workspace + 1;
   if (a.options.positions) {
     launch_channels(p, place);
   } else if (p.plan.path == LossPath::kOnChip) {

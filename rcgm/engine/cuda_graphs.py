@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -53,7 +53,7 @@ class CudaGraphs:
             current.wait_stream(side)
             graph = torch.cuda.CUDAGraph()
             # thread_local: the threads that load data may go on allocating pinned memory
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            with self._undone_if_it_fails(), torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 output = forward()
 
         def replay() -> Tensor:
@@ -61,6 +61,19 @@ class CudaGraphs:
             return output
 
         return replay
+
+    @contextlib.contextmanager
+    def _undone_if_it_fails(self) -> Iterator[None]:
+        """After a capture that fails, torch stays on its stream, and its generator refuses to draw outside of graphs."""
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        state, stream = generator.clone_state(), torch.cuda.current_stream()
+        try:
+            yield
+        except BaseException:
+            torch.cuda.set_stream(stream)
+            generator.graphsafe_set_state(state)
+            self._pool = None  # it may hold memory of the capture
+            raise
 
 
 class GraphedNetwork:

@@ -34,8 +34,9 @@ def choose(name: str | None, device: torch.device) -> ModuleType:
     """
     forced = requested(name)
     if not forced:
+        # In this order CUDA is not started for tensors that are elsewhere.
         return next(
-            backend for backend in BACKENDS.values() if backend.unavailable() is None and backend.supports(device)
+            backend for backend in BACKENDS.values() if backend.supports(device) and backend.unavailable() is None
         )
     return _named(forced, "backend" if name else ENVIRONMENT, device)
 

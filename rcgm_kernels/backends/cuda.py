@@ -35,7 +35,9 @@ def unavailable() -> str | None:
 
 
 def supports(device: torch.device) -> bool:
-    return device.type == "cuda" and _runs_on(torch.cuda.current_device() if device.index is None else device.index)
+    if device.type != "cuda" or unavailable() is not None:
+        return False
+    return _runs_on(torch.cuda.current_device() if device.index is None else device.index)
 
 
 def residual_loss(inputs: LossInputs, plan: LossPlan) -> Results:
@@ -49,8 +51,8 @@ def residual_loss(inputs: LossInputs, plan: LossPlan) -> Results:
     inputs, device = inputs if plan.dense else inputs.with_dense_samples(), inputs.pred.device
     results = new_results(inputs.pred, plan.dtype, plan.options)
     doubles = _cuda.loss_workspace(device.index or 0, plan.batch, plan.size, plan.positions)
-    memory = torch.empty(doubles, dtype=torch.float64, device=device), _counter(device)
-    _launch("residual_loss", device, inputs, plan.numbers, results, memory)
+    workspace = torch.empty(doubles, dtype=torch.float64, device=device)
+    _launch("residual_loss", device, inputs, plan.numbers, results, workspace)
     return results
 
 
@@ -93,27 +95,6 @@ def _launch(name: str, device: torch.device, *arguments: object) -> None:
     """Run a kernel on torch's current stream of ``device``."""
     with torch.cuda.device(device):
         getattr(_cuda, name)((device.index, torch.cuda.current_stream(device).cuda_stream), *arguments)
-
-
-def _counter(device: torch.device) -> Tensor:
-    """A counter that is 0, with which the blocks of a launch find out which of them is the last; that one clears it.
-
-    Launches on one stream run one after the other and share a counter. A graph may be replayed on any stream, so what
-    is captured gets one of its own.
-    """
-    with torch.cuda.device(device):
-        if torch.cuda.is_current_stream_capturing():
-            return _new_counter(device)
-        return _counter_of_stream(device, torch.cuda.current_stream(device).cuda_stream)
-
-
-@functools.cache
-def _counter_of_stream(device: torch.device, stream: int) -> Tensor:
-    return _new_counter(device)
-
-
-def _new_counter(device: torch.device) -> Tensor:
-    return torch.zeros(1, dtype=torch.int32, device=device)
 
 
 @functools.cache

@@ -56,6 +56,11 @@ def test_the_fastest_that_supports_the_device_is_chosen(monkeypatch):
     assert choose(None, torch.device("cuda", 0)) is reference
 
 
+def test_cuda_is_not_asked_about_tensors_on_the_cpu(monkeypatch):
+    monkeypatch.setattr(cuda, "unavailable", lambda: pytest.fail("asked"))
+    assert choose(None, CPU) is cpu
+
+
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
 def test_the_backend_that_is_named_runs(operation, monkeypatch):
     ran = []

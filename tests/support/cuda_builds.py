@@ -18,7 +18,7 @@ from tests.support.compiled import Compilation, make_all, run
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"), key=lambda source: -source.stat().st_size)  # slowest first
 HEADERS = tuple(path for path in (ROOT / "csrc").rglob("*.*") if path.suffix in (".h", ".cuh"))
-ARCHS = ("80", "90", "100")
+ARCHS = ("80", "90", "100", "120")
 EMULATION = ROOT / "tests" / "rcgm_kernels" / "cuda_emulation"
 
 

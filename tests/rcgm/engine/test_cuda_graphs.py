@@ -226,3 +226,25 @@ def test_cuda_graphs():
             parameter.mul_(1.1)
     assert len(captured._recorded) == 4
     assert all(captured._recorded.values())
+
+
+class Waits(nn.Module):
+    """Asks for a value on the host, which no graph can hold."""
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, r: torch.Tensor, cond: object = None) -> torch.Tensor:
+        return x * float(t.sum())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_capture_that_fails_leaves_torch_as_it_was():
+    x, t, r, _ = (None if argument is None else argument.cuda() for argument in arguments())
+    stream = torch.cuda.current_stream()
+    waits, plain = GraphedNetwork(Waits()), network().cuda()
+    torch.cuda.manual_seed(0)
+    expected = torch.randn(8, device="cuda")
+    torch.cuda.manual_seed(0)
+    with torch.no_grad(), pytest.warns(RuntimeWarning, match="could not be captured"):
+        torch.testing.assert_close(waits(x, t, r), x * t.sum())
+    assert torch.cuda.current_stream() == stream
+    assert torch.equal(torch.randn(8, device="cuda"), expected)
+    torch.testing.assert_close(GraphedNetwork(plain)(x, t, r), plain(x, t, r))

@@ -57,9 +57,7 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     else:
         module, library = request.getfixturevalue("emulated")
         here = Place(torch.device("cpu"), module, library)
-        counter = torch.zeros(1, dtype=torch.int32)
         monkeypatch.setattr(cuda, "_cuda", module)
-        monkeypatch.setattr(cuda, "_counter", lambda device: counter)
     launch_on_gpu = cuda._launch
 
     def launch(name: str, device: torch.device, *arguments: object) -> None:
@@ -85,5 +83,5 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     here.emulate()
     yield here
     if request.param == "emulated":
-        assert counter.item() == 0
+        assert library.emulated_counters_are_zero()
     here.check_guards()

@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "cuda/counters.h"
 #include "cuda_runtime.h"
 
 thread_local uint3 threadIdx, blockIdx;
@@ -19,6 +20,7 @@ namespace gpu {
 constexpr size_t kSharedRoom = 256 * 1024;
 extern thread_local uint4 shared[kSharedRoom / sizeof(uint4)];  // what the kernels declare as extern __shared__
 thread_local uint4 shared[kSharedRoom / sizeof(uint4)];
+extern unsigned counters[kCounters];
 }  // namespace gpu
 }  // namespace rcgm
 
@@ -228,3 +230,10 @@ extern "C" __attribute__((visibility("default"))) void emulate(int multiprocesso
 }
 
 extern "C" __attribute__((visibility("default"))) int64_t emulated_launches() { return device.launches; }
+
+extern "C" __attribute__((visibility("default"))) int emulated_counters_are_zero() {
+  for (unsigned counter : rcgm::gpu::counters) {
+    if (counter) return 0;
+  }
+  return 1;
+}

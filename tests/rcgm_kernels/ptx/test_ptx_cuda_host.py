@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from rcgm_kernels.backends import cuda
 from tests.support.cuda_cases import F32, METRICS, Case
 from tests.support.ptx import checks
-from tests.support.ptx.cuda_device import STREAM
-from tests.support.ptx.cuda_runtime import INVALID_CLUSTER, LARGE_CLUSTERS, LAUNCH_FAILED, MORE_SHARED, Runtime
+from tests.support.ptx.cuda_runtime import (
+    INVALID_CLUSTER,
+    LARGE_CLUSTERS,
+    LAUNCH_FAILED,
+    MORE_SHARED,
+    STREAM,
+    Runtime,
+)
 from tests.support.ptx.loss_cases import SPLITS
 
 
@@ -84,3 +91,41 @@ def test_asking_for_a_device_leaves_the_current_one(device: Runtime) -> None:
     assert cuda._runs_on(before + 1)
     assert device.device == before
     assert "find" in device.calls
+
+
+SEVERAL_BLOCKS = Case(6, 4096, (F32,) * 2)
+COUNTERS, COUNTERS_OF_STREAMS = 16384, 1024
+
+
+def counter_of_a_loss(device: Runtime, stream: int, *, capturing: bool = False) -> int | None:
+    """Which of the device's counters a loss on this stream gets; None: one of its own."""
+    device.stream, device.is_capturing = stream, capturing
+    checks.loss_agrees("cuda", SEVERAL_BLOCKS)
+    parameters = device.launches[-1].parameters
+    addresses = np.frombuffer(parameters, np.uint64, len(parameters) // 8)
+    (counters,) = (each for each in device.variables(device.number) if len(each) == 4 * COUNTERS)
+    offsets = addresses.astype(np.int64) - counters.data_ptr()
+    found = offsets[(offsets >= 0) & (offsets < len(counters))]
+    return int(found[0]) // 4 if len(found) else None
+
+
+def test_launches_that_may_run_at_once_share_no_counter(device: Runtime) -> None:
+    first = counter_of_a_loss(device, 1001)
+    captured = [counter_of_a_loss(device, 1001, capturing=True) for _ in range(3)]
+    second = counter_of_a_loss(device, 1002)
+    assert counter_of_a_loss(device, 1001) == first
+    assert len({first, second, *captured}) == 5
+    assert max(first, second) < COUNTERS_OF_STREAMS <= min(captured)
+
+
+def test_more_streams_than_counters_clear_one_of_their_own(device: Runtime) -> None:
+    device.failures["launch"] = [LAUNCH_FAILED] * COUNTERS_OF_STREAMS
+    for stream in range(COUNTERS_OF_STREAMS):
+        device.stream = 2000 + stream
+        with pytest.raises(RuntimeError, match="719"):
+            checks.loss_agrees("cuda", SEVERAL_BLOCKS)
+    before = device.calls.count("clear")
+    assert counter_of_a_loss(device, 9999) is None
+    assert device.calls.count("clear") == before + 1
+    assert counter_of_a_loss(device, 2000) < COUNTERS_OF_STREAMS
+    device.number += 1  # other tests have a device with counters

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,6 @@ from tests.support.ptx.cuda_runtime import Runtime
 from tests.support.ptx.watching import tensors, watched
 
 RUNTIME = Path(__file__).with_name("cuda_runtime.cpp")
-STREAM = 0x5EED  # torch's current stream, as its device tells it
 PTX_FLAGS = ("-O3", "-std=c++17", "-Xcompiler=-fPIC", "-gencode=arch=compute_90,code=compute_90", "--no-compress")
 
 
@@ -31,10 +31,6 @@ def build(folder: Path) -> Path:
     paths = [str(path) for path in sorted(folder.glob("*.o"))]
     run([host_compiler(), "-shared", "-Wl,-Bsymbolic", *paths, "-lpthread", "-o", str(library)])
     return library
-
-
-class _CurrentStream:
-    cuda_stream = STREAM
 
 
 @contextmanager
@@ -67,9 +63,7 @@ def device_in_place(runtime: Runtime, patch: pytest.MonkeyPatch) -> Iterator[Run
     patch.setattr(cuda, "_cuda", load_extension(runtime.library))
     patch.setattr(cuda, "_launch", launched)
     patch.setattr(torch.cuda, "device", Selected)
-    patch.setattr(torch.cuda, "current_stream", lambda device: _CurrentStream)
-    patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    counter = cuda._counter(torch.device("cpu"))
+    patch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=runtime.stream))
     with watched(cuda, runtime.memory):
         yield runtime
-    assert counter.item() == 0
+    assert not any(variable.any() for variable in runtime.variables(runtime.number))  # no counter is left above 0

@@ -23,6 +23,9 @@ struct Hooks {
   int (*set_device)(int);
   int (*count)(int*);
   int (*find)(const char* kernel);
+  int (*variable)(const char* name, size_t bytes, void** address);
+  int (*capturing)(void* stream, int* status);
+  int (*clear)(void* to, size_t bytes, void* stream);
 };
 
 namespace {
@@ -31,6 +34,16 @@ Hooks hooks;
 
 std::map<const void*, std::string>& kernels() {
   static std::map<const void*, std::string> all;
+  return all;
+}
+
+struct Variable {
+  std::string name;
+  size_t bytes;
+};
+
+std::map<const void*, Variable>& variables() {
+  static std::map<const void*, Variable> all;
   return all;
 }
 
@@ -73,7 +86,9 @@ EXPORT void __cudaUnregisterFatBinary(void**) {}
 EXPORT void __cudaRegisterFunction(void**, const char* host, char*, const char* name, int, uint3*, uint3*, dim3*, dim3*, int*) {
   kernels()[host] = name;
 }
-EXPORT void __cudaRegisterVar(void**, char*, char*, const char*, int, size_t, int, int) {}
+EXPORT void __cudaRegisterVar(void**, char* host, char*, const char* name, int, size_t bytes, int, int) {
+  variables()[host] = {name, bytes};
+}
 EXPORT cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* host) {
   *kernel = reinterpret_cast<cudaKernel_t>(const_cast<void*>(host));
   return cudaSuccess;
@@ -105,6 +120,24 @@ EXPORT cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
 EXPORT cudaError_t cudaGetDevice(int* device) { return cudaError_t(hooks.get_device(device)); }
 EXPORT cudaError_t cudaSetDevice(int device) { return cudaError_t(hooks.set_device(device)); }
 EXPORT cudaError_t cudaGetDeviceCount(int* count) { return cudaError_t(hooks.count(count)); }
+EXPORT cudaError_t cudaGetSymbolAddress(void** address, const void* symbol) {
+  const Variable& variable = variables()[symbol];
+  return cudaError_t(hooks.variable(variable.name.c_str(), variable.bytes, address));
+}
+EXPORT cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+  int value = 0;
+  const int error = hooks.capturing(stream, &value);
+  *status = cudaStreamCaptureStatus(value);
+  return cudaError_t(error);
+}
+EXPORT cudaError_t cudaStreamGetId(cudaStream_t stream, unsigned long long* number) {
+  *number = reinterpret_cast<unsigned long long>(stream);
+  return cudaSuccess;
+}
+EXPORT cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode*) { return cudaSuccess; }
+EXPORT cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
+  return value ? cudaErrorInvalidValue : cudaError_t(hooks.clear(to, bytes, stream));
+}
 EXPORT cudaError_t cudaGetLastError() { return cudaSuccess; }
 EXPORT const char* cudaGetErrorString(cudaError_t error) {
   static thread_local std::string text;

@@ -8,6 +8,10 @@ from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint, c_void_p
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from tests.support.ptx.launch import launch
 from tests.support.ptx.machine import Program
 from tests.support.ptx.memory import Memory
@@ -18,6 +22,7 @@ from tests.support.ptx.wave import Grid
 INVALID_VALUE, INVALID_DEVICE, NO_IMAGE, LAUNCH_FAILED, INVALID_CLUSTER = 1, 101, 209, 719, 912
 MULTIPROCESSORS, SHARED_OPT_IN, CLUSTER_LAUNCH = 16, 97, 120
 MORE_SHARED, LARGE_CLUSTERS = 8, 14  # attributes of kernels
+STREAM = 0x5EED  # torch's current stream at first
 SHARED_WITHOUT_ATTRIBUTE, CLUSTER_WITHOUT_ATTRIBUTE = 48 << 10, 8
 
 
@@ -42,6 +47,9 @@ HOOKS = {
     "set_device": (c_int,),
     "count": (POINTER(c_int),),
     "find": (c_char_p,),
+    "variable": (c_char_p, c_size_t, POINTER(c_void_p)),
+    "capturing": (c_void_p, POINTER(c_int)),
+    "clear": (c_void_p, c_size_t, c_void_p),
 }
 TYPES = {name: ctypes.CFUNCTYPE(c_int, *arguments) for name, arguments in HOOKS.items()}
 
@@ -58,6 +66,7 @@ class Launched:
     grid: Grid
     device: int
     stream: int
+    parameters: bytes
     instructions: int
 
 
@@ -76,6 +85,8 @@ class Runtime:
     clusters_exist: bool = True
     devices: int = 1 << 16
     device: int = 0  # the current one
+    stream: int = STREAM
+    is_capturing: bool = False
     number: int = 1  # of the device that is used; torch counts to 127
     failures: dict[str, list[int]] = field(default_factory=dict)
     launches: list[Launched] = field(default_factory=list)
@@ -94,6 +105,7 @@ class Runtime:
             module = Module(_ptx(self._handle.binary(index)))
             self._modules |= dict.fromkeys(module.kernels, module)
         self._programs: dict[str, Program] = {}
+        self._variables: dict[tuple[int, bytes], Tensor] = {}
 
     def reset(self) -> None:
         """A whole device, while the first is the current one; another device once it was asked what it can hold.
@@ -103,6 +115,7 @@ class Runtime:
         self.number += "clusters" in self.calls
         self.multiprocessors, self.shared, self.largest_cluster = 132, 227 << 10, 16
         self.clusters_exist, self.device, self.error = True, 0, None
+        self.stream, self.is_capturing = STREAM, False
         for each in (self.failures, self.launches, self.calls, self.allowed):
             each.clear()
         self.memory.clear()
@@ -114,6 +127,10 @@ class Runtime:
         if kernel not in self._programs:
             self._programs[kernel] = Program.of(self._modules[kernel].kernel(kernel))
         return self._programs[kernel]
+
+    def variables(self, device: int) -> list[Tensor]:
+        """The bytes of the modules' variables that were asked for on a device."""
+        return [variable for (owner, _), variable in self._variables.items() if owner == device]
 
     def raise_error(self) -> None:
         """Raise what the interpreter found in the last launch."""
@@ -139,13 +156,17 @@ class Runtime:
         if problem or cluster > self.largest_cluster:
             return problem or INVALID_CLUSTER
         grid = Grid(call.blocks, call.threads, cluster, call.shared)
+        for (device, name), variable in self._variables.items():
+            if device == self.device:
+                self.memory.add(variable, name.decode(), writable=True)
         try:
             program = self.program(kernel)
-            count = launch(program, self.memory, _parameters(program, call.arguments), grid)
+            parameters = _parameters(program, call.arguments)
+            count = launch(program, self.memory, parameters, grid)
         except Exception as error:  # ctypes would only print it
             self.error = error
             return LAUNCH_FAILED
-        self.launches.append(Launched(_short(kernel), grid, self.device, call.stream or 0, count))
+        self.launches.append(Launched(_short(kernel), grid, self.device, call.stream or 0, parameters, count))
         return 0
 
     def _unsupported(self, call: _Launch) -> int:
@@ -203,6 +224,19 @@ class Runtime:
 
     def _find(self, kernel: bytes) -> int:
         return 0 if kernel.decode() in self._modules else NO_IMAGE
+
+    def _variable(self, name: bytes, size: int, address: object) -> int:
+        variable = self._variables.setdefault((self.device, name), torch.zeros(size, dtype=torch.uint8))
+        address[0] = variable.data_ptr()
+        return 0
+
+    def _capturing(self, stream: int, status: object) -> int:
+        status[0] = int(self.is_capturing)
+        return 0
+
+    def _clear(self, to: int, size: int, stream: int) -> int:
+        self.memory.store(np.full(1, to, np.uint64), np.zeros((1, 1), f"u{size}"))
+        return 0
 
 
 def _ptx(binary: int) -> str:
