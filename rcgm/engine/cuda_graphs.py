@@ -53,7 +53,8 @@ class CudaGraphs:
             current.wait_stream(side)
             graph = torch.cuda.CUDAGraph()
             # thread_local: the threads that load data may go on allocating pinned memory
-            with self._undone_if_it_fails(), torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            capture = torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local")
+            with self._undone_if_it_fails(), capture:
                 output = forward()
 
         def replay() -> Tensor:
@@ -64,7 +65,7 @@ class CudaGraphs:
 
     @contextlib.contextmanager
     def _undone_if_it_fails(self) -> Iterator[None]:
-        """After a capture that fails, torch stays on its stream, and its generator refuses to draw outside of graphs."""
+        """After a capture that fails, torch stays on its stream, and its generator draws only in graphs."""
         generator = torch.cuda.default_generators[torch.cuda.current_device()]
         state, stream = generator.clone_state(), torch.cuda.current_stream()
         try:
