@@ -18,7 +18,7 @@ from benchmarks.captioned_digits.measures import PER_PROMPT
 from benchmarks.captioned_digits.names import MULTI_STEP, NAME
 from benchmarks.captioned_digits.pictures import Judge, Painter, to_latents, to_pictures, train_judge
 from benchmarks.captioned_digits.runs import FEW_STEPS
-from benchmarks.captioned_digits.scenes import KINDS, draw_prompt, draw_scene, held_out_prompt, is_held_out
+from benchmarks.captioned_digits.scenes import KINDS, NUMERALS, draw_prompt, draw_scene, held_out_prompt, is_held_out
 from benchmarks.captioned_digits.tables import kinds_table, measures_table
 from rcgm.data import EncodedPairs
 from rcgm.evaluation.classifier import ImageClassifier, TrainedClassifier
@@ -40,6 +40,14 @@ def test_scenes_are_what_their_captions_say(kind, generator):
         assert prompt.describes(scene)
         assert not prompt.describes((None, None))
         assert prompt.describes(scene[::-1]) == (kind in ("single", "two objects", "colours") or scene == scene[::-1])
+
+
+def test_two_objects_stand_in_the_order_of_their_caption(generator):
+    for _ in range(20):
+        prompt = draw_prompt("two objects", generator)
+        (left, _), (right, _) = draw_scene(prompt, generator)
+        words = prompt.caption.split()
+        assert [NUMERALS.index(words[1]), NUMERALS.index(words[4])] == [left, right]
 
 
 def test_no_scene_of_training_has_a_held_out_combination(generator):

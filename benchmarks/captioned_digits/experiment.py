@@ -18,7 +18,7 @@ from benchmarks.captioned_digits.data import NETWORK, write_pairs
 from benchmarks.captioned_digits.measures import PER_PROMPT, Examination
 from benchmarks.captioned_digits.names import MANY, MULTI_STEP, NAME
 from benchmarks.captioned_digits.pictures import Judge, Painter, to_pictures, train_judge
-from benchmarks.captioned_digits.runs import FEW_STEPS, folder_of, train_few_steps, train_multi_step
+from benchmarks.captioned_digits.runs import FEW_STEPS, RUN, folder_of, train_few_steps, train_multi_step
 from benchmarks.captioned_digits.scenes import KINDS, Prompt, draw_prompt, draw_scene
 from rcgm.data.latents.manifest import MANIFEST
 from rcgm.plots import sample_panels, save_figure, steps_title
@@ -26,6 +26,7 @@ from rcgm.runs import PromptCaptions, load_run
 
 __all__ = ["Experiment", "Lengths"]
 
+LENGTHS = "lengths"
 JUDGE = 0.97
 FEW = (1, 2, 4)
 CHUNK = 256
@@ -48,12 +49,14 @@ class Lengths:
 
     pictures: int = 20_000
     prompts: int = 50
-    multi_step: int = 5000
+    multi_step: int = 6000
     few_step: int = 600
 
 
 class Experiment:
     """Rows of measures, a row for each model and seed, in the folder of the runs and in the usual result file.
+
+    Several processes may work in one folder, each on another seed.
 
     Args:
         folder: of data, runs and rows; a folder with rows goes on.
@@ -70,19 +73,19 @@ class Experiment:
     ) -> None:
         self.folder, self.lengths = folder, lengths
         settings = dataclasses.asdict(lengths)
-        earlier = environment.read(NAME, folder)
-        if earlier is not None and earlier["lengths"] != settings:
-            raise ValueError(f"folder must hold rows of {settings}, got {earlier['lengths']}: choose another folder")
-        self._rows: list[dict[str, Any]] = [] if earlier is None else earlier["rows"]
+        earlier = environment.read(LENGTHS, folder)
+        if earlier is not None and earlier != settings:
+            raise ValueError(f"folder must hold rows of {settings}, got {earlier}: choose another folder")
+        environment.write(LENGTHS, settings, folder)
         self._judge, self._network = judge, network
 
     def run(self, seed: int) -> None:
         """Train and measure every model that has no row yet."""
         if not (self.folder / "pairs" / MANIFEST).exists():
             write_pairs(self.folder / "pairs", self.lengths.pictures)
-        known = {(row["seed"], row["model"]) for row in self._rows}
         for model in (MULTI_STEP, *FEW_STEPS):
-            if (seed, model) in known:
+            kept = folder_of(self.folder, model, seed)
+            if environment.read(kept.name, kept.parent) is not None:
                 continue
             if model == MULTI_STEP:
                 summary = train_multi_step(self.folder, self.lengths.multi_step, seed, self._network)
@@ -94,7 +97,7 @@ class Experiment:
             for steps, found in measured.items():
                 short = ", ".join(f"{name} {found[name]:.3f}" for name in ("right", "frechet_distance", "spread"))
                 print(f"{model}, {steps_title(steps)}: {short}", file=sys.stderr, flush=True)
-            self._rows.append(row | {"measures": measured})
+            environment.write(kept.name, row | {"measures": measured}, kept.parent)
             self._write()
 
     def draw(self, seed: int, path: Path) -> None:
@@ -138,13 +141,20 @@ class Experiment:
         sampler = load_run(folder_of(self.folder, model, seed), device=CPU).sampler(captions=captions)
         return {steps: to_pictures(sampler.draw(len(captions), steps=steps, largest=CHUNK)) for steps in counts}
 
+    def _rows(self) -> list[dict[str, Any]]:
+        """All rows that there are, by seed and model."""
+        seeds = sorted(int(path.name.removeprefix(RUN)) for path in self.folder.glob(f"{RUN}*"))
+        kept = [folder_of(self.folder, model, seed) for seed in seeds for model in (MULTI_STEP, *FEW_STEPS)]
+        rows = [environment.read(path.name, path.parent) for path in kept]
+        return [row for row in rows if row is not None]
+
     def _write(self) -> None:
         result = {
             "environment": environment.describe(CPU),
             "lengths": dataclasses.asdict(self.lengths),
             "judge": self.examination.judge.accuracy,
             "real": self._real,
-            "rows": self._rows,
+            "rows": self._rows(),
         }
         for folder in (self.folder, None):
             environment.write(NAME, result, folder)

@@ -16,7 +16,16 @@ from rcgm.runs.checkpoint import latest_checkpoint
 from rcgm.runs.folder import RunFolder
 from rcgm.training import train
 
-__all__ = ["FEW_STEPS", "folder_of", "train_few_steps", "train_multi_step"]
+__all__ = ["FEW_STEPS", "RUN", "folder_of", "train_few_steps", "train_multi_step"]
+
+RUN = "run_"
+"""What names of the folders of seeds begin with."""
+
+
+def optimizer(lr: float, warmup_steps: int = 50) -> dict[str, Any]:
+    """AdamW whose learning rate falls to 0 at the end of the run."""
+    return {"lr": lr, "warmup_steps": warmup_steps, "schedule": "cosine", "clip_grad_norm": 1.0}
+
 
 ORDER_2 = {"name": "rcgm", "order": 2, "dt": 0.05, "times": {"equal": 0.1}, "supervision": "teacher"}
 """Distilled from the multi-step network, whose velocity has less noise than that of data; a first gap that is a step of
@@ -28,7 +37,7 @@ FEW_STEPS: dict[str, dict[str, Any]] = {
         "objective": ORDER_2,
         "tune": "lora",
         "lora": {"rank": 32, "alpha": 32},
-        "optimizer": {"lr": 2e-3, "warmup_steps": 50, "clip_grad_norm": 1.0},
+        "optimizer": optimizer(2e-3),
     },
     "order 1, full": {"objective": ORDER_1},
 }
@@ -43,7 +52,7 @@ def common(folder: Path, steps: int, seed: int) -> dict[str, Any]:
         "batch_size": 32,
         "device": "cpu",
         "data": {"name": "encoded_pairs", "path": str(folder / "pairs")},
-        "optimizer": {"lr": 1e-3, "warmup_steps": 50, "clip_grad_norm": 1.0},
+        "optimizer": optimizer(1e-3),
         "ema": {"decay": 0.995},
         "checkpoint": {"every": 500, "keep": 1},
         "logging": {"every": 50, "tensorboard": False},
@@ -54,7 +63,7 @@ def common(folder: Path, steps: int, seed: int) -> dict[str, Any]:
 
 def folder_of(folder: Path, model: str, seed: int) -> Path:
     """The folder of a model's run."""
-    return folder / f"run_{seed}" / model.replace(" ", "_").replace(",", "")
+    return folder / f"{RUN}{seed}" / model.replace(" ", "_").replace(",", "")
 
 
 def train_multi_step(folder: Path, steps: int, seed: int, arguments: Mapping[str, int] = NETWORK) -> dict[str, Any]:
@@ -62,12 +71,12 @@ def train_multi_step(folder: Path, steps: int, seed: int, arguments: Mapping[str
 
     A run that was stopped goes on. Returns the summary of the run.
     """
-    network, run = folder / f"run_{seed}" / "network", folder_of(folder, MULTI_STEP, seed)
+    network, run = folder / f"{RUN}{seed}" / "network", folder_of(folder, MULTI_STEP, seed)
     write_network(network, **arguments, seed=seed)  # the same each time
     config = common(folder, steps, seed) | {
         "model": {"name": "sana", "path": str(network), "interval": "none"},
         "objective": {"name": "flow_matching"},
-        "optimizer": {"lr": 3e-3, "warmup_steps": 100, "clip_grad_norm": 1.0},
+        "optimizer": optimizer(3e-3, warmup_steps=100),
         "ema": {"decay": 0.999},
     }
     summary = _train(config, run)
@@ -87,7 +96,7 @@ def train_few_steps(folder: Path, model: str, steps: int, seed: int) -> dict[str
 
 
 def _published(folder: Path, seed: int) -> Path:
-    return folder / f"run_{seed}" / "published"
+    return folder / f"{RUN}{seed}" / "published"
 
 
 def _train(config: dict[str, Any], run: Path) -> dict[str, Any]:

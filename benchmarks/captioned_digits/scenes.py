@@ -10,6 +10,7 @@ import torch
 __all__ = [
     "COLOURS",
     "KINDS",
+    "NUMERALS",
     "WORDS",
     "Cell",
     "Prompt",
@@ -39,11 +40,16 @@ AllowedCell = tuple[int | None, int | None] | None
 
 @dataclass(frozen=True)
 class Prompt:
-    """A caption, its kind, and the scenes that it describes."""
+    """A caption, its kind, and the scenes that it describes.
+
+    A caption that names two things means both orders. Pictures show what it names first on the left, as captions of
+    photographs name things from left to right: ``shown`` has the scenes that are drawn; None: all that are allowed.
+    """
 
     kind: str
     caption: str
     allowed: tuple[tuple[AllowedCell, AllowedCell], ...]
+    shown: tuple[tuple[AllowedCell, AllowedCell], ...] | None = None
 
     def describes(self, scene: Scene) -> bool:
         """Whether the scene is one of those that are allowed."""
@@ -63,14 +69,15 @@ def draw_prompt(kind: str, generator: torch.Generator) -> Prompt:
 
 
 def draw_scene(prompt: Prompt, generator: torch.Generator, *, held_out: bool = False) -> Scene | None:
-    """A scene that ``prompt`` describes: what it leaves open is drawn.
+    """A scene that a picture of ``prompt`` shows: what it leaves open is drawn.
 
     Args:
         held_out: also scenes with combinations that training pictures do not have. Without them, a prompt that
             describes no other has no scene: the result is None.
     """
+    choices = prompt.shown or prompt.allowed
     for _ in range(ATTEMPTS):
-        cells = prompt.allowed[_below(len(prompt.allowed), generator)]
+        cells = choices[_below(len(choices), generator)]
         left, right = (_filled(cell, generator) for cell in cells)
         if held_out or not any(is_held_out(cell, place) for place, cell in enumerate((left, right))):
             return left, right
@@ -112,8 +119,9 @@ def _counting(generator: torch.Generator) -> Prompt:
 def _two_objects(generator: torch.Generator) -> Prompt:
     first = _below(10, generator)
     second = (first + 1 + _below(9, generator)) % 10
-    allowed = (((first, None), (second, None)), ((second, None), (first, None)))
-    return Prompt("two objects", f"{_one(first)} and {_one(second)}", allowed)
+    in_order = ((first, None), (second, None))
+    allowed = (in_order, in_order[::-1])
+    return Prompt("two objects", f"{_one(first)} and {_one(second)}", allowed, shown=(in_order,))
 
 
 def _binding(generator: torch.Generator) -> Prompt:
