@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["FullPrecisionLinear", "full_precision"]
+__all__ = ["FullPrecisionLinear", "full_precision", "leaving_autocast"]
 
 
 def full_precision(dtype: torch.dtype) -> torch.dtype:
@@ -30,11 +30,12 @@ class FullPrecisionLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """``[..., in_features]`` to ``[..., out_features]``, in ``full_precision`` of the weights' dtype."""
         dtype = full_precision(self.weight.dtype)
-        with _without_autocast(x.device):
+        with leaving_autocast(x.device):
             return F.linear(x.to(dtype), self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype))
 
 
-def _without_autocast(device: torch.device) -> contextlib.AbstractContextManager:
+def leaving_autocast(device: torch.device) -> contextlib.AbstractContextManager:
+    """A context in which operations on ``device`` keep their dtypes."""
     # The meta device has no autocast to leave, and torch.autocast raises there. It is asked by name, since
     # torch.amp.is_autocast_available breaks the graph of torch.compile in torch 2.11.
     return contextlib.nullcontext() if device.type == "meta" else torch.autocast(device_type=device.type, enabled=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from pathlib import Path
@@ -105,11 +106,21 @@ def load_transformer(
     try:
         # where tensors have no content, as under FakeTensorMode too
         if torch.get_default_device().type == "meta" or detect_fake_mode() is not None:
-            return stock.from_config(config).to(kind)
+            return _cast(stock.from_config(config), kind)
         transformer = stock.from_pretrained(path, use_safetensors=True, **dtype_option(kind), **options, **quantized)
     except Exception as error:
         raise ValueError(f"path: cannot load the {name} in '{path}': {error}") from error
     return in_four_bits(transformer) if quantization == "nf4" else transformer
+
+
+def _cast(transformer: ModelMixin, dtype: torch.dtype) -> ModelMixin:
+    """``transformer`` in ``dtype``, but for what its class keeps in float32, as ``from_pretrained`` does."""
+    kept = transformer._keep_in_fp32_modules or ()
+    with torch.no_grad():
+        for name, tensor in itertools.chain(transformer.named_parameters(), transformer.named_buffers()):
+            if tensor.is_floating_point() and not any(part in name.split(".") for part in kept):
+                tensor.data = tensor.data.to(dtype)
+    return transformer
 
 
 def _where(path: str | os.PathLike[str], part: str) -> dict[str, Any]:

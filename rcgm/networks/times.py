@@ -17,6 +17,8 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from rcgm.models.precision import leaving_autocast
+
 __all__ = [
     "ExactTimeEmbedding",
     "GivenSinusoids",
@@ -42,7 +44,7 @@ class Layers(NamedTuple):
 
     def __call__(self, sinusoids: Tensor) -> Tensor:
         """Embedding of ``sinusoids`` ``[B, C]`` in float32, whatever the dtype of the weights and autocast."""
-        with torch.autocast(sinusoids.device.type, enabled=False):
+        with leaving_autocast(sinusoids.device):
             hidden = self.act(linear(sinusoids, self.first.weight.float(), _float(self.first.bias)))
             embedding = linear(hidden, self.last.weight.float(), _float(self.last.bias))
             return embedding if self.post_act is None else self.post_act(embedding)

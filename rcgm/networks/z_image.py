@@ -36,7 +36,7 @@ class ZImage(PublishedNetwork):
 
     def predict(self, x: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         # It fills captions up to a multiple of 32 with a learnt token: it has to know where each one ends.
-        captions = [text[mask.bool()] for text, mask in zip(cond["text"], cond["mask"], strict=True)]
+        captions = [_within(text, mask) for text, mask in zip(cond["text"], cond["mask"], strict=True)]
         output = self.transformer(list(x.unsqueeze(2).unbind()), t, captions, return_dict=False)[0]
         return torch.stack(output).squeeze(2)
 
@@ -44,3 +44,8 @@ class ZImage(PublishedNetwork):
         from rcgm.networks.z_image_times import z_image_time_input  # needs diffusers
 
         return [z_image_time_input(self.transformer.t_embedder)]
+
+
+def _within(text: Tensor, mask: Tensor) -> Tensor:
+    """The tokens of a caption; all of them on the meta device, where masks have no content."""
+    return text if mask.is_meta else text[mask.bool()]

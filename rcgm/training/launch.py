@@ -16,6 +16,7 @@ from rcgm.config import (
     ConfigError,
     TrainConfig,
     build_dataset_from,
+    build_model_from,
     build_objective_from,
     fit_to_data,
 )
@@ -33,6 +34,7 @@ from rcgm.runs.resuming import check_resumable
 from rcgm.seeds import Purpose, seed_of
 from rcgm.training.teacher import Teacher, initialise_from, load_teacher, teacher_before
 from rcgm.training.trainer import Trainer
+from rcgm.training.trial import check_shapes
 
 __all__ = ["train"]
 
@@ -118,6 +120,7 @@ def _train(
     notes: dict[str, Any] = {"data_fingerprint": data_fingerprint(dataset)}
     if checkpoint is not None:
         notes["changes"] = check_resumable(checkpoint, config, notes["data_fingerprint"], allow_changes=allow_changes)
+    check_shapes(lambda: build_model_from(config), dataset)
     student, teacher = _networks(config, objective, dataset.info, device, checkpoint, show_progress)
     notes |= base_note(student)
     trainer = Trainer(

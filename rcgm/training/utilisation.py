@@ -9,8 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rcgm.data import DataInfo
-from rcgm.data.text.layout import MASKS
-from rcgm.engine.conditions import Condition
+from rcgm.training.trial import trial_forward
 
 __all__ = ["PEAK_TFLOPS", "Utilisation", "forward_flops", "peak_flops"]
 
@@ -74,19 +73,8 @@ def forward_flops(build: Callable[[], nn.Module], info: DataInfo) -> int:
     Counted by torch on the meta device, so that sharding and compilation do not matter. Matrix products, convolutions
     and attention count, a multiplication and an addition as two; norms and the like do not.
     """
-    with torch.device("meta"):
-        network = build().eval()
-        times = torch.empty(1)
-        cond: Condition = None
-        if info.text is not None:
-            cond = {
-                name: torch.empty(1, *shape, dtype=torch.bool if name in MASKS else torch.float32)
-                for name, shape in info.text.tensors.items()
-            }
-        elif getattr(network, "num_classes", None) is not None:
-            cond = torch.empty(1, dtype=torch.int64)
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            network(torch.empty(1, *info.shape), times, times, cond)
+    counter = FlopCounterMode(display=False)
+    trial_forward(build, info, counter)
     return counter.get_total_flops()
 
 

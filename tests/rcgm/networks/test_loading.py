@@ -1,6 +1,7 @@
 """Published networks by their name in a configuration, and what is said where that cannot be."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -9,10 +10,13 @@ import torch
 
 from rcgm.config import ConfigError, build_model_from, config_to_yaml, parse_config
 from rcgm.config.yaml_text import parse_yaml
+from rcgm.data import DataInfo
+from rcgm.data.info import TextInfo
 from rcgm.distributed import blocks_of
 from rcgm.distributed.shares import Processes
 from rcgm.networks import NETWORKS
 from rcgm.training.setup import parallelize_networks
+from rcgm.training.utilisation import forward_flops
 from tests.support.tiny_networks import FAMILIES
 
 
@@ -58,7 +62,21 @@ def test_no_weights_are_read_on_the_meta_device(name, folder):
     with torch.device("meta"):
         network = NETWORKS[name].from_pretrained(folder, dtype="bfloat16")
     assert {parameter.device.type for parameter in network.parameters()} == {"meta"}
-    assert network.transformer.dtype == torch.bfloat16
+    read = NETWORKS[name].from_pretrained(folder, dtype="bfloat16")
+    expected = {key: tensor.dtype for key, tensor in read.state_dict().items()}
+    assert {key: tensor.dtype for key, tensor in network.state_dict().items()} == expected
+    assert torch.bfloat16 in expected.values()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_operations_of_a_forward_are_counted(name, folder, dtype):
+    family = FAMILIES[name]
+    if len(family.latents) != 3:
+        pytest.skip("data of videos cannot be trained on yet")
+    tensors = {key: tuple(value.shape[1:]) for key, value in family.cond(1).items()}
+    info = DataInfo(family.latents, None, "images", text=TextInfo(name, "", tensors))
+    counted = forward_flops(lambda: NETWORKS[name].from_pretrained(folder, dtype=dtype), info)
+    assert counted > 2 * math.prod(family.latents)
 
 
 def test_flux_is_told_the_guidance_of_the_configuration(tmp_path):

@@ -1,0 +1,68 @@
+"""Forwards of the network of a run on the meta device: they cost no memory and almost no time."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from rcgm.config import ConfigError
+from rcgm.data import DataInfo
+from rcgm.data.protocols import Bucketed
+from rcgm.data.text.layout import MASKS, shape_text
+from rcgm.engine.conditions import Condition
+
+__all__ = ["check_shapes", "trial_forward"]
+
+
+def trial_forward(
+    build: Callable[[], nn.Module], info: DataInfo, within: AbstractContextManager[Any] | None = None
+) -> None:
+    """Put one sample of data like ``info`` through the network that ``build`` makes, with a caption of full length.
+
+    The forward runs inside of ``within``.
+    """
+    with torch.device("meta"), torch.no_grad():
+        network = build().eval()
+        times = torch.empty(1)
+        cond: Condition = None
+        if info.text is not None:
+            cond = {
+                name: torch.empty(1, *shape, dtype=torch.bool if name in MASKS else torch.float32)
+                for name, shape in info.text.tensors.items()
+            }
+        elif getattr(network, "num_classes", None) is not None:
+            cond = torch.empty(1, dtype=torch.int64)
+        with nullcontext() if within is None else within:
+            network(torch.empty(1, *info.shape), times, times, cond)
+
+
+def check_shapes(build: Callable[[], nn.Module], dataset: Any) -> None:
+    """Refuse data of several shapes if the network cannot take the highest, the widest or the largest of them.
+
+    A run would find out only when it meets one.
+
+    Args:
+        build: makes the network.
+        dataset: of the run.
+
+    Raises:
+        ConfigError: it names the shape and what the network says.
+    """
+    if not isinstance(dataset, Bucketed):
+        return
+    shapes = [tuple(dataset[bucket[0]][0].shape) for bucket in dataset.buckets]
+    sizes: list[Callable[[tuple[int, ...]], int]] = [lambda shape: shape[-2], lambda shape: shape[-1], math.prod]
+    for shape in dict.fromkeys(max(shapes, key=size) for size in sizes):
+        try:
+            trial_forward(build, dataclasses.replace(dataset.info, shape=shape))
+        except Exception as error:  # networks raise what they like
+            raise ConfigError(
+                f"data: the network does not take its samples of {shape_text(shape)}: {error}. Leave them out, or "
+                "encode the images with a smaller --size"
+            ) from error
