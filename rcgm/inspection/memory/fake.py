@@ -40,6 +40,9 @@ class _Mode(FakeTensorMode):
         # The state of a generator is a real tensor, and so is what numpy() makes of it.
         if func is torch.ops.aten.detach.default and not isinstance(args[0], FakeTensor):
             return func(*args)
+        # Where a mask holds is not known: it stands for captions of full length.
+        if func is torch.ops.aten.nonzero.default:
+            return args[0].new_empty((args[0].numel(), args[0].ndim), dtype=torch.int64)
         # It makes the tangent of a view; the cache of results forgets that its storage is larger than itself.
         self.cache_enabled = func is not torch.ops.aten._new_zeros_with_same_feature_meta.default
         return super().__torch_dispatch__(func, types, args, kwargs or {})

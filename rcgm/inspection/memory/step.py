@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rcgm.config import TrainConfig, build_model_from, build_objective_from
 from rcgm.data import DataInfo
+from rcgm.data.text.layout import MASKS
 from rcgm.distributed import parallelize
 from rcgm.inspection.memory.fake import without_content
 from rcgm.inspection.memory.live import OTHER, LiveMemory
@@ -141,7 +142,7 @@ def _batch(info: DataInfo, student: nn.Module, rows: int) -> tuple[Tensor, Any, 
 
 
 def _text(name: str, shape: tuple[int, ...]) -> Tensor:
-    return torch.zeros(shape, dtype=torch.bool if name == "mask" else torch.float32)
+    return torch.zeros(shape, dtype=torch.bool if name in MASKS else torch.float32)
 
 
 def _tensors(cond: Any) -> list[Tensor]:

@@ -18,7 +18,7 @@ def plan_lines(plan: MemoryPlan) -> list[str]:
         f"({HEADROOM:.0%} are left to libraries and gaps)",
         f"as configured: {_words(plan.configured)}",
         *_parts(plan.configured),
-        "fits" if plan.fits(plan.configured) else "DOES NOT FIT",
+        *([] if plan.configured.problem else ["fits" if plan.fits(plan.configured) else "DOES NOT FIT"]),
         "",
         "the largest micro-batch of a GPU that fits:",
     ]
@@ -30,7 +30,9 @@ def plan_lines(plan: MemoryPlan) -> list[str]:
         else:
             lines.append(f"  {_words(option)}: {option.total / GIB:.2f} GiB, does not fit")
     advice = plan.advice()
-    if advice is None:
+    if all(option.problem for option in plan.largest):
+        lines.append("no step of this configuration could be made: how much memory it takes is not known")
+    elif advice is None:
         lines.append("nothing of this fits: take more or larger GPUs, LoRA, or a smaller network")
     elif not plan.fits(plan.configured):
         lines.append(f"fits with parallel.activation_checkpointing={advice[0]} accumulate={advice[1]}")

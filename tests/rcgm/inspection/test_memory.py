@@ -126,6 +126,22 @@ def test_computed_is_measured_for_published_networks(name, tune, tmp_path):
         assert parts["optimizer"] == pytest.approx(2 * parts["trained weights"], rel=0.02)
 
 
+@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if len(family.latents) == 3])
+def test_every_family_can_be_planned(name, tmp_path):
+    family = FAMILIES[name]
+    family.build().save_pretrained(tmp_path)
+    info = DataInfo(
+        family.latents, None, "images",
+        text=TextInfo(name, "", {key: tuple(value.shape[1:]) for key, value in family.cond(1).items()}),
+    )  # fmt: skip
+    base = {
+        **DIT, "data": {"name": "encoded_pairs", "path": "nowhere"}, "model": {"name": name, "path": str(tmp_path)},
+        "tune": "lora", "lora": {"rank": 2},
+    }  # fmt: skip
+    parts = peak_memory(configured(info, base=base), info)
+    assert parts["frozen weights"] > parts["trained weights"] > 0 < parts["activations"]
+
+
 def test_shards_are_parts_and_gathering_costs():
     config = configured(IMAGES, "batch_size=32")
     alone, together = peak_memories(config, IMAGES, processes=(1, 4), rows=8)
