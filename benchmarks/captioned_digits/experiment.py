@@ -50,7 +50,7 @@ class Lengths:
     pictures: int = 20_000
     prompts: int = 50
     multi_step: int = 6000
-    few_step: int = 600
+    few_step: int = 1500
 
 
 class Experiment:
