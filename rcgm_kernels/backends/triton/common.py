@@ -50,7 +50,13 @@ def load(POINTER, stride, rows, columns, mask, COMPUTE: tl.constexpr):
 
     ``columns`` are offsets in a sample, the same for all rows [1, COLUMNS] or of each row.
     """
-    return widened(tl.load(POINTER + rows[:, None] * stride + columns, mask=mask, other=0.0), COMPUTE)
+    return widened(load_stored(POINTER, stride, rows, columns, mask), COMPUTE)
+
+
+@triton.jit
+def load_stored(POINTER, stride, rows, columns, mask):
+    """The same in the dtype that it is stored in."""
+    return tl.load(POINTER + rows[:, None] * stride + columns, mask=mask, other=0.0)
 
 
 @triton.jit

@@ -5,7 +5,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from rcgm_kernels.backends.triton.common import load, load_scalars
+from rcgm_kernels.backends.triton.common import load_scalars, load_stored, widened
+
+AHEAD = tl.constexpr(4)
 
 
 @triton.jit
@@ -44,29 +46,43 @@ def with_weight(WEIGHT, rows, row_mask, mask):
 def residual_block(
     TENSORS, STRIDES, SCALARS, PRED_COEFF, SCALE, CLIP, rows, columns, row_mask, mask, BATCH, FORM: tl.constexpr
 ):
-    """R on a block [ROWS, COLUMNS]; 0 outside ``mask``. A tensor whose coefficient is 0 is not read."""
+    """R on a block [ROWS, COLUMNS]; 0 outside ``mask``. A tensor whose coefficient is 0 is not read.
+
+    The coefficients come first: which samples are read depends on them. Then AHEAD terms are asked for before the first
+    of them is used.
+    """
     count: tl.constexpr = len(TENSORS)
     dtype: tl.constexpr = FORM.compute
     first_step = tl.full(rows.shape, 0.0, tl.float64)
     if FORM.times:
         first_step = load_scalars(SCALARS, rows, row_mask)
         first_step -= load_scalars(SCALARS, rows + BATCH.to(tl.int64), row_mask)
-        anchor = load(TENSORS[0], STRIDES[0], rows, columns, mask, dtype)
-        value = tl.zeros(mask.shape, dtype)
+    coeffs = ()
+    for k in tl.static_range(1, count):
+        coeffs += (_coefficient(k, count, SCALARS, PRED_COEFF, first_step, rows, row_mask, BATCH, FORM),)
+    if FORM.times:
+        stored = load_stored(TENSORS[0], STRIDES[0], rows, columns, mask)
     else:
         total = _coefficient(0, count, SCALARS, PRED_COEFF, first_step, rows, row_mask, BATCH, FORM)
         anchored = (total.to(dtype) != 0)[:, None]
         for k in tl.static_range(1, count):
-            total += _coefficient(k, count, SCALARS, PRED_COEFF, first_step, rows, row_mask, BATCH, FORM)
-        anchor = load(TENSORS[0], STRIDES[0], rows, columns, mask & anchored, dtype)
-        total = total.to(dtype)[:, None]
-        value = tl.where(anchored & (total != 0), total * anchor, 0.0)
-    for k in tl.static_range(1, count):
-        coeff = _coefficient(k, count, SCALARS, PRED_COEFF, first_step, rows, row_mask, BATCH, FORM)
-        coeff = coeff.to(dtype)[:, None]
-        used = coeff != 0
-        term = load(TENSORS[k], STRIDES[k], rows, columns, mask & used, dtype)
-        value += tl.where(used, coeff * (term - anchor), 0.0)
+            total += coeffs[k - 1]
+        stored = load_stored(TENSORS[0], STRIDES[0], rows, columns, mask & anchored)
+    for first in tl.static_range(1, max(count, 2), AHEAD):
+        terms = ()
+        for k in tl.static_range(first, min(first + AHEAD, count)):
+            used = coeffs[k - 1].to(dtype)[:, None] != 0
+            terms += (load_stored(TENSORS[k], STRIDES[k], rows, columns, mask & used),)
+        if first == 1:
+            anchor = widened(stored, dtype)
+            if FORM.times:
+                value = tl.zeros(mask.shape, dtype)
+            else:
+                total = total.to(dtype)[:, None]
+                value = tl.where(anchored & (total != 0), total * anchor, 0.0)
+        for k in tl.static_range(first, min(first + AHEAD, count)):
+            coeff = coeffs[k - 1].to(dtype)[:, None]
+            value += tl.where(coeff != 0, coeff * (widened(terms[k - first], dtype) - anchor), 0.0)
     if FORM.clip:  # comparisons that NaN fails, so that it stays
         clip = tl.full((1, 1), CLIP, dtype)
         value = tl.where(value < -clip, -clip, tl.where(value > clip, clip, value))

@@ -35,9 +35,9 @@ CUDA = {
 }
 # Vectors under way in Triton's kernels, which hold all they work on at once and have no loop, in both dtypes.
 TRITON = {
-    "whole_samples": {BF16: 2, F32: 4},
-    "sums_of_samples": {BF16: 2, F32: 4},
-    "gradient_of_samples": {BF16: 2, F32: 4},
+    "whole_samples": {BF16: 6, F32: 4},
+    "sums_of_samples": {BF16: 6, F32: 4},
+    "gradient_of_samples": {BF16: 4, F32: 4},
     "_interpolate": {BF16: 4, F32: 8},
     "_advance": {BF16: 4, F32: 3},
     "_scale": {BF16: 2, F32: 4},
