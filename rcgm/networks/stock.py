@@ -17,7 +17,7 @@ from rcgm.networks.quantized import QUANTIZATIONS, in_four_bits, loading_options
 if TYPE_CHECKING:
     from diffusers import ModelMixin
 
-__all__ = ["DTYPES", "dtype_of", "dtype_option", "is_hub_name", "load_transformer", "stock_class"]
+__all__ = ["DTYPES", "dtype_of", "dtype_option", "is_hub_name", "load_transformer", "stock_class", "unreadable"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """Of weights, by their name in a configuration."""
@@ -66,6 +66,12 @@ def is_hub_name(path: str | os.PathLike[str]) -> bool:
     return HUB_NAME.fullmatch(str(path)) is not None
 
 
+def unreadable(what: str, path: str | os.PathLike[str], error: Exception) -> ValueError:
+    """The error for ``what``, which cannot be loaded from ``path`` since ``error`` came."""
+    place = "" if Path(path).exists() else ", which is no folder here and so was looked for on the hub"
+    return ValueError(f"path: cannot load {what} in '{path}'{place}: {error}")
+
+
 def load_transformer(
     name: str,
     path: str | os.PathLike[str],
@@ -98,7 +104,7 @@ def load_transformer(
     try:
         config = stock.load_config(path, **options)
     except Exception as error:  # diffusers and the hub's client each raise their own
-        raise ValueError(f"path: cannot load '{path}': {error}") from error
+        raise unreadable("a model", path, error) from error
     found = config.get("_class_name")
     if found != name:
         got = "no class of diffusers" if found is None else f"a {found}: choose the family of that class"
@@ -109,7 +115,7 @@ def load_transformer(
             return _cast(stock.from_config(config), kind)
         transformer = stock.from_pretrained(path, use_safetensors=True, **dtype_option(kind), **options, **quantized)
     except Exception as error:
-        raise ValueError(f"path: cannot load the {name} in '{path}': {error}") from error
+        raise unreadable(f"the {name}", path, error) from error
     return in_four_bits(transformer) if quantization == "nf4" else transformer
 
 

@@ -17,7 +17,7 @@ from rcgm.checks import one_of, whole_number
 from rcgm.files import sha256_of
 from rcgm.networks.pipelines.families import PIPELINES
 from rcgm.networks.pipelines.family import PipelineFamily
-from rcgm.networks.stock import dtype_of, dtype_option, is_hub_name, stock_class
+from rcgm.networks.stock import dtype_of, dtype_option, is_hub_name, stock_class, unreadable
 
 __all__ = ["TextPipeline"]
 
@@ -105,7 +105,7 @@ class TextPipeline:
                 **left_out,
             )
         except Exception as error:  # diffusers and transformers each raise their own
-            raise ValueError(f"path: cannot load the {stock.__name__} in '{path}': {error}") from error
+            raise unreadable(f"the {stock.__name__}", path, error) from error
         pipeline = pipeline.to(device)
         for module in pipeline.components.values():
             if isinstance(module, torch.nn.Module):

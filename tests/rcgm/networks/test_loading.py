@@ -105,6 +105,15 @@ def test_a_model_of_another_class_is_named(tmp_path):
         build(name="sana", path=str(tmp_path))
 
 
+def test_a_folder_that_is_missing_may_be_a_name_on_the_hub(monkeypatch):
+    stock = pytest.importorskip("diffusers").SanaTransformer2DModel
+    monkeypatch.setattr(stock, "load_config", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
+    with pytest.raises(
+        ConfigError, match="in 'models/sana', which is no folder here .* looked for on the hub: no netw"
+    ):
+        build(name="sana", path="models/sana")
+
+
 def test_damaged_files_are_named(tmp_path):
     FAMILIES["sana"].build().save_pretrained(tmp_path)
     (tmp_path / "diffusion_pytorch_model.safetensors").write_bytes(b"damaged")
