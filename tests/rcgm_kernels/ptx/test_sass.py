@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from rcgm_kernels.options import Metric
-from tests.support.cuda_builds import device_objects
+from tests.support.cuda_builds import built_extension
 from tests.support.cuda_cases import BF16, F32, Case
 from tests.support.ptx import checks, triton_device
-from tests.support.ptx.sass import Kernel, kernels_of_cubin, kernels_of_object, loads_under_way, tool
+from tests.support.ptx.sass import Kernel, kernels_of_cubin, kernels_of_library, loads_under_way, tool
 
 HALF, FLOAT = "UniformI13__nv_bfloat16Li8E", "UniformIfLi4E"
 # (source, parts of the mangled name): vectors under way in the loop over the elements. Four terms are combined at once.
@@ -49,10 +49,8 @@ TRITON = {
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Kernel]]:
     """The kernels of each source of the CUDA backend."""
     tool("nvdisasm")
-    folder = tmp_path_factory.mktemp("sass")
-    _, objects = device_objects(folder)
-    sources = {source for source, *_ in CUDA}
-    return {path.stem: kernels_of_object(path, "sm_90", folder) for path in objects if path.stem in sources}
+    folder, library = tmp_path_factory.mktemp("sass"), built_extension()
+    return {source: kernels_of_library(library, source, "sm_90", folder) for source in {source for source, *_ in CUDA}}
 
 
 @pytest.mark.parametrize(("source", "name", "storage"), CUDA)

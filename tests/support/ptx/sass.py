@@ -87,11 +87,34 @@ def tool(name: str) -> str:
     return found
 
 
-def kernels_of_object(path: Path, architecture: str, folder: Path) -> list[Kernel]:
-    """The kernels that an object of nvcc has for an architecture."""
-    listed = run([tool("cuobjdump"), "-lelf", str(path)])
-    name = next(line.split()[-1] for line in listed.splitlines() if line.endswith(f".{architecture}.cubin"))
-    run([tool("cuobjdump"), "-xelf", name, str(path.resolve())], folder)
+@dataclass(frozen=True)
+class Usage:
+    """What a kernel takes on an architecture; stack and local memory in bytes a thread."""
+
+    architecture: str
+    kernel: str
+    registers: int
+    stack: int
+    local: int
+
+
+def resource_usage(library: Path) -> list[Usage]:
+    """That of all kernels in a library."""
+    found, architecture, kernel = [], "", ""
+    for line in run([tool("cuobjdump"), "--dump-resource-usage", str(library)]).splitlines():
+        if named := re.match(r"arch = (\w+)", line):
+            architecture = named[1]
+        elif named := re.match(r"\s*Function (\S+):", line):
+            kernel = named[1]
+        elif usage := re.match(r"\s*REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", line):
+            found.append(Usage(architecture, kernel, *map(int, usage.groups())))
+    return found
+
+
+def kernels_of_library(library: Path, source: str, architecture: str, folder: Path) -> list[Kernel]:
+    """The kernels of a source file that a library has for an architecture; ``folder`` is for files."""
+    name = f"{source}.{architecture}.cubin"
+    run([tool("cuobjdump"), "-xelf", name, str(library.resolve())], folder)
     return kernels_of_cubin(folder / name)
 
 
