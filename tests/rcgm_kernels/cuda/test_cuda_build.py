@@ -12,7 +12,6 @@ from tests.support.compiled import run
 from tests.support.cuda_builds import built_extension
 from tests.support.ptx.sass import resource_usage
 
-
 SPILLED = {"sm_120": 8}
 """Bytes a thread: two kernels lack two registers there, so that three blocks fit on a multiprocessor."""
 
