@@ -189,6 +189,30 @@ def _kernel_rows(rows: list[dict[str, Any]]) -> str:
     return table(header, cells)
 
 
+@of_result("kernels_cpu_before")
+def kernels_before_table(before: dict[str, Any]) -> str:
+    """Rows of the CPU that an earlier version of the kernels was measured in, beside those of today."""
+    today = read("kernels_cpu")
+    if today is None:
+        return NOT_MEASURED
+    keys = ("operation", "shape", "dtype", "threads")
+    now = {tuple(map(str, map(row.get, keys))): row for row in today["rows"]}
+    cells = []
+    for old in before["rows"]:
+        new = now.get(tuple(map(str, map(old.get, keys))))
+        if new is not None:
+            where = [old["operation"], "×".join(map(str, old["shape"])), old["dtype"], str(old["threads"])]
+            ratios = ("times_floor", "eager_over_fused", "compile_over_fused")
+            cells.append([*where, *(_both(old[key], new[key]) for key in ratios)])
+    header = ["operation", "shape", "dtype", "threads", "time relative to memcpy", "speed-up over eager"]
+    header += ["speed-up over torch.compile"]
+    return f"{table(header, cells)}\n\nBefore: {provenance(before)}. After: {provenance(today)}."
+
+
+def _both(before: float | None, after: float | None) -> str:
+    return "" if before is None or after is None else f"{before:.2f} → {after:.2f}"
+
+
 @of_result("profile")
 def profile_table(found: dict[str, Any]) -> str:
     rows = [
@@ -224,5 +248,6 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "objectives": objectives_table,
     "profile": profile_table,
     "kernels": kernels_table,
+    "kernels_before": kernels_before_table,
     "backends": backends_table,
 }
