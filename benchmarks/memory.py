@@ -38,9 +38,9 @@ def allocations(work: Callable[[], object]) -> list[int]:
     Raises:
         RuntimeError: the marks were lost in each of five attempts.
     """
-    mark, activities = 1_234_567, [ProfilerActivity.CPU]
+    mark = 1_234_567
     for _ in range(5):
-        with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
+        with torch.profiler.profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
             torch.empty(mark, dtype=torch.uint8)
             work()
             torch.empty(mark, dtype=torch.uint8)

@@ -195,15 +195,17 @@ def kernels_before_table(before: dict[str, Any]) -> str:
     today = read("kernels_cpu")
     if today is None:
         return NOT_MEASURED
-    keys = ("operation", "shape", "dtype", "threads")
-    now = {tuple(map(str, map(row.get, keys))): row for row in today["rows"]}
-    cells = []
-    for old in before["rows"]:
-        new = now.get(tuple(map(str, map(old.get, keys))))
-        if new is not None:
-            where = [old["operation"], "×".join(map(str, old["shape"])), old["dtype"], str(old["threads"])]
-            ratios = ("times_floor", "eager_over_fused", "compile_over_fused")
-            cells.append([*where, *(_both(old[key], new[key]) for key in ratios)])
+
+    def case(row: dict[str, Any]) -> tuple[str, ...]:
+        return row["operation"], "×".join(map(str, row["shape"])), row["dtype"], str(row["threads"])
+
+    now = {case(row): row for row in today["rows"]}
+    ratios = ("times_floor", "eager_over_fused", "compile_over_fused")
+    cells = [
+        [*case(old), *(_both(old[ratio], now[case(old)][ratio]) for ratio in ratios)]
+        for old in before["rows"]
+        if case(old) in now
+    ]
     header = ["operation", "shape", "dtype", "threads", "time relative to memcpy", "speed-up over eager"]
     header += ["speed-up over torch.compile"]
     return f"{table(header, cells)}\n\nBefore: {provenance(before)}. After: {provenance(today)}."

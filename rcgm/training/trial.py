@@ -5,41 +5,46 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rcgm.config import ConfigError
 from rcgm.data import DataInfo
+from rcgm.data.info import TextInfo
 from rcgm.data.protocols import Bucketed
 from rcgm.data.text.layout import MASKS, shape_text
 from rcgm.engine.conditions import Condition
 
-__all__ = ["check_shapes", "trial_forward"]
+__all__ = ["check_shapes", "on_meta", "text_condition", "trial_forward"]
 
 
-def trial_forward(
-    build: Callable[[], nn.Module], info: DataInfo, within: AbstractContextManager[Any] | None = None
-) -> None:
-    """Put one sample of data like ``info`` through the network that ``build`` makes, with a caption of full length.
+def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
+    """The network that ``build`` makes, without memory."""
+    with torch.device("meta"):
+        return build().eval()
 
-    The forward runs inside of ``within``.
-    """
-    with torch.device("meta"), torch.no_grad():
-        network = build().eval()
+
+def text_condition(text: TextInfo, rows: int) -> dict[str, Tensor]:
+    """Tensors of the shapes of ``rows`` captions of full length, on the default device."""
+    return {
+        name: torch.zeros(rows, *shape, dtype=torch.bool if name in MASKS else torch.float32)
+        for name, shape in text.tensors.items()
+    }
+
+
+@torch.no_grad()
+def trial_forward(network: nn.Module, info: DataInfo) -> None:
+    """Put one sample of data like ``info`` through a network of :func:`on_meta`."""
+    with torch.device("meta"):
         times = torch.empty(1)
         cond: Condition = None
         if info.text is not None:
-            cond = {
-                name: torch.empty(1, *shape, dtype=torch.bool if name in MASKS else torch.float32)
-                for name, shape in info.text.tensors.items()
-            }
+            cond = text_condition(info.text, 1)
         elif getattr(network, "num_classes", None) is not None:
             cond = torch.empty(1, dtype=torch.int64)
-        with nullcontext() if within is None else within:
-            network(torch.empty(1, *info.shape), times, times, cond)
+        network(torch.empty(1, *info.shape), times, times, cond)
 
 
 def check_shapes(build: Callable[[], nn.Module], dataset: Any) -> None:
@@ -57,10 +62,11 @@ def check_shapes(build: Callable[[], nn.Module], dataset: Any) -> None:
     if not isinstance(dataset, Bucketed):
         return
     shapes = [tuple(dataset[bucket[0]][0].shape) for bucket in dataset.buckets]
+    network = on_meta(build)
     sizes: list[Callable[[tuple[int, ...]], int]] = [lambda shape: shape[-2], lambda shape: shape[-1], math.prod]
     for shape in dict.fromkeys(max(shapes, key=size) for size in sizes):
         try:
-            trial_forward(build, dataclasses.replace(dataset.info, shape=shape))
+            trial_forward(network, dataclasses.replace(dataset.info, shape=shape))
         except Exception as error:  # networks raise what they like
             raise ConfigError(
                 f"data: the network does not take its samples of {shape_text(shape)}: {error}. Leave them out, or "

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rcgm.data import DataInfo
-from rcgm.training.trial import trial_forward
+from rcgm.training.trial import on_meta, trial_forward
 
 __all__ = ["PEAK_TFLOPS", "Utilisation", "forward_flops", "peak_flops"]
 
@@ -73,8 +73,9 @@ def forward_flops(build: Callable[[], nn.Module], info: DataInfo) -> int:
     Counted by torch on the meta device, so that sharding and compilation do not matter. Matrix products, convolutions
     and attention count, a multiplication and an addition as two; norms and the like do not.
     """
-    counter = FlopCounterMode(display=False)
-    trial_forward(build, info, counter)
+    network = on_meta(build)
+    with FlopCounterMode(display=False) as counter:
+        trial_forward(network, info)
     return counter.get_total_flops()
 
 

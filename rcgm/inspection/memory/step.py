@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from rcgm.config import TrainConfig, build_model_from, build_objective_from
 from rcgm.data import DataInfo
-from rcgm.data.text.layout import MASKS
 from rcgm.distributed import parallelize
 from rcgm.inspection.memory.fake import without_content
 from rcgm.inspection.memory.live import OTHER, LiveMemory
@@ -23,6 +22,7 @@ from rcgm.training.optimizers import build_optimizer
 from rcgm.training.setup import build_ema
 from rcgm.training.step import TrainStep
 from rcgm.training.teacher import Teacher, teacher_before
+from rcgm.training.trial import text_condition
 
 __all__ = ["PARTS", "peak_memories", "peak_memory"]
 
@@ -133,16 +133,10 @@ def _teacher(config: TrainConfig, objective: Any, student: nn.Module) -> Teacher
 def _batch(info: DataInfo, student: nn.Module, rows: int) -> tuple[Tensor, Any, Any]:
     x = torch.zeros(rows, *info.shape)
     if info.text is not None:
-        cond: Any = {name: _text(name, (rows, *shape)) for name, shape in info.text.tensors.items()}
-        null = {name: _text(name, (1, *shape)) for name, shape in info.text.tensors.items()}
-        return x, cond, null
+        return x, text_condition(info.text, rows), text_condition(info.text, 1)
     if not takes_condition(student, info):
         return x, None, None
     return x, torch.zeros(rows, dtype=torch.int64), null_condition(student.num_classes, CPU)
-
-
-def _text(name: str, shape: tuple[int, ...]) -> Tensor:
-    return torch.zeros(shape, dtype=torch.bool if name in MASKS else torch.float32)
 
 
 def _tensors(cond: Any) -> list[Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from rcgm_kernels.backends.triton.common import load_scalars, load_stored, widened
+from rcgm_kernels.backends.triton.common import load, load_scalars, load_stored, widened
 
 AHEAD = tl.constexpr(4)
 
@@ -61,25 +61,21 @@ def residual_block(
     for k in tl.static_range(1, count):
         coeffs += (_coefficient(k, count, SCALARS, PRED_COEFF, first_step, rows, row_mask, BATCH, FORM),)
     if FORM.times:
-        stored = load_stored(TENSORS[0], STRIDES[0], rows, columns, mask)
+        anchor = load(TENSORS[0], STRIDES[0], rows, columns, mask, dtype)
+        value = tl.zeros(mask.shape, dtype)
     else:
         total = _coefficient(0, count, SCALARS, PRED_COEFF, first_step, rows, row_mask, BATCH, FORM)
         anchored = (total.to(dtype) != 0)[:, None]
         for k in tl.static_range(1, count):
             total += coeffs[k - 1]
-        stored = load_stored(TENSORS[0], STRIDES[0], rows, columns, mask & anchored)
-    for first in tl.static_range(1, max(count, 2), AHEAD):
+        anchor = load(TENSORS[0], STRIDES[0], rows, columns, mask & anchored, dtype)
+        total = total.to(dtype)[:, None]
+        value = tl.where(anchored & (total != 0), total * anchor, 0.0)
+    for first in tl.static_range(1, count, AHEAD):
         terms = ()
         for k in tl.static_range(first, min(first + AHEAD, count)):
             used = coeffs[k - 1].to(dtype)[:, None] != 0
             terms += (load_stored(TENSORS[k], STRIDES[k], rows, columns, mask & used),)
-        if first == 1:
-            anchor = widened(stored, dtype)
-            if FORM.times:
-                value = tl.zeros(mask.shape, dtype)
-            else:
-                total = total.to(dtype)[:, None]
-                value = tl.where(anchored & (total != 0), total * anchor, 0.0)
         for k in tl.static_range(first, min(first + AHEAD, count)):
             coeff = coeffs[k - 1].to(dtype)[:, None]
             value += tl.where(coeff != 0, coeff * (widened(terms[k - first], dtype) - anchor), 0.0)

@@ -19,6 +19,9 @@ from rcgm.training.setup import parallelize_networks
 from rcgm.training.utilisation import forward_flops
 from tests.support.tiny_networks import FAMILIES
 
+IMAGES = [name for name, family in FAMILIES.items() if len(family.latents) == 3]
+"""Families of what ``DataInfo`` describes; videos are for loops of one's own."""
+
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def name(request) -> str:
@@ -69,10 +72,9 @@ def test_no_weights_are_read_on_the_meta_device(name, folder):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", IMAGES, indirect=True, scope="module")
 def test_operations_of_a_forward_are_counted(name, folder, dtype):
     family = FAMILIES[name]
-    if len(family.latents) != 3:
-        pytest.skip("data of videos cannot be trained on yet")
     tensors = {key: tuple(value.shape[1:]) for key, value in family.cond(1).items()}
     info = DataInfo(family.latents, None, "images", text=TextInfo(name, "", tensors))
     counted = forward_flops(lambda: NETWORKS[name].from_pretrained(folder, dtype=dtype), info)
