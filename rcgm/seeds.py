@@ -16,6 +16,8 @@ class Purpose(Enum):
     TRAINING = "times, noise and dropped labels of a training step: step"
     INITIAL_WEIGHTS = "initial weights of the student"
     OBJECTIVE_WEIGHTS = "initial weights of what an objective learns"
+    DISCRIMINATOR_WEIGHTS = "initial weights of a discriminator"
+    DISCRIMINATOR = "noise and times of the samples that a discriminator sees: step"
     GLOBAL = "torch's global generators, which dropout draws from: process, step"
     ORDER = "order of the data: epoch, and number of the shape where samples have several"
     AUGMENTATION = "random changes of a sample: epoch, index"

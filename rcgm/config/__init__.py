@@ -6,6 +6,7 @@ from rcgm.config.loading import apply_overrides, config_to_yaml, load_config, pa
 from rcgm.config.schema import (
     CheckpointConfig,
     ComponentConfig,
+    DiscriminatorConfig,
     EmaConfig,
     EvaluateConfig,
     InitFromConfig,
@@ -23,6 +24,7 @@ __all__ = [
     "CheckpointConfig",
     "ComponentConfig",
     "ConfigError",
+    "DiscriminatorConfig",
     "EmaConfig",
     "EvaluateConfig",
     "InitFromConfig",

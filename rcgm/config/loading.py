@@ -23,6 +23,9 @@ from rcgm.objectives import InputGuidance
 
 __all__ = ["apply_overrides", "config_to_yaml", "load_config", "parse_config"]
 
+MANY_STEPS = ("euler", "ucgm_multi")
+"""Samplers of objectives that train for many steps alone."""
+
 
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a configuration file, apply ``section.key=value`` overrides and check everything that can be checked.
@@ -94,6 +97,7 @@ def parse_config(values: Mapping[str, Any]) -> TrainConfig:
     _check_weights(config)
     objective = build_objective_from(config)
     _check_guidance_input(config, objective)
+    _check_discriminator(config, objective)
     if config.teacher is None and objective.needs_teacher():
         raise ConfigError(
             "objective: supervision or guidance is by a teacher, and there is none: set teacher.run to the folder of a "
@@ -147,6 +151,15 @@ def _check_guidance_input(config: TrainConfig, objective: Any) -> None:
         raise ConfigError("objective.guidance input needs a network that takes it: set model.guidance_input to true")
     if taken and not given:
         raise ConfigError("model.guidance_input must be false unless objective.guidance is input, got true")
+
+
+def _check_discriminator(config: TrainConfig, objective: Any) -> None:
+    """Raise unless the objective learns the steps to data that a discriminator judges."""
+    if config.discriminator is not None and objective.sampler in MANY_STEPS:
+        raise ConfigError(
+            f"discriminator must be left out with the objective {config.objective.name}, which trains for many steps: "
+            "it judges samples of one"
+        )
 
 
 def _complaint(item: Mapping[str, Any]) -> str:

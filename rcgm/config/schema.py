@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from rcgm.config.discriminator_section import DiscriminatorConfig
 from rcgm.config.learning_sections import EmaConfig, InitFromConfig, LoraConfig, OptimizerConfig, TeacherConfig
 from rcgm.config.section import Section
 from rcgm.sampling import SAMPLERS
@@ -22,6 +23,7 @@ from rcgm.sampling import SAMPLERS
 __all__ = [
     "CheckpointConfig",
     "ComponentConfig",
+    "DiscriminatorConfig",
     "EmaConfig",
     "EvaluateConfig",
     "InitFromConfig",
@@ -192,6 +194,8 @@ class TrainConfig(Section):
     """Train all parameters, or adapters on the frozen network that student, target and teacher share."""
     lora: LoraConfig = LoraConfig()
     teacher: TeacherConfig | None = None
+    discriminator: DiscriminatorConfig | None = None
+    """An adversarial term beside the objective. Default: none."""
     init_from: InitFromConfig | None = None
     parallel: ParallelConfig = ParallelConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -203,6 +207,15 @@ class TrainConfig(Section):
     def _begins_in_one_way(self) -> TrainConfig:
         if self.init_from is not None and self.teacher is not None and self.teacher.initialise_student:
             raise ValueError("init_from must be left out with teacher.initialise_student: choose one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _discriminator_has_a_teacher(self) -> TrainConfig:
+        if self.discriminator is not None and self.teacher is None:
+            raise ValueError(
+                "discriminator needs a teacher, whose features it looks at: set teacher.run to the folder of a trained "
+                "run, or teacher.base to true"
+            )
         return self
 
     @model_validator(mode="after")

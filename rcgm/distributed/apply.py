@@ -7,7 +7,7 @@ or a module in it; without one, the network is one block.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 import torch
@@ -104,13 +104,13 @@ def parallelize(
     fully_shard(network, mesh=mesh, mp_policy=policy, reshard_after_forward=rest)
 
 
-def blocks_of(network: nn.Module) -> list[nn.Module]:
-    """The modules of each ``ModuleList`` of the given names, at any depth.
+def blocks_of(network: nn.Module, names: Collection[str] | None = None) -> list[nn.Module]:
+    """The modules of each ``ModuleList`` of these names, at any depth.
 
-    The names are those that a module in ``network`` has as ``block_names``, or else ``blocks``.
+    Without ``names``, they are those that a module in ``network`` has as ``block_names``, or else ``blocks``.
     """
-    given = {name for module in network.modules() for name in getattr(module, "block_names", ())}
-    names = given or {"blocks"}
+    if names is None:
+        names = {name for module in network.modules() for name in getattr(module, "block_names", ())} or {"blocks"}
     lists = [
         module
         for name, module in network.named_modules()

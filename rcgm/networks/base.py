@@ -49,6 +49,10 @@ class PublishedNetwork(nn.Module, ABC):
     """Name of the class of diffusers."""
     block_names: ClassVar[tuple[str, ...]] = ("transformer_blocks",)
     """Names of the ModuleLists of repeated blocks, which are compiled, checkpointed and sharded one by one."""
+    image_block_names: ClassVar[tuple[str, ...] | None] = None
+    """Names of those whose outputs have the tokens of the image, for features; None for all."""
+    image_output: ClassVar[int] = -1
+    """Where a block that puts out several tensors has the tokens of the image."""
     lora_targets: ClassVar[tuple[str, ...]]
     """Names of the linear layers that LoRA adapts if nobody says which."""
     conditions: ClassVar[tuple[str, ...]] = ("text",)

@@ -23,6 +23,7 @@ class HunyuanImage(GuidedNetwork):
 
     STOCK: ClassVar[str] = "HunyuanImageTransformer2DModel"
     block_names: ClassVar[tuple[str, ...]] = ("transformer_blocks", "single_transformer_blocks")
+    image_output: ClassVar[int] = 0
     conditions: ClassVar[tuple[str, ...]] = ("text", "mask")
     lora_targets: ClassVar[tuple[str, ...]] = (
         *("to_q", "to_k", "to_v", "to_out.0"),

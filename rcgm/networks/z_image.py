@@ -23,6 +23,7 @@ class ZImage(PublishedNetwork):
 
     STOCK: ClassVar[str] = "ZImageTransformer2DModel"
     block_names: ClassVar[tuple[str, ...]] = ("noise_refiner", "context_refiner", "layers")
+    image_block_names: ClassVar[tuple[str, ...] | None] = ("noise_refiner", "layers")
     lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
     conditions: ClassVar[tuple[str, ...]] = ("text", "mask")
     sign: ClassVar[float] = -1.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,7 @@ __all__ = ["NonFiniteGuard"]
 
 
 class NonFiniteGuard:
-    """Makes the steps of an optimizer, and skips those that are not finite: parameters and state stay as they are.
+    """Makes the steps of optimizers, and skips those that are not finite: parameters and state stay as they are.
 
     torch's fused AdamW takes the decision from the device. Other optimizers are called or not called, which waits for
     the device where that is a GPU.
@@ -26,20 +28,21 @@ class NonFiniteGuard:
         # skipped in total, consecutively now, consecutively at most
         self._counts = torch.zeros(3, dtype=torch.int64, device=device)
 
-    def step(self, optimizer: torch.optim.Optimizer, *numbers: Tensor) -> None:
-        """Step ``optimizer`` if all ``numbers`` are finite: tensors of no dimension, the same in all processes."""
+    def step(self, optimizers: Sequence[torch.optim.Optimizer], *numbers: Tensor) -> None:
+        """Step all ``optimizers`` if all ``numbers`` are finite: tensors of no dimension, the same in all processes."""
         skipped = ~torch.stack([number.isfinite() for number in numbers]).all()
         total, consecutive, longest = self._counts.unbind()
         consecutive = torch.where(skipped, consecutive + 1, 0)
         self._counts = torch.stack([total + skipped, consecutive, torch.maximum(longest, consecutive)])
-        if getattr(optimizer, "_step_supports_amp_scaling", False):
-            optimizer.grad_scale, optimizer.found_inf = None, skipped.float()
-            try:
+        for optimizer in optimizers:
+            if getattr(optimizer, "_step_supports_amp_scaling", False):
+                optimizer.grad_scale, optimizer.found_inf = None, skipped.float()
+                try:
+                    optimizer.step()
+                finally:
+                    del optimizer.grad_scale, optimizer.found_inf
+            elif not bool(skipped):
                 optimizer.step()
-            finally:
-                del optimizer.grad_scale, optimizer.found_inf
-        elif not bool(skipped):
-            optimizer.step()
 
     def restore(self, total: int) -> None:
         """Go on counting from ``total``."""

@@ -18,6 +18,7 @@ from rcgm.runs.decoding import Decoder
 from rcgm.runs.folder import RunFolder
 from rcgm.runs.sampler import RunSampler, method_of
 from rcgm.seeds import Purpose
+from rcgm.training.adversary import Adversary
 from rcgm.training.ema import Ema
 from rcgm.training.evaluator import Evaluator
 from rcgm.training.previews import Previews
@@ -90,6 +91,7 @@ def build_step(
     optimizer: torch.optim.Optimizer,
     ema: Ema,
     teacher: Teacher | None,
+    adversary: Adversary | None,
     metrics: StepMetrics,
     dataset: Any,
     processes: Processes,
@@ -114,6 +116,7 @@ def build_step(
         target=GraphedNetwork(ema.target) if config.cuda_graphs else None,
         by_time=metrics.by_time,
         guard=metrics.guard,
+        adversary=adversary,
     )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rcgm.distributed.shares import Processes
 from rcgm.runs.checkpoint import Checkpoint
+from rcgm.training.adversary import Adversary
 from rcgm.training.ema import Ema
 from rcgm.training.health import all_finite
 from rcgm.training.optimizers import empty_optimizer_state, export_optimizer, import_optimizer
@@ -32,6 +33,7 @@ class TrainingState:
         metrics: those that have not been reported yet.
         seed: of the run.
         processes: of the run.
+        adversary: its heads and their optimizer are part of the state; None for none.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class TrainingState:
         *,
         seed: int,
         processes: Processes,
+        adversary: Adversary | None = None,
     ) -> None:
         self._student = student
         self._device = next(student.parameters()).device
@@ -53,21 +56,26 @@ class TrainingState:
         self._metrics = metrics
         self._seed = seed
         self._processes = processes
+        self._adversary = adversary
 
     def is_finite(self) -> bool:
         """Whether all parameters are finite, in every process. Waits for the device."""
-        finite = all_finite([*self._student.parameters(), *self._objective.parameters()])
+        finite = all_finite([*self._student.parameters(), *self._objective.parameters(), *self._heads()])
         return self._processes.all_agree(finite, self._device)
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Named tensors by group. Each process has to make the call."""
-        return {
+        tensors = {
             "student": self._student.state_dict(),
             **{group: average for group, _, average in self._averages()},
             "objective": self._objective.state_dict(),
             "optimizer": export_optimizer(self._optimizer, self._student, self._objective),
             "random": global_random_state(self._device, self._processes),
         }
+        if self._adversary is not None:
+            tensors["discriminator"] = self._adversary.heads.state_dict()
+            tensors["discriminator_optimizer"] = export_optimizer(self._adversary.optimizer, self._adversary.heads)
+        return tensors
 
     def values(self) -> dict[str, Any]:
         """Plain values. Each process has to make the call, which waits for the device.
@@ -91,14 +99,30 @@ class TrainingState:
             checkpoint.read_into(group, average)
             ema.load(average, checkpoint.value(f"{group}_decay", float))
         self._objective.load_state_dict(checkpoint.read(_group(checkpoint, "objective")))
-        layout = checkpoint.layout.get("optimizer", {})
-        optimizer = empty_optimizer_state(layout, self._student, self._objective)
-        checkpoint.read_into("optimizer", optimizer)
-        import_optimizer(self._optimizer, self._student, optimizer, self._objective)
+        self._restore_optimizer(checkpoint, "optimizer", self._optimizer, self._student, self._objective)
+        if self._adversary is not None:
+            heads = self._adversary.heads
+            checkpoint.read_into("discriminator", heads.state_dict())
+            self._restore_optimizer(checkpoint, "discriminator_optimizer", self._adversary.optimizer, heads)
         restore_global_random_state(
             checkpoint.read("random"), self._device, self._processes, seed=self._seed, step=checkpoint.step
         )
         self._metrics.restore(checkpoint.state)
+
+    def _restore_optimizer(
+        self,
+        checkpoint: Checkpoint,
+        group: str,
+        optimizer: torch.optim.Optimizer,
+        network: nn.Module,
+        objective: nn.Module | None = None,
+    ) -> None:
+        state = empty_optimizer_state(checkpoint.layout.get(group, {}), network, objective)
+        checkpoint.read_into(group, state)
+        import_optimizer(optimizer, network, state, objective)
+
+    def _heads(self) -> list[nn.Parameter]:
+        return [] if self._adversary is None else list(self._adversary.heads.parameters())
 
     def _averages(self) -> list[tuple[str, Ema, dict[str, Tensor]]]:
         """The averages with their names in a checkpoint and their tensors, none where an average is the student."""

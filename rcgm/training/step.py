@@ -17,6 +17,7 @@ from rcgm.engine.conditions import Condition
 from rcgm.engine.formats import autocast_to
 from rcgm.roles import base_of
 from rcgm.seeds import Purpose, seed_of
+from rcgm.training.adversary import Adversary
 from rcgm.training.ema import Ema
 from rcgm.training.loss_by_time import LossByTime
 from rcgm.training.nonfinite_guard import NonFiniteGuard
@@ -60,6 +61,7 @@ class TrainStep:
         target: runs the forwards of ``ema.target``; None for ``ema.target`` itself.
         by_time: collects the losses of the samples, if the objective gives them; None collects nothing.
         guard: skips steps that are not finite; None makes every step.
+        adversary: adds an adversarial term; None adds none.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class TrainStep:
         target: Callable[..., Tensor] | None = None,
         by_time: LossByTime | None = None,
         guard: NonFiniteGuard | None = None,
+        adversary: Adversary | None = None,
     ) -> None:
         self._student = student
         self._objective = objective
@@ -101,6 +104,7 @@ class TrainStep:
         self._generator = torch.Generator(device=self._parameters[0].device)
         self._by_time = by_time
         self._guard = guard
+        self._adversary = adversary
 
     def __call__(
         self, step: int, x: Tensor, cond: Condition, *, total: int | None = None, want_grad_norm: bool = False
@@ -129,11 +133,13 @@ class TrainStep:
             last = share.micro_batch == micro_batches - 1
             synchronise_gradients(self._student, last)
             self._generator.manual_seed(seed_of(self._seed, Purpose.TRAINING, step))
+            own_x = x[share.micro_batch :: micro_batches].contiguous()
+            own_cond = conditions.every(cond, share.micro_batch, micro_batches)
             with autocast_to(self._autocast, x.device):
                 output = self._objective(
                     self._student,
-                    x[share.micro_batch :: micro_batches].contiguous(),
-                    conditions.every(cond, share.micro_batch, micro_batches),
+                    own_x,
+                    own_cond,
                     target=self._target,
                     teacher=self._teacher,
                     null_cond=self._null_cond,
@@ -148,17 +154,28 @@ class TrainStep:
             own_loss.backward()
             loss = loss + own_loss.detach()
             evaluated += self._observe(output)
+            if self._adversary is not None:
+                # after the backward of the objective, whose activations are gone
+                evaluated += self._adversary.backward(step, self._student, own_x, own_cond, share)
+                if last:
+                    self._release()
         loss = shares[0].add_up_(loss) / shares[0].world_size
         for parameter in self._learned:
             if parameter.grad is not None:
                 shares[0].add_up_(parameter.grad).div_(shares[0].world_size)
         norm = self._clipped(want_grad_norm)
+        optimizers, sizes = [self._optimizer], [loss, norm]
+        if self._adversary is not None:
+            optimizers.append(self._adversary.optimizer)
+            sizes.append(self._adversary.finish(step, shares[0]))
         if self._guard is None:
-            self._optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
         else:
             learned = [parameter.grad for parameter in self._learned if parameter.grad is not None]
-            self._guard.step(self._optimizer, loss, norm, *([nn.utils.get_total_norm(learned)] if learned else []))
-        self._optimizer.zero_grad()
+            self._guard.step(optimizers, *sizes, *([nn.utils.get_total_norm(learned)] if learned else []))
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         return StepResult(loss, norm, evaluated)
 
     def _observe(self, output: Any) -> int:

@@ -24,6 +24,7 @@ from rcgm.runs.conditions import takes_condition
 from rcgm.runs.folder import RunFolder
 from rcgm.runs.loading import data_info_to_plain
 from rcgm.runs.versions import library_versions
+from rcgm.training.adversary import build_adversary
 from rcgm.training.clock import Clock
 from rcgm.training.health import NonFiniteError, finite_or_none
 from rcgm.training.interrupts import StopRequest, TrainingInterrupted
@@ -93,6 +94,7 @@ class Trainer:
         self._show_progress = show_progress and self.processes.is_main
         self._takes_condition = takes_condition(student, dataset.info)
         self.ema = build_ema(config.ema, student)
+        self._adversary = build_adversary(config, teacher, objective, dataset.info, self.device)
         parallelize_networks(config, student, self.ema, teacher, self.processes)
         self.optimizer = build_optimizer(config.optimizer, student, self.objective_state)
         self._metrics = build_metrics(config, dataset, self.device, self.processes)
@@ -104,6 +106,7 @@ class Trainer:
             self._metrics,
             seed=config.seed,
             processes=self.processes,
+            adversary=self._adversary,
         )
         separate_global_generators(config.seed, self.processes)
         self._seconds_before = 0.0
@@ -111,7 +114,16 @@ class Trainer:
             self._state.restore(checkpoint)
             self.step, self._seconds_before = checkpoint.step, checkpoint.value("seconds", float)
         self._train_step = build_step(
-            config, student, objective, self.optimizer, self.ema, teacher, self._metrics, dataset, self.processes
+            config,
+            student,
+            objective,
+            self.optimizer,
+            self.ema,
+            teacher,
+            self._adversary,
+            self._metrics,
+            dataset,
+            self.processes,
         )
         self._previews, self._evaluator = build_views(
             config, self.ema.network, objective, dataset, folder, self.processes, show_progress=self._show_progress
@@ -213,10 +225,16 @@ class Trainer:
             "images_per_second": steps * self.config.batch_size / seconds,
             "seconds": self._clock.total(),
         }
-        values = self.objective.report() if hasattr(self.objective, "report") else {}
+        reporting = {"objective": self.objective, "discriminator": self._adversary}
+        values = {
+            f"{part}/{name}": value
+            for part, reporter in reporting.items()
+            if hasattr(reporter, "report")
+            for name, value in reporter.report().items()
+        }
         if values:
             numbers = torch.stack([value.detach().double() for value in values.values()]).tolist()  # waits once
-            row |= {f"objective/{name}": number for name, number in zip(values, numbers, strict=True)}
+            row |= zip(values, numbers, strict=True)
         records.report(row, seconds_per_step=seconds / steps)
 
     def _save(self, records: Records, writer: CheckpointWriter) -> None:

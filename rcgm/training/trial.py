@@ -17,7 +17,7 @@ from rcgm.data.protocols import Bucketed
 from rcgm.data.text.layout import MASKS, shape_text
 from rcgm.engine.conditions import Condition
 
-__all__ = ["check_shapes", "on_meta", "text_condition", "trial_forward"]
+__all__ = ["check_shapes", "on_meta", "sample_like", "text_condition", "trial_forward"]
 
 
 def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
@@ -27,24 +27,28 @@ def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
 
 
 def text_condition(text: TextInfo, rows: int) -> dict[str, Tensor]:
-    """Tensors of the shapes of ``rows`` captions of full length, on the default device."""
+    """Zeros in the shapes of ``rows`` captions of full length, on the default device."""
     return {
-        name: torch.zeros(rows, *shape, dtype=torch.bool if name in MASKS else torch.float32)
+        name: torch.ones(rows, *shape, dtype=torch.bool) if name in MASKS else torch.zeros(rows, *shape)
         for name, shape in text.tensors.items()
     }
+
+
+def sample_like(info: DataInfo, network: nn.Module, device: torch.device) -> tuple[Tensor, Condition]:
+    """Zeros like a batch of one sample of data like ``info``, and its condition as ``network`` takes it."""
+    with device:
+        x = torch.zeros(1, *info.shape)
+        if info.text is not None:
+            return x, text_condition(info.text, 1)
+        return x, None if getattr(network, "num_classes", None) is None else torch.zeros(1, dtype=torch.int64)
 
 
 @torch.no_grad()
 def trial_forward(network: nn.Module, info: DataInfo) -> None:
     """Put one sample of data like ``info`` through a network of :func:`on_meta`."""
-    with torch.device("meta"):
-        times = torch.empty(1)
-        cond: Condition = None
-        if info.text is not None:
-            cond = text_condition(info.text, 1)
-        elif getattr(network, "num_classes", None) is not None:
-            cond = torch.empty(1, dtype=torch.int64)
-        network(torch.empty(1, *info.shape), times, times, cond)
+    x, cond = sample_like(info, network, torch.device("meta"))
+    times = torch.zeros(1, device="meta")
+    network(x, times, times, cond)
 
 
 def check_shapes(build: Callable[[], nn.Module], dataset: Any) -> None:

@@ -16,7 +16,7 @@ from rcgm.config import ParallelConfig
 from rcgm.distributed import running_processes
 from rcgm.distributed.shares import Processes
 from rcgm.objectives import RCGM, MeanFlow
-from tests.support.shared_steps import compared, distance, run
+from tests.support.shared_steps import JUDGED, compared, distance, run
 
 ROLES = {"base": torch.float64}
 MIXED = {"base": torch.bfloat16, "dtype": torch.float32}
@@ -35,6 +35,12 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "full recomputation": ("order 2", {"activation_checkpointing": "full"}, {}),
     "selective recomputation": ("teacher", {"activation_checkpointing": "selective"}, {"distilled": True}),
     "teacher": ("teacher", {}, {"distilled": True}),
+    "discriminator": ("teacher", {}, JUDGED),
+    "discriminator, micro-batches": (
+        "teacher",
+        {"activation_checkpointing": "full", "keep_target_gathered": False},
+        {**JUDGED, "accumulate": 2, "compile": "aot_eager"},
+    ),
     "the student's own derivative": ("the student's own derivative", {}, {}),
     "compiled, and everything": (
         "teacher",

@@ -21,7 +21,8 @@ from torch.distributed.tensor import DTensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rcgm.config import OptimizerConfig, ParallelConfig
+from rcgm.adversarial import Discriminator, Features, Heads
+from rcgm.config import DiscriminatorConfig, OptimizerConfig, ParallelConfig
 from rcgm.derivatives import Auto, ForwardMode
 from rcgm.distributed import make_mesh, parallelize, running_processes
 from rcgm.distributed.shares import Processes, Share
@@ -29,6 +30,7 @@ from rcgm.models import DiT
 from rcgm.objectives import RCGM, SCM, UCGM, MeanFlow, Objective, ObjectiveOutput, TwinFlow
 from rcgm.objectives.times import TimeSampler
 from rcgm.roles import Role, lora_role
+from rcgm.training.adversary import Adversary
 from rcgm.training.ema import Ema
 from rcgm.training.nonfinite_guard import NonFiniteGuard
 from rcgm.training.optimizers import build_optimizer
@@ -109,6 +111,7 @@ def run(
     steps: int = 2,
     distilled: bool = False,
     careful: bool = False,
+    discriminator: DiscriminatorConfig | None = None,
     dtype: torch.dtype = torch.float64,
     counted: bool = False,
     base: torch.dtype | None = None,
@@ -122,14 +125,15 @@ def run(
     student, rows = problem.build(), len(problem.x)
     shared = isinstance(student, Role)
     ema = Ema(student, decay, cast=cast, target_decay=target_decay)
+    teacher = None
+    if distilled:
+        teacher = student.without_adapter() if shared else problem.build().requires_grad_(False)
+    adversary = None if discriminator is None else build_adversary(discriminator, teacher, objective, dtype)
     mesh = make_mesh(config, CPU, processes.world_size)
     kept = config.keep_target_gathered if shared else config.keep_student_gathered
     parallelize(student, config, mesh, compile=compile, keep_gathered=kept)
     for copy in [] if shared else ema.copies:
         parallelize(copy, config, mesh, compile=compile, keep_gathered=config.keep_target_gathered)
-    teacher = None
-    if distilled:
-        teacher = student.without_adapter() if shared else problem.build().requires_grad_(False)
     if teacher is not None and not shared:
         parallelize(teacher, config, mesh, compile=compile, keep_gathered=config.keep_target_gathered)
     memory = objective.state()
@@ -155,6 +159,7 @@ def run(
         frozen=() if teacher is None else (teacher,),
         processes=processes,
         guard=guard,
+        adversary=adversary,
     )
     here = torch.cat(torch.arange(rows).split(accumulate)[processes.rank :: processes.world_size])
     counts = []
@@ -175,8 +180,18 @@ def run(
         # 0 wherever the copy is the average in the other format; each process rounds its shards.
         pairs = zip(*(copy.parameters() for copy in ema.copies), strict=True)
         results["cast"] = [whole(low).double() - whole(kept).to(cast).double() for kept, low in pairs]
+    if adversary is not None:
+        results["heads"] = [parameter.detach() for parameter in adversary.heads.parameters()]
+        results["report"] = list(adversary.report().values())
     results["memory"] = [tensor.detach() for tensor in memory.state_dict().values()]
     return results, counts
+
+
+def build_adversary(config: DiscriminatorConfig, teacher: nn.Module, objective: Any, dtype: torch.dtype) -> Adversary:
+    torch.manual_seed(0)
+    heads = Heads([8] * config.features, config.hidden).to(dtype)
+    features = Features(teacher, config.features)
+    return Adversary(Discriminator(features, heads, objective.transport, config.settings()), config, seed=1)
 
 
 class Spoiled:
@@ -221,6 +236,12 @@ def compared(
     return distance(expected, shared)
 
 
+JUDGED = {
+    "distilled": True,
+    "discriminator": DiscriminatorConfig(
+        weight=0.5, loss="relativistic", fraction=0.3, starts=(1.0, 0.5), penalty=0.1, features=2, hidden=8
+    ),
+}
 OBJECTIVES = {
     "rcgm": lambda: RCGM(order=2, dt=0.1, label_dropout=0.3),
     "mean_flow": lambda: MeanFlow(times=TimeSampler("logit_normal", -0.4, 1.0, interval="sorted", equal=0.5)),
@@ -260,6 +281,13 @@ OTHERS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
         lambda: TwinFlow(dt=0.1, label_dropout=0.3, metric=Metric()),
         {},
         {"accumulate": 2, "rows": 8},
+    ),
+    # 3 of 10 rows are judged: one process has two of them, the other one; of five micro-batches some have none
+    "discriminator": (OBJECTIVES["rcgm"], {}, JUDGED),
+    "discriminator, micro-batches": (
+        OBJECTIVES["rcgm"],
+        {"activation_checkpointing": "full"},
+        {**JUDGED, "accumulate": 5, "compile": "aot_eager"},
     ),
     "cast average": (OBJECTIVES["rcgm"], {}, {"cast": torch.bfloat16}),
 }

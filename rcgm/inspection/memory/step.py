@@ -17,6 +17,7 @@ from rcgm.inspection.memory.sharding import BUFFERS, GATHERED, GRADIENTS, Shardi
 from rcgm.roles import base_of
 from rcgm.runs.conditions import null_condition, takes_condition
 from rcgm.runs.networks import build_network
+from rcgm.training.adversary import build_adversary
 from rcgm.training.ema import Ema
 from rcgm.training.optimizers import build_optimizer
 from rcgm.training.setup import build_ema
@@ -26,11 +27,13 @@ from rcgm.training.trial import text_condition
 
 __all__ = ["PARTS", "peak_memories", "peak_memory"]
 
+DISCRIMINATOR = "discriminator"
 PARTS = (
     "frozen weights",
     "trained weights",
     "averages",
     "teacher",
+    DISCRIMINATOR,
     GATHERED,
     GRADIENTS,
     BUFFERS,
@@ -94,6 +97,7 @@ def peak_memories(
         state = learned.state() if hasattr(learned, "state") else nn.ModuleDict()
         teacher = _teacher(config, learned, student)
         ema = build_ema(config.ema, student)
+        adversary = build_adversary(config, teacher, learned, info, CPU)
         if config.parallel.activation_checkpointing != "none":
             parallelize(student, config.parallel, None, keep_gathered=True)
         optimizer = build_optimizer(config.optimizer.model_copy(update={"fused": None}), student, state)
@@ -110,11 +114,16 @@ def peak_memories(
             null_cond=null_cond,
             teacher=teacher,
             frozen=() if teacher is None else (teacher.network,),
+            adversary=adversary,
         )
         with live:
             _name_parts(live, student, ema, teacher, [x, *_tensors(cond), *_tensors(null_cond)])
-            _name_gradients(live, optimizer)
-            _make_state(live, optimizer)
+            _name_gradients(live, optimizer, GRADIENTS)
+            _make_state(live, optimizer, "optimizer")
+            if adversary is not None:
+                live.name(adversary.heads.parameters(), DISCRIMINATOR)
+                _name_gradients(live, adversary.optimizer, DISCRIMINATOR)
+                _make_state(live, adversary.optimizer, DISCRIMINATOR)
             _count_gathered(live, shardings[0], config, student, ema, teacher)
             live.forget_peaks()
             step(0, x, cond)
@@ -159,19 +168,19 @@ def _name_parts(live: LiveMemory, student: nn.Module, ema: Ema, teacher: Teacher
     live.name(batch, "batch")
 
 
-def _name_gradients(live: LiveMemory, optimizer: torch.optim.Optimizer) -> None:
+def _name_gradients(live: LiveMemory, optimizer: torch.optim.Optimizer, name: str) -> None:
     for parameter in _trained(optimizer):
-        parameter.register_post_accumulate_grad_hook(lambda known: live.name([known.grad], GRADIENTS))
+        parameter.register_post_accumulate_grad_hook(lambda known: live.name([known.grad], name))
 
 
-def _make_state(live: LiveMemory, optimizer: torch.optim.Optimizer) -> None:
+def _make_state(live: LiveMemory, optimizer: torch.optim.Optimizer, name: str) -> None:
     """A first step of the optimizer, which makes its state."""
     for parameter in _trained(optimizer):
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     optimizer.zero_grad()
     tensors = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
-    live.name(tensors, "optimizer")
+    live.name(tensors, name)
 
 
 def _trained(optimizer: torch.optim.Optimizer) -> Iterable[nn.Parameter]:

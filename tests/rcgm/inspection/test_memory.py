@@ -21,9 +21,11 @@ from rcgm.inspection.memory.step import peak_memories
 from rcgm.roles import base_of
 from rcgm.runs.conditions import null_condition
 from rcgm.runs.networks import build_network
+from rcgm.training.adversary import build_adversary
 from rcgm.training.optimizers import build_optimizer
 from rcgm.training.setup import build_ema
 from rcgm.training.step import TrainStep
+from rcgm.training.teacher import Teacher
 from tests.support.tiny_networks import FAMILIES
 
 CPU = torch.device("cpu")
@@ -43,11 +45,25 @@ def configured(info: DataInfo, *overrides: str, base: dict = DIT) -> TrainConfig
     return fit_to_data(parse_config(apply_overrides(base, overrides)), info)
 
 
+def state_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """The tensors of its state, which a step without gradients makes."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+    return [value for values in optimizer.state.values() for value in values.values() if isinstance(value, Tensor)]
+
+
 def measured(config: TrainConfig, info: DataInfo) -> float:
     """Bytes of a real step: tensors that are held, and the allocations in it that the profiler sees."""
     objective = build_objective_from(config)
     student = build_network(config, CPU, begin=False).train()
     ema = build_ema(config.ema, student)
+    teacher = None
+    if config.teacher is not None:
+        teacher = Teacher(build_network(config, CPU, begin=False), 0, any_step=False)
+    adversary = build_adversary(config, teacher, objective, info, CPU)
     if config.parallel.activation_checkpointing != "none":
         parallelize(student, config.parallel, None, keep_gathered=True)
     optimizer = build_optimizer(config.optimizer, student, objective.state())
@@ -62,13 +78,16 @@ def measured(config: TrainConfig, info: DataInfo) -> float:
     step = TrainStep(
         student, objective, optimizer, ema, seed=0, accumulate=config.accumulate,
         autocast=getattr(torch, config.precision), clip_grad_norm=config.optimizer.clip_grad_norm, null_cond=null,
+        teacher=teacher, adversary=adversary,
     )  # fmt: skip
-    for parameter in student.parameters():
-        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
-    optimizer.step()
-    optimizer.zero_grad()
-    copies = [base_of(network) for network in (student, *ema.copies)]
-    state = [value for values in optimizer.state.values() for value in values.values() if isinstance(value, Tensor)]
+    optimizers, networks = [optimizer], [student, *ema.copies]
+    if teacher is not None:
+        networks.append(teacher.network)
+    if adversary is not None:
+        optimizers.append(adversary.optimizer)
+        networks.append(adversary.heads)
+    copies = [base_of(network) for network in networks]
+    state = [value for one in optimizers for value in state_of(one)]
     tensors = [tensor for network in copies for tensor in (*network.parameters(), *network.buffers())]
     batch = [x, *([cond] if isinstance(cond, Tensor) else [] if cond is None else cond.values())]
     return held([*tensors, *state, *batch]) + high_water(lambda: step(0, x, conditions.moved(cond, CPU)), CPU)
@@ -86,6 +105,7 @@ def measured(config: TrainConfig, info: DataInfo) -> float:
         ("objective={name: tim, derivative: auto}",),
         ("objective={name: decm}", "ema={decay: 0.99, target_decay: 0.9}"),
         ("objective={name: flow_matching}", "ema.decay=0", "optimizer.name=radam"),
+        ("teacher.run=nowhere", "discriminator={fraction: 1.0, penalty: 0.1, hidden: 512}"),
     ],
 )
 def test_computed_is_measured(overrides):

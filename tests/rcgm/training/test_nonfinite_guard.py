@@ -33,7 +33,7 @@ def test_a_step_that_is_left_out_leaves_no_trace(name, bad):
         x = torch.full((2, 4), float(number + 1))
         (network(x).square().sum() * factor).backward()
         norm = nn.utils.get_total_norm([parameter.grad for parameter in network.parameters()])
-        guard.step(optimizer, torch.tensor(1.0), norm)
+        guard.step([optimizer], torch.tensor(1.0), norm)
         optimizer.zero_grad()
         if math.isfinite(factor):
             (plain(x).square().sum() * factor).backward()
@@ -52,9 +52,9 @@ def test_only_those_in_a_row_count_towards_the_limit():
     optimizer = OPTIMIZERS["adamw"](network.parameters())
     guard = NonFiniteGuard(3, CPU)
     for value in (math.nan, math.nan, 1.0, math.nan, math.nan):
-        guard.step(optimizer, torch.tensor(value))
+        guard.step([optimizer], torch.tensor(value))
     assert guard.read() == 4
-    guard.step(optimizer, torch.tensor(1.0), torch.tensor(math.inf))
+    guard.step([optimizer], torch.tensor(1.0), torch.tensor(math.inf))
     with pytest.raises(NonFiniteError, match="3 steps in a row were not finite, and skip_limit is 3"):
         guard.read()
 
