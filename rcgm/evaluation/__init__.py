@@ -17,6 +17,7 @@ from rcgm.evaluation.neighbours import NeighbourReport, TrainingSet, check_neigh
 from rcgm.evaluation.points import PointReference, evaluate_points
 from rcgm.evaluation.reference import read_reference, write_reference
 from rcgm.evaluation.report import DigitReference, evaluate_digits
+from rcgm.evaluation.spread import spread
 from rcgm.evaluation.thumbnails import thumbnails
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "nearest_distances",
     "precision_and_recall",
     "read_reference",
+    "spread",
     "squared_mmd",
     "thumbnails",
     "train_classifier",

@@ -17,6 +17,7 @@ from rcgm.evaluation.classifier import (
 from rcgm.evaluation.components import PrincipalComponents
 from rcgm.evaluation.frechet import gaussian_frechet_distance, moments
 from rcgm.evaluation.neighbours import TrainingSet
+from rcgm.evaluation.spread import reported_spread, spread
 from rcgm.evaluation.thumbnails import thumbnails
 
 COMPONENTS = 64
@@ -53,9 +54,11 @@ class ImageReference:
         self._moments = moments(coordinates[::2])
         self._held_out = coordinates[1::2]
         self._training = _training_set(coordinates)
+        self._spread = {False: spread(small)}
         self._classifier: TrainedClassifier | None = None
         if labels is not None and classes is not None:
             check_class_labels(labels, len(images), classes)
+            self._spread[True] = spread(small, labels)
             if len(images) >= FEWEST_IMAGES and int(labels.bincount(minlength=classes).min()) >= FEWEST_OF_A_CLASS:
                 epochs = max(1, min(20, IMAGES_TO_LEARN // len(images)))
                 self._classifier = train_classifier(
@@ -71,7 +74,8 @@ class ImageReference:
 
         Returns:
             "samples", their number; "frechet_distance" to half of the real images, of 64 principal components, and
-            "frechet_floor", the same of as many of the other half, if there are so many; the fields of
+            "frechet_floor", the same of as many of the other half, if there are so many; "spread" of the samples over
+            that of the real images, with labels among those of one class, unless real ones have none; the fields of
             `NeighbourReport` with the prefix "nearest_", of the same components, unless most real images are
             identical. Where each class has 10 real images or more, and there are 200: "classifier_accuracy", that of a
             small classifier on real images that it has not seen, and with labels "class_accuracy", the share of samples
@@ -82,12 +86,15 @@ class ImageReference:
         """
         check_images("samples", samples, self._shape, 2)
         samples = samples.detach().cpu().float().clamp(-1.0, 1.0)
-        coordinates = self._components(thumbnails(samples, SIDE))
+        small = thumbnails(samples, SIDE)
+        coordinates = self._components(small)
         report = {
             "samples": float(len(samples)),
             "frechet_distance": gaussian_frechet_distance(*moments(coordinates), *self._moments),
             "frechet_floor": gaussian_frechet_distance(*moments(self._some_held_out(len(samples))), *self._moments),
         }
+        known = labels is not None and True in self._spread
+        report |= reported_spread(small, labels if known else None, self._spread[known])
         if self._training is not None:
             nearest = asdict(self._training.check(coordinates))
             report |= {f"nearest_{name}": value for name, value in nearest.items()}
@@ -95,8 +102,8 @@ class ImageReference:
             report["classifier_accuracy"] = self._classifier.accuracy
             if labels is not None:
                 check_class_labels(labels, len(samples), self._classifier.classes)
-                small = thumbnails(samples, SIDE_OF_CLASSIFIER)
-                report["class_accuracy"] = class_accuracy(self._classifier, small, labels)
+                smaller = thumbnails(samples, SIDE_OF_CLASSIFIER)
+                report["class_accuracy"] = class_accuracy(self._classifier, smaller, labels)
         return report
 
     def _some_held_out(self, count: int) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 
 from rcgm.evaluation.frechet import gaussian_frechet_distance, moments
 from rcgm.evaluation.mmd import WIDTHS, KernelReference
+from rcgm.evaluation.spread import reported_spread, spread
 
 
 class PointReference:
@@ -35,6 +36,7 @@ class PointReference:
         self._limit = limit
         self._kernels = KernelReference(reference[:limit], widths)
         self._moments = moments(reference[:limit])
+        self._spread = spread(reference[:limit])
         self._held_out = held_out
         self._floors: dict[int, dict[str, float]] = {}
 
@@ -64,6 +66,7 @@ class PointReference:
         return {
             "squared_mmd": self._kernels.squared_mmd(points),
             "frechet_distance": gaussian_frechet_distance(*moments(points), *self._moments),
+            **reported_spread(points, None, self._spread),
         }
 
 
@@ -81,8 +84,9 @@ def evaluate_points(
         reference, held_out, widths, limit: those of :class:`PointReference`.
 
     Returns:
-        "squared_mmd" and "frechet_distance" (of the points themselves) between samples and reference; with held_out,
-        "squared_mmd_floor" and "frechet_distance_floor" between held_out and reference; "samples", how many were used.
+        "squared_mmd" and "frechet_distance" (of the points themselves) between samples and reference, and the "spread"
+        of the samples over that of the reference; with held_out, the same names with "_floor", of held_out instead of
+        the samples; "samples", how many were used.
 
     Raises:
         TypeError, ValueError: an argument is not as above.

@@ -18,6 +18,7 @@ from rcgm.evaluation.classifier import (
 )
 from rcgm.evaluation.frechet import gaussian_frechet_distance, moments
 from rcgm.evaluation.neighbours import TrainingSet
+from rcgm.evaluation.spread import reported_spread, spread
 
 
 class DigitReference:
@@ -29,9 +30,11 @@ class DigitReference:
 
     def __init__(self, classifier: TrainedClassifier | None = None) -> None:
         self._classifier = train_digit_classifier() if classifier is None else classifier
-        real = Digits().samples
+        digits = Digits()
+        real = digits.samples
         self._moments = moments(self._classifier.classify(real)[1])
         self._training = TrainingSet(real)
+        self._spread, self._spread_of_classes = spread(real), spread(real, digits.labels)
 
     def evaluate(self, samples: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, float]:
         """Measure generated digits.
@@ -42,8 +45,9 @@ class DigitReference:
 
         Returns:
             "samples", their number; "frechet_distance" of the classifier's features; "classifier_accuracy", the
-            classifier's own on held-out digits; the fields of `NeighbourReport` with the prefix "nearest_"; with
-            labels, "class_accuracy".
+            classifier's own on held-out digits; "spread" of the samples over that of real digits, with labels among
+            those of one class; the fields of `NeighbourReport` with the prefix "nearest_"; with labels,
+            "class_accuracy".
 
         Raises:
             TypeError, ValueError: an argument is not as above.
@@ -57,6 +61,7 @@ class DigitReference:
             "samples": float(len(samples)),
             "classifier_accuracy": self._classifier.accuracy,
             "frechet_distance": gaussian_frechet_distance(*moments(features), *self._moments),
+            **reported_spread(samples, labels, self._spread if labels is None else self._spread_of_classes),
         }
         if labels is not None:
             report["class_accuracy"] = class_accuracy(self._classifier, samples, labels)

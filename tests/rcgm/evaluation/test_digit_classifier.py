@@ -80,6 +80,7 @@ def test_report_of_real_digits(classifier, digits):
         "classifier_accuracy",
         "class_accuracy",
         "frechet_distance",
+        "spread",
         "nearest_median_distance",
         "nearest_real_median_distance",
         "nearest_median_ratio",
