@@ -1,6 +1,6 @@
 """Peak memory of training published text-to-image networks, computed on tensors without content.
 
-    python -m benchmarks.memory_plans                           all cases; hours
+    python -m benchmarks.memory_plans                           all cases; half an hour
     python -m benchmarks.memory_plans --network sana_1600m      those of one network; the others stay as they are
     python -m benchmarks.memory_plans --missing                 those that the result file lacks
 

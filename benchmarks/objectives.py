@@ -1,13 +1,14 @@
 """Trains every objective on the same data for the same time, and measures quality and cost of a step.
 
-    python -m benchmarks.objectives          digits and two moons, reduced form, under 45 minutes on two cores
+    python -m benchmarks.objectives          digits and two moons, about 40 minutes a seed on two cores
+    python -m benchmarks.objectives --seeds 3   each row three times, with spreads
     python -m benchmarks.objectives --digits-seconds 5 --moons-seconds 5 --name trial     to see that it runs
     python -m benchmarks.objectives --only mean_flow,rcgm-2
 
-Every run trains the same network from the same seed on one core, for the same processor time; only objective and
-teacher differ. Distilled objectives start from, and learn from, the flow-matching network of this benchmark, whose
-own training is not counted. Each is sampled by the averaged network with the sampler that it is made for, at 1, 2 and 4
-steps, and at 16 where its sampler follows the flow; guidance is not used.
+All runs of a seed train the same network on one core, for the same processor time; only objective and teacher differ.
+Distilled objectives start from, and learn from, the flow-matching network of this benchmark, whose own training is not
+counted. Each is sampled by the averaged network with the sampler that it is made for, at 1, 2 and 4 steps, and at 16
+where its sampler follows the flow; guidance is not used.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Entry:
 
 
 Weights = dict[str, numpy.ndarray]
-Job = tuple[str, Entry, float, "Weights | None"]
+Job = tuple[str, Entry, int, float, "Weights | None"]
 
 
 def entries(task: str) -> list[Entry]:
@@ -123,6 +124,8 @@ def main() -> None:
         metavar="NAMES",
         help="rows to run, separated by commas (all); the others stay as they are in the file",
     )
+    parser.add_argument("--seeds", type=int, default=1, help="repetitions of each row (1)")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="rows that train at a time (all cores)")
     parser.add_argument("--name", default="objectives", help="name of the result file (objectives)")
     arguments = parser.parse_args()
     seconds = {"digits": arguments.digits_seconds, "two_moons": arguments.moons_seconds}
@@ -137,11 +140,18 @@ def main() -> None:
     if earlier is not None:
         result = {"environment": described, **continued(earlier, seconds)}
     # A fresh process for each run, so that peak memory is its own.
-    with multiprocessing.get_context("spawn").Pool(os.cpu_count(), torch.set_num_threads, (1,), 1) as pool:
+    with multiprocessing.get_context("spawn").Pool(arguments.processes, torch.set_num_threads, (1,), 1) as pool:
         for task, length in seconds.items():
-            teacher = pool.apply(train_teacher, (task, length))
             chosen = [entry for entry in entries(task) if names is None or entry.name in names]
-            jobs = [(task, entry, length, teacher if entry.distilled else None) for entry in chosen]
+            numbers = range(arguments.seeds)
+            distilled = any(entry.distilled for entry in chosen)
+            taught = [(task, seed, length) for seed in numbers if distilled]
+            teachers = dict(zip(numbers, pool.starmap(train_teacher, taught), strict=False))
+            jobs = [
+                (task, entry, seed, length, teachers[seed] if entry.distilled else None)
+                for entry in chosen
+                for seed in numbers
+            ]
             for row in tqdm(pool.imap(run, jobs, chunksize=1), total=len(jobs), desc=task, unit="run"):
                 put(result["rows"], {**row, "commit": described["commit"]})
                 path = environment.write(arguments.name, result)
@@ -163,39 +173,49 @@ def continued(earlier: dict[str, Any], seconds: dict[str, float]) -> dict[str, A
 
 
 def put(rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
-    """Put ``row`` in the place of the one of its name, or at the end."""
-    same = [i for i, other in enumerate(rows) if (other["task"], other["name"]) == (row["task"], row["name"])]
+    """Put ``row`` in the place of the one of its name and seed, or at the end."""
+    key = ("task", "name", "seed")
+    same = [i for i, other in enumerate(rows) if all(other[part] == row[part] for part in key)]
     if same:
         rows[same[0]] = row
     else:
         rows.append(row)
 
 
-def train_teacher(task: str, seconds: float) -> Weights:
+def train_teacher(task: str, seed: int, seconds: float) -> Weights:
     """Weights of the flow-matching network that the distilled objectives start from."""
     entry = next(entry for entry in entries(task) if entry.name == TEACHER)
-    trained = train(TASKS[task], entry.objective, entry.arguments, lambda _, spent: spent >= seconds)
+    trained = train(TASKS[task], entry.objective, entry.arguments, lambda _, spent: spent >= seconds, seed=seed)
     # as arrays: a tensor would be handed over through the memory of a process that ends here
     return {name: tensor.numpy() for name, tensor in trained.ema.network.state_dict().items()}
 
 
 def run(job: Job) -> dict[str, Any]:
     """Train one row and measure its averaged network; the quality of one that diverged is None."""
-    name, entry, seconds, weights = job
+    name, entry, seed, seconds, weights = job
     teacher = None if weights is None else {key: torch.from_numpy(array) for key, array in weights.items()}
     task = TASKS[name]
     if entry.lr is not None:
         task = replace(task, optimizer=task.optimizer.model_copy(update={"lr": entry.lr}))
-    trained = train(task, entry.objective, entry.arguments, lambda _, spent: spent >= seconds, teacher_weights=teacher)
+    trained = train(
+        task, entry.objective, entry.arguments, lambda _, spent: spent >= seconds, seed=seed, teacher_weights=teacher
+    )
     sampler = trained.objective.sampler
     steps = (1, 2, 4, 16) if sampler in FLOW_SAMPLERS else (1, 2, 4)
     measured = {}
     for number in steps:
         with contextlib.suppress(NotFiniteError):
-            measured.update(measure(task, trained, (number,)))
+            measured.update(measure(task, trained, (number,), seed))
     quality = {str(number): measured.get(str(number), {}).get(task.quality) for number in steps}
-    return {"task": name, "name": entry.name, "sampler": sampler, "quality": quality, "measured": measured,
-            **trained.costs}  # fmt: skip
+    return {
+        "task": name,
+        "name": entry.name,
+        "seed": seed,
+        "sampler": sampler,
+        "quality": quality,
+        "measured": measured,
+        **trained.costs,
+    }
 
 
 def line(row: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from benchmarks import (
     headline,
     memory_plans,
     number_tables,
+    order_tables,
     own_images_table,
     published_loops,
     step_tables,
@@ -31,6 +32,7 @@ from benchmarks.environment import FIGURES, ROOT, read
 WITH_TABLES = (
     tables,
     number_tables,
+    order_tables,
     step_tables,
     headline,
     costs,

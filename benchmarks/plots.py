@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 
 from benchmarks.headline import compared, contenders
+from benchmarks.order_tables import ORDERS, cell_text, cells_of
 from benchmarks.tables import DECAYS, QUALITY, TASKS
 from rcgm.plots import steps_title
 from rcgm.plots.style import COLOURS, FAINT, INK, new_figure, quiet, save_figure
@@ -68,6 +71,31 @@ def plot_moons(found: dict[str, Any], path: Path) -> None:
     save_figure(path, figure)
 
 
+def plot_orders(found: dict[str, Any], path: Path) -> None:
+    """A heat map: quality of one-step samples by order and decay, means over the seeds with deviations."""
+    cells = cells_of(found)
+    heights = [[math.nan if not cells[key] else mean(cells[key]) for key in row] for row in _grid()]
+    figure = new_figure(6.5, 4.6)
+    axes = figure.add_subplot()
+    known = [height for row in heights for height in row if height == height]
+    scale = LogNorm(min(known), max(max(known), 1.01 * min(known)))
+    axes.imshow(heights, norm=scale, cmap="Blues", aspect="auto")
+    for place, row in enumerate(_grid()):
+        for column, key in enumerate(row):
+            dark = heights[place][column] > (min(known) * max(known)) ** 0.5
+            text = cell_text(cells[key]).replace(" ± ", "\n± ")
+            axes.text(column, place, text, ha="center", va="center", fontsize=8, color="white" if dark else INK)
+    axes.set_xticks(range(len(DECAYS)), [f"{decay:g}" for decay in DECAYS])
+    axes.set_yticks(range(len(ORDERS)), [str(order) for order in ORDERS])
+    _labelled(axes, f"Digits, Fréchet distance of 1-step samples, {found['steps']:,} training steps",
+              "EMA decay of the target network", "order")  # fmt: skip
+    save_figure(path, figure)
+
+
+def _grid() -> list[list[tuple[int, float]]]:
+    return [[(order, decay) for decay in DECAYS] for order in ORDERS]
+
+
 def plot_objectives(found: dict[str, Any], path: Path) -> None:
     """Quality by objective and number of sampling steps, a panel for each task."""
     tasks = list(found["seconds"])
@@ -79,7 +107,7 @@ def plot_objectives(found: dict[str, Any], path: Path) -> None:
             known = [(row["quality"][number], row["name"]) for row in rows if row["quality"].get(number)]
             axes.plot(*zip(*known, strict=True), marker, color=colour, label=steps_title(int(number)), markersize=5)
         axes.set_xscale("log")
-        axes.set_yticks([row["name"] for row in rows])
+        axes.set_yticks(list(dict.fromkeys(row["name"] for row in rows)))
         axes.grid(axis="y", color=FAINT, linewidth=0.6)
         _labelled(axes, TASKS[task], f"{QUALITY[task]}, lower is better", "")
     panels[0, 0].invert_yaxis()
@@ -158,6 +186,7 @@ Plot = Callable[[dict[str, Any], Path], None]
 
 PLOTS: Mapping[str, tuple[str, Plot]] = {
     "moons": ("moons", plot_moons),
+    "orders": ("orders", plot_orders),
     "objectives": ("objectives", plot_objectives),
     "fidelity": ("fidelity", plot_fidelity),
     "steps_cpu": ("steps_cpu", plot_steps),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from statistics import mean, stdev
 from typing import Any
 
 from benchmarks.environment import read
@@ -114,31 +115,38 @@ def objectives_table(found: dict[str, Any]) -> str:
     for task, quality in QUALITY.items():
         if task not in found["seconds"]:
             continue
-        rows = [row for row in found["rows"] if row["task"] == task]
-        plain = next(row["milliseconds"] for row in rows if row["name"] == "flow_matching")
+        by_name: dict[str, list[dict[str, Any]]] = {}
+        for row in found["rows"]:
+            if row["task"] == task:
+                by_name.setdefault(row["name"], []).append(row)
+        plain = mean(row["milliseconds"] for row in by_name["flow_matching"])
         cells = [
             [
-                row["name"],
-                row["sampler"],
-                *(_quality(row["quality"], n) for n in ("1", "2", "4", "16")),
-                f"{row['milliseconds'] / plain:.2f}",
-                f"{row['steps']:,}",
-                f"{row['memory_mib']:.0f}",
-                f"{row['waves']:.2g}",
-                f"{row['evaluations']:.2g}",
+                name,
+                rows[0]["sampler"],
+                *(_quality([row["quality"].get(n, "") for row in rows]) for n in ("1", "2", "4", "16")),
+                _quality([row["measured"].get("1", {}).get("spread", "") for row in rows]),
+                f"{mean(row['milliseconds'] for row in rows) / plain:.2f}",
+                f"{mean(row['steps'] for row in rows):,.0f}",
+                f"{mean(row['memory_mib'] for row in rows):.0f}",
+                f"{mean(row['waves'] for row in rows):.2g}",
+                f"{mean(row['evaluations'] for row in rows):.2g}",
+                str(len(rows)),
             ]
-            for row in rows
+            for name, rows in by_name.items()
         ]
-        steps = [f"{quality}, {n} step{'' if n == 1 else 's'}" for n in (1, 2, 4, 16)]
+        steps = [f"{quality}, {steps_title(n)}" for n in (1, 2, 4, 16)]
         header = [
             task,
             "sampler",
             *steps,
+            "spread over that of data, 1 step",
             "step time, relative to flow matching",
             "steps trained",
             "peak memory beyond start, MiB",
             "waves (dependent forwards without gradient)",
             "evaluations without gradient",
+            "seeds",
         ]
         parts.append(table(header, cells))
     spent = " and ".join(f"{seconds:g} s on {task}" for task, seconds in found["seconds"].items())
@@ -146,9 +154,17 @@ def objectives_table(found: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _quality(values: dict[str, float | None], steps: str) -> str:
-    value = values.get(steps, "")
-    return "diverges" if value is None else value and f"{value:.3g}"
+def over_seeds(values: Sequence[float], digits: str = ".2f") -> str:
+    """Mean and deviation, the latter of two and more."""
+    return f"{mean(values):{digits}}" + (f" ± {stdev(values):{digits}}" if len(values) > 1 else "")
+
+
+def _quality(values: list[float | str | None]) -> str:
+    """Over the seeds; an empty text stands for what has not been measured."""
+    if None in values:
+        return "diverges"
+    known = [value for value in values if value != ""]
+    return over_seeds(known, ".3g") if known else ""
 
 
 def kernels_table() -> str:

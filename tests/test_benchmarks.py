@@ -14,9 +14,12 @@ from benchmarks import (
     float8_targets,
     moons,
     objectives,
+    orders,
     profile_step,
     target_formats,
 )
+from benchmarks.order_tables import cells_of, orders_table
+from benchmarks.plots import plot_orders
 from benchmarks.timing import in_turn, large_allocations, medians, spread
 
 CPU = torch.device("cpu")
@@ -86,17 +89,17 @@ def test_results_are_written_whole(tmp_path, monkeypatch: pytest.MonkeyPatch):
 def test_every_objective_trains_and_is_measured(task, monkeypatch: pytest.MonkeyPatch):
     small = replace(objectives.TASKS[task], batch=8, count=20)
     monkeypatch.setitem(objectives.TASKS, task, small)
-    teacher = objectives.train_teacher(task, 0.01)
+    teacher = objectives.train_teacher(task, 1, 0.01)
     for entry in objectives.entries(task):
-        row = objectives.run((task, entry, 0.01, teacher if entry.distilled else None))
-        assert row["steps"] >= 1
+        row = objectives.run((task, entry, 1, 0.01, teacher if entry.distilled else None))
+        assert row["steps"] >= 1 and row["seed"] == 1
         assert {"1", "2", "4"} <= set(row["quality"])
         assert objectives.line(row).startswith(entry.name)
 
 
 def test_rows_measured_again_take_the_place_of_the_earlier():
     def row(task: str, name: str, value: int) -> dict:
-        return {"task": task, "name": name, "value": value}
+        return {"task": task, "name": name, "seed": 0, "value": value}
 
     earlier = {"seconds": {"digits": 5, "two_moons": 2}, "rows": [row("digits", "a", 1), row("digits", "b", 1)]}
     result = objectives.continued(earlier, {"digits": 5})
@@ -116,9 +119,25 @@ def test_rows_measured_again_take_the_place_of_the_earlier():
 def test_a_row_that_diverges_is_printed_as_that(monkeypatch: pytest.MonkeyPatch):
     small = replace(objectives.TASKS["two_moons"], batch=8, count=20)
     monkeypatch.setitem(objectives.TASKS, "two_moons", small)
-    row = objectives.run(("two_moons", objectives.Entry("wild", "flow_matching", lr=1e30), 0.05, None))
+    row = objectives.run(("two_moons", objectives.Entry("wild", "flow_matching", lr=1e30), 0, 0.05, None))
     assert set(row["quality"].values()) == {None}
     assert "1: diverged" in objectives.line(row)
+
+
+def test_orders_against_decays(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(objectives.TASKS, "digits", replace(objectives.TASKS["digits"], batch=8, count=20))
+    rows = [orders.run((order, decay, seed, 1)) for order, decay in ((0, 0.0), (8, 0.99)) for seed in (0, 1)]
+    assert all(set(row["quality"]) == {"1", "2"} and row["quality"]["1"] > 0 for row in rows)
+    rows[0]["quality"] = {"1": None, "2": None}
+    found = {"environment": environment.describe(CPU), "steps": 1, "rows": rows}
+    cells = cells_of(found)
+    assert cells[0, 0.0] is None and cells[1, 0.9] == [] and len(cells[8, 0.99]) == 2
+    monkeypatch.setattr(environment, "RESULTS", tmp_path)
+    environment.write("orders", found)
+    table = orders_table()
+    assert "diverges" in table and "not trained" in table and " ± " in table and "2 seeds" in table
+    plot_orders(found, tmp_path / "orders.png")
+    assert (tmp_path / "orders.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("method", target_formats.METHODS)

@@ -15,9 +15,9 @@ from benchmarks.captioned_digits import experiment
 from benchmarks.captioned_digits.captions import LENGTH, CaptionEncoder, encode
 from benchmarks.captioned_digits.experiment import Experiment, Lengths
 from benchmarks.captioned_digits.measures import PER_PROMPT
-from benchmarks.captioned_digits.names import MULTI_STEP, NAME
+from benchmarks.captioned_digits.names import GUIDED, MULTI_STEP, NAME
 from benchmarks.captioned_digits.pictures import Judge, Painter, to_latents, to_pictures, train_judge
-from benchmarks.captioned_digits.runs import FEW_STEPS
+from benchmarks.captioned_digits.runs import ADVERSARIAL, FEW_STEPS
 from benchmarks.captioned_digits.scenes import KINDS, NUMERALS, draw_prompt, draw_scene, held_out_prompt, is_held_out
 from benchmarks.captioned_digits.tables import kinds_table, measures_table
 from rcgm.data import EncodedPairs
@@ -88,6 +88,9 @@ def test_latents_are_normalised_pictures(generator):
     assert abs(float(latents.mean())) < 0.5 and 0.5 < float(latents.std()) < 2
 
 
+ALL = (*FEW_STEPS, *ADVERSARIAL)
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """Of an experiment that was stopped after two of its models and went on."""
@@ -99,11 +102,11 @@ def folders(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(environment, "RESULTS", root / "results")
         with patch.context() as stopped:
-            stopped.setattr(experiment, "FEW_STEPS", list(FEW_STEPS)[:1])
+            stopped.setattr(experiment, "USUAL", experiment.USUAL[:3])
             Experiment(*arguments).run(0)
         first = environment.read(NAME)
         again = Experiment(*arguments)
-        again.run(0)
+        again.run(0, adversarial=True)
         again.draw(0, root / "samples.png")
         yield SimpleNamespace(root=root, arguments=arguments, first=first, found=environment.read(NAME))
 
@@ -113,18 +116,18 @@ def test_the_trainings_go_the_whole_way(folders):
     assert len(dataset) == 120
     assert len(set(dataset.captions(torch.arange(120)))) > 60
     rows = folders.found["rows"]
-    assert [row["model"] for row in rows] == [MULTI_STEP, *FEW_STEPS]
-    assert list(rows[0]["measures"]) == ["1", "2", "4", "20"] and list(rows[1]["measures"]) == ["1", "2", "4"]
+    assert [row["model"] for row in rows] == [MULTI_STEP, GUIDED, *FEW_STEPS, *ADVERSARIAL]
+    assert [list(row["measures"]) for row in rows[:3]] == [["1", "2", "4", "20"]] * 2 + [["1", "2", "4"]]
     for row in rows:
-        assert row["steps"] == 2
+        assert row.get("steps") == (None if row["model"] == GUIDED else 2)
         for measured in row["measures"].values():
             assert 0 <= measured["right"] <= 1 and measured["frechet_distance"] > 0 and measured["spread"] > 0
     assert (folders.root / "samples.png").stat().st_size > 10_000
 
 
 def test_what_was_stopped_goes_on(folders):
-    assert [row["model"] for row in folders.first["rows"]] == [MULTI_STEP, next(iter(FEW_STEPS))]
-    assert folders.found["rows"][:2] == folders.first["rows"]  # with their seconds: they were not trained again
+    assert [row["model"] for row in folders.first["rows"]] == [MULTI_STEP, GUIDED, next(iter(FEW_STEPS))]
+    assert folders.found["rows"][:3] == folders.first["rows"]  # with their seconds: they were not trained again
     folder, lengths, *others = folders.arguments
     with pytest.raises(ValueError, match=r"must hold rows of .*'few_step': 3.*, got .*'few_step': 2"):
         Experiment(folder, replace(lengths, few_step=3), *others)
@@ -134,12 +137,13 @@ def test_tables_of_one_seed_and_of_two(folders, monkeypatch):
     monkeypatch.setattr(environment, "RESULTS", folders.root / "results")
     lines = measures_table().splitlines()
     assert "1 seed, " in lines[-1]
-    assert len([line for line in lines if line.startswith("| ")]) == 2 + 1 + 4 + 3 * 3
-    (twenty,) = [line for line in lines if line.startswith(f"| {MULTI_STEP} | 20 |")]
+    assert len([line for line in lines if line.startswith("| ")]) == 2 + 1 + 2 * 4 + 3 * len(ALL)
+    (twenty,) = [line for line in lines if line.startswith(f"| {GUIDED} | 20 |")]
     assert twenty.endswith("| 1.00 |")
     assert [line.split("|")[1].strip() for line in kinds_table().splitlines()[2:]] == [
         f"{MULTI_STEP}, 20 steps",
-        *(f"{model}, 2 steps" for model in FEW_STEPS),
+        f"{GUIDED}, 20 steps",
+        *(f"{model}, 2 steps" for model in ALL),
     ]
     second = [row | {"seed": 1} for row in folders.found["rows"]]
     environment.write(NAME, folders.found | {"rows": folders.found["rows"] + second}, folders.root / "two")

@@ -2,6 +2,7 @@
 
     python -m benchmarks.captioned_digits              one seed
     python -m benchmarks.captioned_digits --seeds 3    three
+    python -m benchmarks.captioned_digits --adversarial    also few-step models with an adversarial term
     python -m benchmarks.captioned_digits --only 2     one of these; others may run beside it, with OMP_NUM_THREADS=1
 
 Data, networks and runs go to runs/captioned_digits, the measures of each model to the result file as soon as it is
@@ -25,6 +26,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/captioned_digits"), help="of data and runs")
     parser.add_argument("--seeds", type=int, default=1, help="repetitions (1)")
     parser.add_argument("--only", type=int, metavar="SEED", help="this seed alone")
+    parser.add_argument("--adversarial", action="store_true", help="models with an adversarial term, too")
     for name, what in (
         ("pictures", "pictures to train on"),
         ("prompts", "prompts of each kind to measure with"),
@@ -37,7 +39,7 @@ def main() -> None:
     lengths = Lengths(options.pictures, options.prompts, options.multi_step, options.few_step)
     experiment = Experiment(options.folder, lengths)
     for seed in range(options.seeds) if options.only is None else [options.only]:
-        experiment.run(seed)
+        experiment.run(seed, adversarial=options.adversarial)
         if seed == 0:
             experiment.draw(seed, FIGURES / f"{NAME}.png")
     print(measures_table())

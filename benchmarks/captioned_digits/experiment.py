@@ -16,9 +16,9 @@ from benchmarks import environment
 from benchmarks.captioned_digits.captions import encode
 from benchmarks.captioned_digits.data import NETWORK, write_pairs
 from benchmarks.captioned_digits.measures import PER_PROMPT, Examination
-from benchmarks.captioned_digits.names import MANY, MULTI_STEP, NAME
+from benchmarks.captioned_digits.names import GUIDANCE, GUIDED, MANY, MULTI_STEP, NAME
 from benchmarks.captioned_digits.pictures import Judge, Painter, to_pictures, train_judge
-from benchmarks.captioned_digits.runs import FEW_STEPS, RUN, folder_of, train_few_steps, train_multi_step
+from benchmarks.captioned_digits.runs import ADVERSARIAL, FEW_STEPS, RUN, folder_of, train_few_steps, train_multi_step
 from benchmarks.captioned_digits.scenes import KINDS, Prompt, draw_prompt, draw_scene
 from rcgm.data.latents.manifest import MANIFEST
 from rcgm.plots import sample_panels, save_figure, steps_title
@@ -30,7 +30,8 @@ LENGTHS = "lengths"
 JUDGE = 0.97
 FEW = (1, 2, 4)
 CHUNK = 256
-DRAWN = {MULTI_STEP: (MANY, 1), **dict.fromkeys(FEW_STEPS, (2, 1))}
+USUAL = (MULTI_STEP, GUIDED, *FEW_STEPS)
+DRAWN = {GUIDED: (MANY, 1), **dict.fromkeys(FEW_STEPS, (2, 1))}
 """Which samples are in the picture: numbers of steps, by model."""
 COLUMNS = 8
 CPU = torch.device("cpu")
@@ -79,19 +80,15 @@ class Experiment:
         environment.write(LENGTHS, settings, folder)
         self._judge, self._network = judge, network
 
-    def run(self, seed: int) -> None:
-        """Train and measure every model that has no row yet."""
+    def run(self, seed: int, *, adversarial: bool = False) -> None:
+        """Train and measure every model that has no row yet; those with an adversarial term where asked for."""
         if not (self.folder / "pairs" / MANIFEST).exists():
             write_pairs(self.folder / "pairs", self.lengths.pictures)
-        for model in (MULTI_STEP, *FEW_STEPS):
+        for model in (*USUAL, *ADVERSARIAL) if adversarial else USUAL:
             kept = folder_of(self.folder, model, seed)
             if environment.read(kept.name, kept.parent) is not None:
                 continue
-            if model == MULTI_STEP:
-                summary = train_multi_step(self.folder, self.lengths.multi_step, seed, self._network)
-            else:
-                summary = train_few_steps(self.folder, model, self.lengths.few_step, seed)
-            row = {"seed": seed, "model": model, "seconds": summary["wall_time_seconds"], "steps": summary["steps"]}
+            row = {"seed": seed, "model": model, **self._trained(model, seed)}
             samples = self._samples(model, seed, sampled(model), self.examination.prompts, PER_PROMPT)
             measured = {steps: self.examination.measure(pictures) for steps, pictures in samples.items()}
             for steps, found in measured.items():
@@ -99,6 +96,16 @@ class Experiment:
                 print(f"{model}, {steps_title(steps)}: {short}", file=sys.stderr, flush=True)
             environment.write(kept.name, row | {"measures": measured}, kept.parent)
             self._write()
+
+    def _trained(self, model: str, seed: int) -> dict[str, Any]:
+        """Train a model, unless it is another one with guidance; how long that took."""
+        if model == GUIDED:
+            return {}
+        if model == MULTI_STEP:
+            summary = train_multi_step(self.folder, self.lengths.multi_step, seed, self._network)
+        else:
+            summary = train_few_steps(self.folder, model, self.lengths.few_step, seed)
+        return {"seconds": summary["wall_time_seconds"], "steps": summary["steps"]}
 
     def draw(self, seed: int, path: Path) -> None:
         """Draw samples of the same prompts and noise by all models."""
@@ -138,13 +145,14 @@ class Experiment:
     ) -> dict[int, Tensor]:
         """Pictures of a trained model, for each number of steps."""
         captions = PromptCaptions(encode, [prompt.caption for prompt in prompts], each=each)
-        sampler = load_run(folder_of(self.folder, model, seed), device=CPU).sampler(captions=captions)
+        run = load_run(folder_of(self.folder, MULTI_STEP if model == GUIDED else model, seed), device=CPU)
+        sampler = run.sampler(captions=captions, guidance=GUIDANCE if model == GUIDED else 1.0)
         return {steps: to_pictures(sampler.draw(len(captions), steps=steps, largest=CHUNK)) for steps in counts}
 
     def _rows(self) -> list[dict[str, Any]]:
         """All rows that there are, by seed and model."""
         seeds = sorted(int(path.name.removeprefix(RUN)) for path in self.folder.glob(f"{RUN}*"))
-        kept = [folder_of(self.folder, model, seed) for seed in seeds for model in (MULTI_STEP, *FEW_STEPS)]
+        kept = [folder_of(self.folder, model, seed) for seed in seeds for model in (*USUAL, *ADVERSARIAL)]
         rows = [environment.read(path.name, path.parent) for path in kept]
         return [row for row in rows if row is not None]
 
@@ -162,4 +170,4 @@ class Experiment:
 
 def sampled(model: str) -> tuple[int, ...]:
     """The numbers of sampling steps that a model is measured with."""
-    return (*FEW, MANY) if model == MULTI_STEP else FEW
+    return (*FEW, MANY) if model in (MULTI_STEP, GUIDED) else FEW

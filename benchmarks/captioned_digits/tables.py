@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
-from benchmarks.captioned_digits.names import HELD_OUT, MANY, MULTI_STEP, NAME
-from benchmarks.tables import of_result, provenance, table
+from benchmarks.captioned_digits.names import GUIDANCE, GUIDED, HELD_OUT, MANY, MULTI_STEP, NAME
+from benchmarks.tables import of_result, over_seeds, provenance, table
 from rcgm.plots import steps_title
 
 MEASURES = {
@@ -27,8 +27,8 @@ def measures_table(found: dict[str, Any]) -> str:
         for steps in of_seeds[0]["measures"]:
             values = {name: [row["measures"][steps][name] for row in of_seeds] for name in MEASURES}
             ratio = [row["measures"][steps]["frechet_distance"] / _multi_step(found, row["seed"]) for row in of_seeds]
-            rows.append([model, steps, *map(_over_seeds, values.values()), _over_seeds(ratio)])
-    header = ["model", "sampling steps", *MEASURES.values(), f"Fréchet distance, of that of {MANY} steps"]
+            rows.append([model, steps, *map(over_seeds, values.values()), over_seeds(ratio)])
+    header = ["model", "sampling steps", *MEASURES.values(), f"Fréchet distance, of that of {MANY} guided steps"]
     return f"{table(header, rows)}\n\n{_note(found)}"
 
 
@@ -36,13 +36,13 @@ def measures_table(found: dict[str, Any]) -> str:
 def kinds_table(found: dict[str, Any]) -> str:
     """Prompts right by kind."""
     of_seeds = _by_model(found)
-    steps = {model: str(MANY if model == MULTI_STEP else BY_KIND_STEPS) for model in of_seeds}
+    steps = {model: str(MANY if model in (MULTI_STEP, GUIDED) else BY_KIND_STEPS) for model in of_seeds}
     kinds = [name for name in found["real"] if name.startswith("right: ")]
     header = ["prompts right", *(kind.removeprefix("right: ") for kind in kinds)]
     rows = [
         [
             f"{model}, {steps_title(int(steps[model]))}",
-            *(_over_seeds([row["measures"][steps[model]][kind] for row in rows]) for kind in kinds),
+            *(over_seeds([row["measures"][steps[model]][kind] for row in rows]) for kind in kinds),
         ]
         for model, rows in of_seeds.items()
     ]
@@ -57,24 +57,22 @@ def _by_model(found: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _multi_step(found: dict[str, Any], seed: int) -> float:
-    """Fréchet distance of the multi-step model of a seed."""
-    row = next(row for row in found["rows"] if (row["model"], row["seed"]) == (MULTI_STEP, seed))
+    """Fréchet distance of the guided multi-step model of a seed."""
+    row = next(row for row in found["rows"] if (row["model"], row["seed"]) == (GUIDED, seed))
     return row["measures"][str(MANY)]["frechet_distance"]
 
 
 def _note(found: dict[str, Any]) -> str:
     seeds = len({row["seed"] for row in found["rows"]})
-    minutes = sum(row["seconds"] for row in found["rows"]) / 60 / seeds
+    minutes = sum(row.get("seconds", 0.0) for row in found["rows"]) / 60 / seeds
     trained = "; ".join(
         f"{model}: {rows[0]['steps']:,} steps, {mean(row['seconds'] for row in rows) / 60:.1f} minutes"
         for model, rows in _by_model(found).items()
+        if model != GUIDED
     )
     length = f"{seeds} seed{'' if seeds == 1 else 's'}, trained for {minutes:.0f} minutes{' each' * (seeds > 1)}"
-    return f"The judge reads {found['judge']:.3f} of real pictures right. {length} ({trained}). {provenance(found)}."
-
-
-def _over_seeds(values: list[float]) -> str:
-    return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
+    judged = f"The judge reads {found['judge']:.3f} of real pictures right. Guidance {GUIDANCE}."
+    return f"{judged} {length} ({trained}). {provenance(found)}."
 
 
 TABLES: Mapping[str, Callable[[], str]] = {"captioned_digits": measures_table, "captioned_digits_kinds": kinds_table}
