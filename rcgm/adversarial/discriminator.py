@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,8 +124,7 @@ class Discriminator:
             return None
         options = {"generator": generator, "device": x.device}
         z, noise, step = (share.normal(x, generator)[:rows] for _ in range(3))
-        starts = torch.tensor(settings.starts, device=x.device)
-        t = share.of(starts[torch.randint(len(starts), (total,), **options)])[:rows]
+        t = share.of(self._starts(torch.randint(len(settings.starts), (total,), **options)))[:rows]
         s = share.of(torch.randn(total, **options))[:rows]
         s = torch.sigmoid(settings.noise_mean + settings.noise_std * s)
         counted = torch.arange(rows, device=x.device) < share.before(number)
@@ -139,13 +138,13 @@ class Discriminator:
                 seen += [point + settings.penalty_step * step for point in (fake.detach(), seen[0])]
             repeated = conditions.concatenate([cond] * len(seen))
             of_others = self._teacher(torch.cat(seen), s.repeat(len(seen)), repeated)
-        real = self._logits([tokens[:rows] for tokens in of_others])
+        real = self.heads([tokens[:rows] for tokens in of_others])
         per_generator = self._loss.of_generator(_frozen(self.heads, of_fake), real.detach())
-        told = self._logits([tokens.detach() for tokens in of_fake])
+        told = self.heads([tokens.detach() for tokens in of_fake])
         per_discriminator = self._loss.of_discriminator(told, real)
         if settings.penalty:
             for place, logits in ((1, told), (2, real)):
-                moved = self._logits([tokens[place * rows : (place + 1) * rows] for tokens in of_others])
+                moved = self.heads([tokens[place * rows : (place + 1) * rows] for tokens in of_others])
                 slope = (moved - logits).square().mean(1) / settings.penalty_step**2
                 per_discriminator = per_discriminator + settings.penalty * slope
 
@@ -159,6 +158,13 @@ class Discriminator:
             (5 + len(seen)) * rows,
         )
 
+    def _starts(self, chosen: Tensor) -> Tensor:
+        """The times of these numbers among the starts; a table of them on the host would make the host wait."""
+        times = torch.zeros(chosen.shape, device=chosen.device)
+        for number, start in enumerate(self.settings.starts):
+            times = torch.where(chosen == number, start, times)
+        return times
+
     def _fake(self, student: Callable[..., Tensor], x: Tensor, z: Tensor, t: Tensor, cond: Any) -> Tensor:
         zero = torch.zeros_like(t)
         x_t = self._transport.points(x, z, t[None])[0]
@@ -168,9 +174,6 @@ class Discriminator:
     def _noised(self, sample: Tensor, noise: Tensor, s: Tensor) -> Tensor:
         alpha, gamma = self._transport.alpha(s), self._transport.gamma(s)
         return per_sample(alpha, noise) * noise + per_sample(gamma, sample) * sample
-
-    def _logits(self, features: Sequence[Tensor]) -> Tensor:
-        return self.heads(features)
 
 
 def _frozen(heads: nn.Module, features: list[Tensor]) -> Tensor:

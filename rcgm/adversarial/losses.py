@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from torch import Tensor
 from torch.nn.functional import relu, softplus
@@ -11,22 +11,25 @@ from torch.nn.functional import relu, softplus
 __all__ = ["LOSSES", "AdversarialLoss"]
 
 
-@dataclass(frozen=True)
-class AdversarialLoss:
-    """Losses of the samples ``[B]``, from logits ``[B, L]`` of a fake and a real sample each.
+class AdversarialLoss(ABC):
+    """Losses of the samples ``[B]``, from logits ``[B, L]`` of a fake and a real sample each."""
 
-    Args:
-        pairs: true if the generator's loss compares a fake with a real sample.
-    """
+    @abstractmethod
+    def of_discriminator(self, fake: Tensor, real: Tensor) -> Tensor:
+        """Falls as the logits tell the two apart, those of the real sample being higher."""
 
-    pairs: bool = False
+    @abstractmethod
+    def of_generator(self, fake: Tensor, real: Tensor) -> Tensor:
+        """Falls as the logits of the fake rise."""
+
+
+class Hinge(AdversarialLoss):
+    """The hinge loss, which asks for logits above 1 and below -1 and no more."""
 
     def of_discriminator(self, fake: Tensor, real: Tensor) -> Tensor:
-        """Hinge loss: falls until a real sample is above 1 and a fake below -1."""
         return (relu(1 + fake) + relu(1 - real)).mean(1)
 
     def of_generator(self, fake: Tensor, real: Tensor) -> Tensor:
-        """Rises with the discriminator's doubt; ``real`` is of no matter."""
         return -fake.mean(1)
 
 
@@ -40,5 +43,5 @@ class Relativistic(AdversarialLoss):
         return softplus(real - fake).mean(1)
 
 
-LOSSES: Mapping[str, AdversarialLoss] = {"hinge": AdversarialLoss(), "relativistic": Relativistic(pairs=True)}
+LOSSES: Mapping[str, AdversarialLoss] = {"hinge": Hinge(), "relativistic": Relativistic()}
 """Adversarial losses, by their name in a configuration."""

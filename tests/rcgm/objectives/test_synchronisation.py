@@ -7,6 +7,8 @@ from functools import partial
 import pytest
 import torch
 
+from rcgm.adversarial import Discriminator, Heads
+from rcgm.config import DiscriminatorConfig
 from rcgm.derivatives import Auto, Central, ForwardMode, OneSided
 from rcgm.models import MLP
 from rcgm.objectives import (
@@ -25,6 +27,7 @@ from rcgm.objectives import (
     TiM,
 )
 from rcgm.objectives.times import TimeSampler
+from rcgm.training.adversary import Adversary
 from rcgm.training.ema import Ema
 from rcgm.training.step import TrainStep
 from rcgm_kernels import AdaptiveWeight, Metric
@@ -64,7 +67,18 @@ def network() -> MLP:
     return MLP(dim=2, width=8, depth=2, frequency_size=4, num_classes=CLASSES, guidance_input=True)
 
 
-def step_of(objective: Objective, optimizer: type[torch.optim.Optimizer], device: str) -> tuple[TrainStep, tuple]:
+def adversary(objective: Objective, optimizer: type[torch.optim.Optimizer], device: str) -> Adversary:
+    config = DiscriminatorConfig(starts=(1.0, 0.5), penalty=0.1, loss="relativistic")
+    heads = Heads([2], 8).to(device)
+    discriminator = Discriminator(lambda x, t, cond: [x[:, None]], heads, objective.transport, config.settings())
+    built = Adversary(discriminator, config, seed=0, autocast=torch.bfloat16)
+    built.optimizer = optimizer(heads.parameters(), lr=0.1)
+    return built
+
+
+def step_of(
+    objective: Objective, optimizer: type[torch.optim.Optimizer], device: str, *, judged: bool = False
+) -> tuple[TrainStep, tuple]:
     """A training step with all that may be asked of it, and a batch."""
 
     def call(*arguments, teacher, **options):
@@ -74,6 +88,8 @@ def step_of(objective: Objective, optimizer: type[torch.optim.Optimizer], device
     learned = objective.state().to(device).parameters()
     options = {"accumulate": 2, "autocast": torch.bfloat16, "clip_grad_norm": 1.0}
     null = torch.full((1,), CLASSES, device=device)
+    if judged:
+        options["adversary"] = adversary(objective, optimizer, device)
     step = TrainStep(
         student, call, optimizer([*student.parameters(), *learned], lr=0.1), Ema(student, 0.99), seed=0,
         null_cond=null, teacher=teacher, **options,
@@ -86,7 +102,7 @@ def test_no_step_waits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # On a CPU the backward pass reads the factor of the gradient, where that costs nothing.
     monkeypatch.setattr("rcgm_kernels.loss_operator._graph_is_kept", lambda: True)
     # SGD: other optimizers read the number of their step, which they keep on the CPU for parameters there.
-    step, batch = step_of(CASES[name](), torch.optim.SGD, "cpu")
+    step, batch = step_of(CASES[name](), torch.optim.SGD, "cpu", judged=name == "rcgm")
     with NothingWaits():
         results = [step(number, *batch, want_grad_norm=True) for number in range(3)]
     assert all(result.loss.isfinite() and result.grad_norm.isfinite() for result in results)
@@ -114,7 +130,7 @@ def test_what_waits_is_found(waiting) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("name", CASES)
 def test_no_step_waits_on_a_gpu(name: str) -> None:
-    step, batch = step_of(CASES[name](), partial(torch.optim.AdamW, fused=True), "cuda")
+    step, batch = step_of(CASES[name](), partial(torch.optim.AdamW, fused=True), "cuda", judged=name == "rcgm")
     step(0, *batch, want_grad_norm=True)  # what libraries set up in their first call may wait
     torch.cuda.set_sync_debug_mode("error")
     try:
