@@ -128,7 +128,8 @@ class Discriminator:
         s = share.of(torch.randn(total, **options))[:rows]
         s = torch.sigmoid(settings.noise_mean + settings.noise_std * s)
         counted = torch.arange(rows, device=x.device) < share.before(number)
-        x, cond = x[:rows], conditions.rows_of(cond, slice(0, rows), len(x))
+        cond = conditions.rows_of(cond, slice(0, rows), len(x))
+        x = torch.where(per_sample(counted, x), x[:rows], 0)  # a row that is not counted may not be finite
 
         fake = self._noised(self._fake(student, x, z, t, cond), noise, s)
         of_fake = self._teacher(fake, s, cond)

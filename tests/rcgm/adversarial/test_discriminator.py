@@ -149,6 +149,21 @@ def test_a_sample_that_is_not_finite_among_those_left_out_changes_nothing():
     assert torch.equal(expected.generator, got.generator) and torch.equal(expected.discriminator, got.discriminator)
 
 
+def test_a_row_that_only_takes_part_changes_nothing():
+    """Rank 1 has none of the two rows that are judged in the second micro-batch of 5, and evaluates one."""
+    discriminator, _ = build(fraction=0.2)
+    student = drawn(torch.float64, std=0.2)
+    x, _, _, cond = inputs(torch.float64, 10)
+    share = Share(10, 1, 2, 1, 5)
+    assert share.before(2) == 0 < share.leading(2)
+    x[share.first] = math.nan
+    losses = discriminator.losses(student, share.of(x), share.of(cond), share, generator())
+    (losses.generator + losses.discriminator).backward()
+    assert losses.generator == losses.discriminator == 0
+    for parameter in (*student.parameters(), *discriminator.heads.parameters()):
+        assert (parameter.grad == 0).all()
+
+
 def test_a_student_learns_the_mean_of_the_data_from_the_discriminator_alone():
     torch.manual_seed(0)
     mean = torch.tensor([1.0, -0.5])
