@@ -11,11 +11,11 @@ from benchmarks.tables import DECAYS, of_result, over_seeds, provenance, table
 ORDERS = (0, 1, 2, 3, 4, 6, 8)
 
 
-def cells_of(found: dict[str, Any], steps: str = "1") -> dict[tuple[int, float], list[float] | None]:
-    """Quality of the seeds by order and decay; None where one diverged, an empty list where none was trained."""
+def cells_of(found: dict[str, Any]) -> dict[tuple[int, float], list[float] | None]:
+    """Quality of one-step samples of the seeds by order and decay; None where one diverged, empty without a run."""
     cells: dict[tuple[int, float], list[float] | None] = {}
     for order, decay in itertools.product(ORDERS, DECAYS):
-        values = [row["quality"][steps] for row in found["rows"] if (row["order"], row["decay"]) == (order, decay)]
+        values = [row["quality"]["1"] for row in found["rows"] if (row["order"], row["decay"]) == (order, decay)]
         cells[order, decay] = None if None in values else values
     return cells
 

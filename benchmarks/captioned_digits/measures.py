@@ -12,6 +12,7 @@ from benchmarks.captioned_digits.names import HELD_OUT
 from benchmarks.captioned_digits.pictures import Judge, Painter
 from benchmarks.captioned_digits.scenes import KINDS, Prompt, draw_prompt, draw_scene, held_out_prompt
 from rcgm.evaluation.frechet import frechet_distance
+from rcgm.evaluation.spread import spread
 
 __all__ = ["PER_PROMPT", "Examination"]
 
@@ -78,12 +79,12 @@ class Examination:
         }
         kinds = [right for group, right in by_group.items() if group != HELD_OUT]
         pictures = pictures[: PER_PROMPT * self._known]
-        real, spread = self._reference
+        real, of_real = self._reference
         return {
             "right": sum(kinds) / len(kinds),
             **{f"right: {group}": right for group, right in by_group.items()},
             "frechet_distance": frechet_distance(self.judge.features(pictures), real),
-            "spread": _spread(pictures, PER_PROMPT) / spread,
+            "spread": _spread(pictures, PER_PROMPT) / of_real,
         }
 
     @property
@@ -99,6 +100,5 @@ class Examination:
 
 
 def _spread(pictures: Tensor, each: int) -> float:
-    """Root of the mean variance of a value among the pictures of one prompt."""
-    groups = pictures.clamp(-1.0, 1.0).reshape(-1, each, *pictures.shape[1:])
-    return float(groups.double().var(dim=1).mean().sqrt())
+    """The spread of pictures of prompts, ``each`` of them of a prompt."""
+    return spread(pictures.clamp(-1.0, 1.0), torch.arange(len(pictures)) // each)

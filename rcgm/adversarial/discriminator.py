@@ -18,6 +18,7 @@ from rcgm.distributed.shares import Share
 from rcgm.engine import conditions
 from rcgm.engine.combination import per_sample
 from rcgm.transports import Transport
+from rcgm_kernels import interpolate
 
 __all__ = ["AdversarialLosses", "Discriminator", "DiscriminatorSettings"]
 
@@ -123,10 +124,11 @@ class Discriminator:
         if rows == 0:
             return None
         options = {"generator": generator, "device": x.device}
-        z, noise, step = (share.normal(x, generator)[:rows] for _ in range(3))
+        z, noise = (share.normal(x, generator)[:rows] for _ in range(2))
         t = share.of(self._starts(torch.randint(len(settings.starts), (total,), **options)))[:rows]
         s = share.of(torch.randn(total, **options))[:rows]
         s = torch.sigmoid(settings.noise_mean + settings.noise_std * s)
+        step = share.normal(x, generator)[:rows] if settings.penalty else None
         counted = torch.arange(rows, device=x.device) < share.before(number)
         cond = conditions.rows_of(cond, slice(0, rows), len(x))
         x = torch.where(per_sample(counted, x), x[:rows], 0)  # a row that is not counted may not be finite
@@ -168,13 +170,12 @@ class Discriminator:
 
     def _fake(self, student: Callable[..., Tensor], x: Tensor, z: Tensor, t: Tensor, cond: Any) -> Tensor:
         zero = torch.zeros_like(t)
-        x_t = self._transport.points(x, z, t[None])[0]
-        carried, moved = (per_sample(scalars, x_t) for scalars in self._transport.step(t, zero))
-        return carried * x_t + moved * student(x_t, t, zero, cond).to(x_t.dtype)
+        x_t = self._noised(x, z, t)
+        carried, moved = self._transport.step(t, zero)
+        return interpolate(x_t, student(x_t, t, zero, cond).to(x_t.dtype), moved[None], carried[None])[0]
 
     def _noised(self, sample: Tensor, noise: Tensor, s: Tensor) -> Tensor:
-        alpha, gamma = self._transport.alpha(s), self._transport.gamma(s)
-        return per_sample(alpha, noise) * noise + per_sample(gamma, sample) * sample
+        return self._transport.points(sample, noise, s[None])[0]
 
 
 def _frozen(heads: nn.Module, features: list[Tensor]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,8 +13,6 @@ from rcgm.distributed import blocks_of
 from rcgm.roles import base_of
 
 __all__ = ["Features"]
-
-Network = Callable[[Tensor, Tensor, Tensor, Any], Tensor]
 
 
 class Features:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated
 
 from pydantic import Field, PositiveInt, model_validator
@@ -12,26 +13,24 @@ from rcgm.config.section import Section
 
 __all__ = ["DiscriminatorConfig"]
 
-OF_TERM = ("weight", "loss", "fraction", "starts", "noise_mean", "noise_std", "penalty", "penalty_step")
-
 
 class DiscriminatorConfig(Section):
     """A discriminator of latents, on features of the teacher: an adversarial term beside the objective (LADD)."""
 
-    weight: float = 0.1
+    weight: float = DiscriminatorSettings.weight
     """Of the term, relative to the loss of the objective."""
-    loss: str = "hinge"
+    loss: str = DiscriminatorSettings.loss
     """A key of rcgm.adversarial.LOSSES: hinge, or relativistic (R3GAN)."""
-    fraction: float = 0.5
+    fraction: float = DiscriminatorSettings.fraction
     """Of the batch that the term is taken on: one more forward and backward of so many samples."""
-    starts: Annotated[tuple[float, ...], Field(min_length=1)] = (1.0,)
+    starts: Annotated[tuple[float, ...], Field(min_length=1)] = DiscriminatorSettings.starts
     """Times at which the one-step samples begin that are told from data."""
-    noise_mean: float = 0.0
+    noise_mean: float = DiscriminatorSettings.noise_mean
     """Mean of the logit of the times at which they are told apart."""
-    noise_std: float = 1.0
-    penalty: float = 0.0
+    noise_std: float = DiscriminatorSettings.noise_std
+    penalty: float = DiscriminatorSettings.penalty
     """Of the discriminator's slope at fakes and data (R1 and R2), from finite differences."""
-    penalty_step: float = 0.01
+    penalty_step: float = DiscriminatorSettings.penalty_step
     features: PositiveInt = 4
     """Blocks of the teacher whose outputs are looked at."""
     hidden: PositiveInt = 256
@@ -49,4 +48,5 @@ class DiscriminatorConfig(Section):
 
     def settings(self) -> DiscriminatorSettings:
         """What the term itself takes."""
-        return DiscriminatorSettings(**{name: getattr(self, name) for name in OF_TERM})
+        names = (field.name for field in dataclasses.fields(DiscriminatorSettings))
+        return DiscriminatorSettings(**{name: getattr(self, name) for name in names})

@@ -17,7 +17,7 @@ from rcgm.evaluation.classifier import (
 from rcgm.evaluation.components import PrincipalComponents
 from rcgm.evaluation.frechet import gaussian_frechet_distance, moments
 from rcgm.evaluation.neighbours import TrainingSet
-from rcgm.evaluation.spread import reported_spread, spread
+from rcgm.evaluation.spread import SpreadReference
 from rcgm.evaluation.thumbnails import thumbnails
 
 COMPONENTS = 64
@@ -54,11 +54,11 @@ class ImageReference:
         self._moments = moments(coordinates[::2])
         self._held_out = coordinates[1::2]
         self._training = _training_set(coordinates)
-        self._spread = {False: spread(small)}
+        self._spread = SpreadReference(small)
         self._classifier: TrainedClassifier | None = None
         if labels is not None and classes is not None:
             check_class_labels(labels, len(images), classes)
-            self._spread[True] = spread(small, labels)
+            self._spread = SpreadReference(small, labels)
             if len(images) >= FEWEST_IMAGES and int(labels.bincount(minlength=classes).min()) >= FEWEST_OF_A_CLASS:
                 epochs = max(1, min(20, IMAGES_TO_LEARN // len(images)))
                 self._classifier = train_classifier(
@@ -93,8 +93,7 @@ class ImageReference:
             "frechet_distance": gaussian_frechet_distance(*moments(coordinates), *self._moments),
             "frechet_floor": gaussian_frechet_distance(*moments(self._some_held_out(len(samples))), *self._moments),
         }
-        known = labels is not None and True in self._spread
-        report |= reported_spread(small, labels if known else None, self._spread[known])
+        report |= self._spread.report(small, labels)
         if self._training is not None:
             nearest = asdict(self._training.check(coordinates))
             report |= {f"nearest_{name}": value for name, value in nearest.items()}

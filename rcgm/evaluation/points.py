@@ -8,7 +8,7 @@ import torch
 
 from rcgm.evaluation.frechet import gaussian_frechet_distance, moments
 from rcgm.evaluation.mmd import WIDTHS, KernelReference
-from rcgm.evaluation.spread import reported_spread, spread
+from rcgm.evaluation.spread import SpreadReference
 
 
 class PointReference:
@@ -36,7 +36,7 @@ class PointReference:
         self._limit = limit
         self._kernels = KernelReference(reference[:limit], widths)
         self._moments = moments(reference[:limit])
-        self._spread = spread(reference[:limit])
+        self._spread = SpreadReference(reference[:limit])
         self._held_out = held_out
         self._floors: dict[int, dict[str, float]] = {}
 
@@ -66,7 +66,7 @@ class PointReference:
         return {
             "squared_mmd": self._kernels.squared_mmd(points),
             "frechet_distance": gaussian_frechet_distance(*moments(points), *self._moments),
-            **reported_spread(points, None, self._spread),
+            **self._spread.report(points),
         }
 
 

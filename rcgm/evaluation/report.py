@@ -18,7 +18,7 @@ from rcgm.evaluation.classifier import (
 )
 from rcgm.evaluation.frechet import gaussian_frechet_distance, moments
 from rcgm.evaluation.neighbours import TrainingSet
-from rcgm.evaluation.spread import reported_spread, spread
+from rcgm.evaluation.spread import SpreadReference
 
 
 class DigitReference:
@@ -34,7 +34,7 @@ class DigitReference:
         real = digits.samples
         self._moments = moments(self._classifier.classify(real)[1])
         self._training = TrainingSet(real)
-        self._spread, self._spread_of_classes = spread(real), spread(real, digits.labels)
+        self._spread = SpreadReference(real, digits.labels)
 
     def evaluate(self, samples: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, float]:
         """Measure generated digits.
@@ -61,7 +61,7 @@ class DigitReference:
             "samples": float(len(samples)),
             "classifier_accuracy": self._classifier.accuracy,
             "frechet_distance": gaussian_frechet_distance(*moments(features), *self._moments),
-            **reported_spread(samples, labels, self._spread if labels is None else self._spread_of_classes),
+            **self._spread.report(samples, labels),
         }
         if labels is not None:
             report["class_accuracy"] = class_accuracy(self._classifier, samples, labels)

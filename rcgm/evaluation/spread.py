@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rcgm.evaluation.checks import as_rows
 
-__all__ = ["reported_spread", "spread"]
+__all__ = ["SpreadReference", "spread"]
 
 
 def spread(samples: Tensor, labels: Tensor | None = None) -> float:
@@ -38,7 +38,26 @@ def spread(samples: Tensor, labels: Tensor | None = None) -> float:
     return float(torch.stack(variances).mean().sqrt()) if variances else float("nan")
 
 
-def reported_spread(samples: Tensor, labels: Tensor | None, of_real: float) -> dict[str, float]:
-    """``{"spread": ...}`` of the samples over that of real data, or nothing where there is no such number."""
-    ratio = spread(samples, labels) / of_real if of_real > 0 else math.nan
-    return {} if math.isnan(ratio) else {"spread": ratio}
+class SpreadReference:
+    """Real samples, whose spread others are compared with.
+
+    Args:
+        real: as ``samples`` of :func:`spread`.
+        labels: their classes, or None.
+    """
+
+    def __init__(self, real: Tensor, labels: Tensor | None = None) -> None:
+        self._of_all = spread(real)
+        self._of_classes = None if labels is None else spread(real, labels)
+
+    def report(self, samples: Tensor, labels: Tensor | None = None) -> dict[str, float]:
+        """``{"spread": ...}``, over that of the real samples, or nothing where there is no such number.
+
+        Among the samples of one class, where both have labels.
+        """
+        if labels is None or self._of_classes is None:
+            labels, of_real = None, self._of_all
+        else:
+            of_real = self._of_classes
+        ratio = spread(samples, labels) / of_real if of_real > 0 else math.nan
+        return {} if math.isnan(ratio) else {"spread": ratio}

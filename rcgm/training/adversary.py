@@ -16,7 +16,7 @@ from rcgm.engine.formats import autocast_to
 from rcgm.seeds import Purpose, seed_of
 from rcgm.training.optimizers import build_optimizer, learning_rate, set_learning_rate
 from rcgm.training.teacher import Teacher
-from rcgm.training.trial import sample_like
+from rcgm.training.trial import batch_like
 
 __all__ = ["Adversary", "build_adversary"]
 
@@ -122,7 +122,7 @@ def build_adversary(
         features = Features(teacher.network, settings.features)
     except ValueError as error:
         raise ConfigError(f"discriminator: the teacher cannot tell features: {error}") from error
-    widths = features.widths(*sample_like(info, teacher.network, device))
+    widths = features.widths(*batch_like(info, teacher.network, device))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(config.seed, Purpose.DISCRIMINATOR_WEIGHTS))
         heads = Heads(widths, settings.hidden).to(device)

@@ -17,7 +17,7 @@ from rcgm.data.protocols import Bucketed
 from rcgm.data.text.layout import MASKS, shape_text
 from rcgm.engine.conditions import Condition
 
-__all__ = ["check_shapes", "on_meta", "sample_like", "text_condition", "trial_forward"]
+__all__ = ["batch_like", "check_shapes", "on_meta", "text_condition", "trial_forward"]
 
 
 def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
@@ -34,19 +34,19 @@ def text_condition(text: TextInfo, rows: int) -> dict[str, Tensor]:
     }
 
 
-def sample_like(info: DataInfo, network: nn.Module, device: torch.device) -> tuple[Tensor, Condition]:
-    """Zeros like a batch of one sample of data like ``info``, and its condition as ``network`` takes it."""
+def batch_like(info: DataInfo, network: nn.Module, device: torch.device, rows: int = 1) -> tuple[Tensor, Condition]:
+    """Zeros like ``rows`` samples of data like ``info``, and their condition as ``network`` takes it."""
     with device:
-        x = torch.zeros(1, *info.shape)
+        x = torch.zeros(rows, *info.shape)
         if info.text is not None:
-            return x, text_condition(info.text, 1)
-        return x, None if getattr(network, "num_classes", None) is None else torch.zeros(1, dtype=torch.int64)
+            return x, text_condition(info.text, rows)
+        return x, None if getattr(network, "num_classes", None) is None else torch.zeros(rows, dtype=torch.int64)
 
 
 @torch.no_grad()
 def trial_forward(network: nn.Module, info: DataInfo) -> None:
     """Put one sample of data like ``info`` through a network of :func:`on_meta`."""
-    x, cond = sample_like(info, network, torch.device("meta"))
+    x, cond = batch_like(info, network, torch.device("meta"))
     times = torch.zeros(1, device="meta")
     network(x, times, times, cond)
 

@@ -15,7 +15,7 @@ from rcgm.inspection.memory.fake import without_content
 from rcgm.inspection.memory.live import OTHER, LiveMemory
 from rcgm.inspection.memory.sharding import BUFFERS, GATHERED, GRADIENTS, Sharding
 from rcgm.roles import base_of
-from rcgm.runs.conditions import null_condition, takes_condition
+from rcgm.runs.conditions import null_condition
 from rcgm.runs.networks import build_network
 from rcgm.training.adversary import build_adversary
 from rcgm.training.ema import Ema
@@ -23,7 +23,7 @@ from rcgm.training.optimizers import build_optimizer
 from rcgm.training.setup import build_ema
 from rcgm.training.step import TrainStep
 from rcgm.training.teacher import Teacher, teacher_before
-from rcgm.training.trial import text_condition
+from rcgm.training.trial import batch_like, text_condition
 
 __all__ = ["PARTS", "peak_memories", "peak_memory"]
 
@@ -140,12 +140,10 @@ def _teacher(config: TrainConfig, objective: Any, student: nn.Module) -> Teacher
 
 
 def _batch(info: DataInfo, student: nn.Module, rows: int) -> tuple[Tensor, Any, Any]:
-    x = torch.zeros(rows, *info.shape)
+    x, cond = batch_like(info, student, CPU, rows)
     if info.text is not None:
-        return x, text_condition(info.text, rows), text_condition(info.text, 1)
-    if not takes_condition(student, info):
-        return x, None, None
-    return x, torch.zeros(rows, dtype=torch.int64), null_condition(student.num_classes, CPU)
+        return x, cond, text_condition(info.text, 1)
+    return x, cond, None if cond is None else null_condition(student.num_classes, CPU)
 
 
 def _tensors(cond: Any) -> list[Tensor]:

@@ -30,10 +30,11 @@ def build(transport=None, **settings) -> tuple[Discriminator, torch.nn.Module]:
 def by_definition(student, teacher, heads, x, cond, settings: DiscriminatorSettings):
     """Losses of all samples under the linear transport, drawn as the discriminator draws."""
     draws = generator()
-    z, noise, step = (torch.randn(x.shape, generator=draws, dtype=x.dtype) for _ in range(3))
+    z, noise = (torch.randn(x.shape, generator=draws, dtype=x.dtype) for _ in range(2))
     t = torch.tensor(settings.starts)[torch.randint(len(settings.starts), (len(x),), generator=draws)]
     logit = settings.noise_mean + settings.noise_std * torch.randn(len(x), generator=draws)
     s = torch.sigmoid(logit)  # in float32, whose rounding would be seen otherwise
+    step = torch.randn(x.shape, generator=draws, dtype=x.dtype)
 
     def per(times):
         return times.double()[:, None, None, None]
