@@ -1,7 +1,7 @@
 # make demo    set up, train the digits with the order-2 objective (minutes on two CPU cores), sample and evaluate;
 #              DEMO_STEPS=60 is a short one that goes the whole way, with samples that are noise still
 # make text-demo  set up, train a small text-to-image network on captioned digits, make few-step models of it by full tuning and
-#              by LoRA, measure them; takes longer than the demo (docs/text_to_image.md says how long)
+#              by LoRA, measure them; more than half an hour on two CPU cores
 # make test    set up, lint, run the whole test suite
 # make numbers the tests that compare numbers, once more as other processors and thread counts compute them
 # make help    the other targets
