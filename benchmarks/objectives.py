@@ -5,10 +5,10 @@
     python -m benchmarks.objectives --digits-seconds 5 --moons-seconds 5 --name trial     to see that it runs
     python -m benchmarks.objectives --only mean_flow,rcgm-2
 
-All runs of a seed train the same network on one core, for the same processor time; only objective and teacher differ.
-Distilled objectives start from, and learn from, the flow-matching network of this benchmark, whose own training is not
-counted. Each is sampled by the averaged network with the sampler that it is made for, at 1, 2 and 4 steps, and at 16
-where its sampler follows the flow; guidance is not used.
+All runs of a seed train the same network on one core, for the same processor time; only objective, discriminator and
+beginning differ. Tuned and distilled rows begin with the flow-matching network of this benchmark, whose own training is
+not counted; distilled ones learn from it, tuned ones from data. Each is sampled by the averaged network with the
+sampler that it is made for, at 1, 2 and 4 steps, and at 16 where its sampler follows the flow; guidance is not used.
 """
 
 from __future__ import annotations
@@ -43,16 +43,20 @@ TASKS = {
 
 @dataclass(frozen=True)
 class Entry:
-    """One row: an objective, its arguments as a configuration file has them, and whether a teacher helps.
+    """One row: an objective, and its arguments as a configuration file has them.
 
-    ``lr`` is its learning rate where it is not the task's.
+    Args:
+        tuned: begins with the flow-matching network, which is the teacher where there is one.
+        lr: its learning rate where it is not the task's.
+        discriminator: the section of a configuration; None for no discriminator.
     """
 
     name: str
     objective: str
     arguments: dict[str, Any] = field(default_factory=dict)
-    distilled: bool = False
+    tuned: bool = False
     lr: float | None = None
+    discriminator: dict[str, Any] | None = None
 
 
 Weights = dict[str, numpy.ndarray]
@@ -80,7 +84,7 @@ def entries(task: str) -> list[Entry]:
         scm |= {"normalize": None, "clip": 1.0, "times": {"interval": "zero", "equal": 0.5}}
     half_steps = {"network": "student"} if digits else {}
     distilled = {"supervision": "teacher"}
-    schedule = {"alpha": {"end": 2000}}  # two thirds of the run
+    schedule = {"alpha": {"end": 1000}}  # shorter than any run here
     term = {"self_adversarial": {"weight": 0.5}}
     return [
         Entry(TEACHER, "flow_matching"),
@@ -91,10 +95,10 @@ def entries(task: str) -> list[Entry]:
         ),
         Entry("rcgm-4 jump", "rcgm", {"order": 4, "dt": dt, "points": "jump", **share}),
         Entry("consistency", "consistency", gap, lr=slow),
-        Entry("consistency distilled", "consistency", {**gap, **distilled}, distilled=True, lr=slow),
+        Entry("consistency distilled", "consistency", {**gap, **distilled}, tuned=True, lr=slow),
         Entry("scm", "scm", scm, lr=slow),
         Entry(
-            "scm distilled", "scm", {**scm, **distilled, "transport": "linear"}, distilled=True, lr=slow
+            "scm distilled", "scm", {**scm, **distilled, "transport": "linear"}, tuned=True, lr=slow
         ),  # the teacher's
         Entry("shortcut", "shortcut", half_steps),
         Entry("mean_flow", "mean_flow", {"derivative": "central"}),
@@ -105,12 +109,34 @@ def entries(task: str) -> list[Entry]:
         Entry("tim", "tim"),
         *(Entry(f"alpha_flow-{order}", "alpha_flow", {"order": order, **schedule}) for order in (1, 2)),
         Entry("improved_mean_flow", "improved_mean_flow"),
-        *(Entry(f"twinflow-{order}", "twinflow", {"order": order, "dt": dt}) for order in (1, 2)),
+        Entry("twinflow-2", "twinflow", {"order": 2, "dt": dt}),
         Entry("rcgm-2 term", "rcgm", {"order": 2, "dt": dt, **share, **term}),
-        Entry("mean_flow term", "mean_flow", {"derivative": "central", **term}),
-        Entry("tim term", "tim", term),
         Entry("decm", "decm"),
-        Entry("decm distilled", "decm", distilled, distilled=True),
+        Entry("decm distilled", "decm", distilled, tuned=True),
+        Entry("rcgm-1 tuned", "rcgm", {"order": 1, "dt": dt, **share}, tuned=True, lr=slow),
+        Entry("rcgm-2 tuned", "rcgm", {"order": 2, "dt": dt, **share}, tuned=True, lr=slow),
+        Entry("mean_flow tuned", "mean_flow", {"derivative": "central"}, tuned=True, lr=slow),
+        Entry("tim tuned", "tim", {"transport": "linear"}, tuned=True, lr=slow),
+        Entry("alpha_flow-1 tuned", "alpha_flow", {"order": 1, **schedule}, tuned=True, lr=slow),
+        Entry("improved_mean_flow tuned", "improved_mean_flow", tuned=True, lr=slow),
+        *(
+            Entry(f"twinflow-{order} tuned", "twinflow", {"order": order, "dt": dt}, tuned=True, lr=slow)
+            for order in (1, 2)
+        ),
+        Entry("rcgm-2 term tuned", "rcgm", {"order": 2, "dt": dt, **share, **term}, tuned=True, lr=slow),
+        Entry("mean_flow term tuned", "mean_flow", {"derivative": "central", **term}, tuned=True, lr=slow),
+        Entry("tim term tuned", "tim", {"transport": "linear", **term}, tuned=True, lr=slow),
+        *(
+            Entry(
+                f"rcgm-2 {loss} tuned",
+                "rcgm",
+                {"order": 2, "dt": dt, **share},
+                tuned=True,
+                lr=slow,
+                discriminator={"weight": 0.1, "loss": loss},
+            )
+            for loss in (["hinge", "relativistic"] if digits else [])
+        ),
     ]
 
 
@@ -144,11 +170,11 @@ def main() -> None:
         for task, length in seconds.items():
             chosen = [entry for entry in entries(task) if names is None or entry.name in names]
             numbers = range(arguments.seeds)
-            distilled = any(entry.distilled for entry in chosen)
-            taught = [(task, seed, length) for seed in numbers if distilled]
-            teachers = dict(zip(numbers, pool.starmap(train_teacher, taught), strict=False))
+            tuned = any(entry.tuned for entry in chosen)
+            needed = [(task, seed, length) for seed in numbers if tuned]
+            begins = dict(zip(numbers, pool.starmap(train_teacher, needed), strict=False))
             jobs = [
-                (task, entry, seed, length, teachers[seed] if entry.distilled else None)
+                (task, entry, seed, length, begins[seed] if entry.tuned else None)
                 for entry in chosen
                 for seed in numbers
             ]
@@ -183,7 +209,7 @@ def put(rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
 
 
 def train_teacher(task: str, seed: int, seconds: float) -> Weights:
-    """Weights of the flow-matching network that the distilled objectives start from."""
+    """Weights of the flow-matching network that the tuned rows begin with."""
     entry = next(entry for entry in entries(task) if entry.name == TEACHER)
     trained = train(TASKS[task], entry.objective, entry.arguments, lambda _, spent: spent >= seconds, seed=seed)
     # as arrays: a tensor would be handed over through the memory of a process that ends here
@@ -193,13 +219,14 @@ def train_teacher(task: str, seed: int, seconds: float) -> Weights:
 def run(job: Job) -> dict[str, Any]:
     """Train one row and measure its averaged network; the quality of one that diverged is None."""
     name, entry, seed, seconds, weights = job
-    teacher = None if weights is None else {key: torch.from_numpy(array) for key, array in weights.items()}
+    begin = None if weights is None else {key: torch.from_numpy(array) for key, array in weights.items()}
     task = TASKS[name]
     if entry.lr is not None:
         task = replace(task, optimizer=task.optimizer.model_copy(update={"lr": entry.lr}))
     trained = train(
-        task, entry.objective, entry.arguments, lambda _, spent: spent >= seconds, seed=seed, teacher_weights=teacher
-    )
+        task, entry.objective, entry.arguments, lambda _, spent: spent >= seconds, seed=seed, begin=begin,
+        discriminator=entry.discriminator,
+    )  # fmt: skip
     sampler = trained.objective.sampler
     steps = (1, 2, 4, 16) if sampler in FLOW_SAMPLERS else (1, 2, 4)
     measured = {}

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rcgm.config import OptimizerConfig
+from rcgm.adversarial import Discriminator, Features, Heads
+from rcgm.config import DiscriminatorConfig, OptimizerConfig
 from rcgm.config.components import bind_arguments
 from rcgm.data import BatchStream, build_dataset
 from rcgm.models import build_model
@@ -22,9 +23,11 @@ from rcgm.runs.conditions import null_condition
 from rcgm.runs.measures import Measure, build_measure, measure_steps
 from rcgm.runs.sampler import RunSampler, method_of
 from rcgm.seeds import Purpose
+from rcgm.training.adversary import Adversary
 from rcgm.training.ema import Ema
 from rcgm.training.optimizers import build_optimizer, learning_rate, set_learning_rate
 from rcgm.training.step import TrainStep
+from rcgm.training.trial import batch_like
 
 CPU = torch.device("cpu")
 TEACHER = "flow_matching"
@@ -64,29 +67,34 @@ def train(
     enough: Callable[[int, float], bool],
     *,
     seed: int = 0,
-    teacher_weights: dict[str, Tensor] | None = None,
+    begin: dict[str, Tensor] | None = None,
+    discriminator: dict[str, Any] | None = None,
 ) -> Trained:
     """Train the task's network with an objective, its arguments as a configuration file has them.
 
     Args:
         enough: told the number of steps and the seconds of processor time so far; true ends the training.
-        teacher_weights: of the frozen teacher, trained by flow matching, from which the student starts too.
+        begin: weights of the network, trained by flow matching, that the student begins with. It is also the teacher,
+            where the objective or a discriminator has one.
+        discriminator: the section of a configuration; None for no discriminator.
     """
     torch.manual_seed(seed)
     built = OBJECTIVES[objective](**bind_arguments(OBJECTIVES[objective], arguments, "objective"))
     student, teacher = build_network(task), None
-    if teacher_weights is not None:
+    if begin is not None:
+        student.load_state_dict(begin)
+    if built.needs_teacher() or discriminator is not None:
         if built.transport != OBJECTIVES[TEACHER]().transport:
             raise ValueError(f"transport must be the teacher's, linear, got {built.transport}")
-        student.load_state_dict(teacher_weights)
         teacher = copy.deepcopy(student).requires_grad_(False).eval()
+    adversary = None if discriminator is None else _adversary(task, discriminator, built, teacher, seed)
     ema = Ema(student, task.decay)
     optimizer = build_optimizer(task.optimizer, student, built.state())
     counted = _Counted(built)
     num_classes = getattr(student, "num_classes", None)
     step = TrainStep(
         student, counted, optimizer, ema, seed=seed, teacher=teacher, autocast=task.autocast,
-        null_cond=null_condition(num_classes, CPU),
+        null_cond=null_condition(num_classes, CPU), adversary=adversary,
     )  # fmt: skip
     batches = iter(BatchStream(dataset_of(task.data), task.batch, seed))
     memory, number, began = peak_memory(), 0, time.process_time()
@@ -109,6 +117,14 @@ def measure(task: Task, trained: Trained, steps: tuple[int, ...], seed: int = 0)
         trained.ema.network, dataset.info, method=method_of(trained.objective), seed=seed, purpose=Purpose.EVALUATION
     )
     return measure_steps(measure_of(task.data), sampler, steps=steps, count=task.count)
+
+
+def _adversary(task: Task, section: dict[str, Any], objective: Objective, teacher: nn.Module, seed: int) -> Adversary:
+    config = DiscriminatorConfig.model_validate(section)
+    features = Features(teacher, config.features)
+    heads = Heads(features.widths(*batch_like(dataset_of(task.data).info, teacher, CPU)), config.hidden)
+    discriminator = Discriminator(features, heads, objective.transport, config.settings())
+    return Adversary(discriminator, config, seed=seed, autocast=task.autocast)
 
 
 @functools.cache

@@ -91,7 +91,7 @@ def test_every_objective_trains_and_is_measured(task, monkeypatch: pytest.Monkey
     monkeypatch.setitem(objectives.TASKS, task, small)
     teacher = objectives.train_teacher(task, 1, 0.01)
     for entry in objectives.entries(task):
-        row = objectives.run((task, entry, 1, 0.01, teacher if entry.distilled else None))
+        row = objectives.run((task, entry, 1, 0.01, teacher if entry.tuned else None))
         assert row["steps"] >= 1 and row["seed"] == 1
         assert {"1", "2", "4"} <= set(row["quality"])
         assert objectives.line(row).startswith(entry.name)

@@ -72,4 +72,4 @@ class AlphaFlow(RCGM):
     def _mean_flow(self, point: Point) -> Queries[Residual]:
         point = yield from self.with_regression_target(point)
         dF_dt = yield from self.total_derivative(point, self.network)
-        return Residual(transition_residual(self.transport, point, term(point.regression_target), dF_dt))
+        return transition_residual(self.transport, point, term(point.regression_target), dF_dt)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from rcgm.checks import one_of
-from rcgm.engine.combination import PREDICTION, Combination
+from rcgm.engine.combination import PREDICTION
 from rcgm.engine.queries import SOURCES, STUDENT, Queries, Query, together
 from rcgm.objectives.input_guidance import InputGuidance
 from rcgm.objectives.point import Point
@@ -54,7 +54,9 @@ class ImprovedMeanFlow(Adversarial):
         v, prediction = yield from together(self.regression_target(point), self._predicted(point))
         velocity = self.transport.velocity(point.x_t, prediction, point.t)
         dF_dt = yield from self.total_derivative(replace(point, velocity=velocity, on_path=False), self.network)
-        return Residual(self._compound(point, v, dF_dt))
+        if isinstance(self.transport, Linear):
+            return Residual(PREDICTION + (point.t - point.r) * dF_dt - v)
+        return transition_residual(self.transport, point, v, dF_dt)
 
     def _predicted(self, point: Point) -> Queries[Tensor]:
         """The prediction at ``(x_t, t, t)``, with the condition also where that was dropped, as in the program."""
@@ -64,8 +66,3 @@ class ImprovedMeanFlow(Adversarial):
         )  # fmt: skip
         (prediction,) = yield [asked]
         return prediction
-
-    def _compound(self, point: Point, v: Combination, dF_dt: Combination) -> Combination:
-        if isinstance(self.transport, Linear):
-            return PREDICTION + (point.t - point.r) * dF_dt - v
-        return transition_residual(self.transport, point, v, dF_dt)

@@ -49,5 +49,5 @@ class MeanFlow(Adversarial, AlongPath):
         if not isinstance(
             self.transport, Linear
         ):  # the paper has the linear transport alone; TiM's identity has them all
-            return Residual(transition_residual(self.transport, point, v, dF_dt))
+            return transition_residual(self.transport, point, v, dF_dt)
         return Residual(PREDICTION - v + (point.t - point.r) * dF_dt)

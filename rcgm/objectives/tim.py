@@ -32,7 +32,8 @@ class TiM(Adversarial, AlongPath):
 
     Equation 9 divides by ``B'``, which the paper assumes is not 0 inside (0, T). Under TrigFlow it is 0 at ``t = 1, r =
     0``. Where ``B/B'`` would exceed 1000, the whole residual is scaled down so that it does not: it vanishes where it
-    did. Without a clip, losses near there may still be as large as 1e6.
+    did. Its loss is scaled by the same factor: where ``B'`` is 0 the prediction has no part in the residual, and the
+    sample is left out. Without a clip, losses near there may still be as large as 1e6.
 
     The total derivative comes from the estimator. ``central`` is the paper's DDE (equation 10, e = 0.005). Its nodes
     are cut where ``[t - e, t + e]`` leaves ``[r, 1]``, a case that the paper does not treat. The text does not say how
@@ -60,14 +61,14 @@ class TiM(Adversarial, AlongPath):
 
     def residual(self, point: Point) -> Queries[Residual]:
         T, dF_dt = yield from self.target_and_derivative(point)
-        return Residual(transition_residual(self.transport, point, T, dF_dt))
+        return transition_residual(self.transport, point, T, dF_dt)
 
 
-def transition_residual(transport: Transport, point: Point, T: Combination, dF_dt: Combination) -> Combination:
-    """``F - T - (B/B') (T' - dF/dt)``, scaled down where ``B/B'`` is too large."""
+def transition_residual(transport: Transport, point: Point, T: Combination, dF_dt: Combination) -> Residual:
+    """``F - T - (B/B') (T' - dF/dt)``, scaled down where ``B/B'`` is too large, and its loss with it."""
     T_prime = target_derivative(transport, point, T)
     kept, ratio = _bounded_ratio(transport, point)
-    return kept * (PREDICTION - T) - ratio * (T_prime - dF_dt)
+    return Residual(kept * (PREDICTION - T) - ratio * (T_prime - dF_dt), weight=kept.to(point.t.dtype))
 
 
 def _bounded_ratio(transport: Transport, point: Point) -> tuple[Tensor, Tensor]:

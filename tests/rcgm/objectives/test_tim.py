@@ -109,7 +109,7 @@ def test_a_teacher_stands_in_for_the_data(guided):
 
 
 def test_residual_is_kept_small_where_the_derivative_of_b_vanishes():
-    """TrigFlow from t = 1 to r = 0: ``B/B'`` has no limit; the residual is scaled down and still vanishes."""
+    """TrigFlow from t = 1 to r = 0: ``B/B'`` has no limit; residual and loss are scaled down, and at t = 1 to 0."""
     transport = TrigFlow()
     t = torch.tensor([1.0, 1 - 1e-9, 1 - 1e-6, 1 - 1e-3, 0.9], dtype=torch.float64)
     times = Times(t, torch.zeros_like(t))
@@ -128,7 +128,8 @@ def test_residual_is_kept_small_where_the_derivative_of_b_vanishes():
     # (F - T) + (B/B') (dF/dt - T') for the shift alone, before it is scaled
     ratio = torch.tan(PI / 2 * t) / (PI / 2)
     unscaled = t**2 + ratio * 2 * t
-    expected = (unscaled * (1e3 / ratio).clamp(max=1))[:, None].expand_as(R)
+    scale = (1e3 / ratio).clamp(max=1)
+    expected = (unscaled * scale * scale)[:, None].expand_as(R)  # residual and loss are both scaled
     assert_rounded(R, expected, divided_by=1e-3)  # B/B' is up to 1000
     assert (ratio > 1e3).tolist() == [True, True, True, False, False]
 
