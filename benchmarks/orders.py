@@ -61,7 +61,7 @@ def run(cell: Cell) -> dict[str, Any]:
     order, decay, seed, steps = cell
     task = replace(TASKS["digits"], decay=decay)
     arguments = {"order": order, "dt": DT, "times": {"equal": EQUAL}}
-    trained = train(task, "rcgm", arguments, lambda number, _: number >= steps, seed=seed)
+    trained = train(task, "rcgm", arguments, steps, seed=seed)
     try:
         measured = measure(task, trained, SAMPLING_STEPS, seed)
         quality = {number: values[task.quality] for number, values in measured.items()}

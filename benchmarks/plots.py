@@ -98,7 +98,7 @@ def _grid() -> list[list[tuple[int, float]]]:
 
 def plot_objectives(found: dict[str, Any], path: Path) -> None:
     """Quality by objective and number of sampling steps, a panel for each task."""
-    tasks = list(found["seconds"])
+    tasks = list(dict.fromkeys(row["task"] for row in found["rows"]))
     figure = new_figure(1 + 4.5 * len(tasks), 5)
     panels = figure.subplots(1, len(tasks), sharey=True, squeeze=False)
     for axes, task in zip(panels[0], tasks, strict=True):

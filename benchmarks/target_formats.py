@@ -65,9 +65,7 @@ def run(job: tuple[str, str, int, int]) -> dict[str, Any]:
     """Train and measure once."""
     method, number_format, seed, steps = job
     objective, arguments = METHODS[method]
-    trained = train(
-        TASK, objective, {**arguments, "target_dtype": number_format}, lambda number, _: number >= steps, seed=seed
-    )
+    trained = train(TASK, objective, {**arguments, "target_dtype": number_format}, steps, seed=seed)
     measured = measure(TASK, trained, (1,), seed)["1"]
     return {"method": method, "format": number_format, "seed": seed, **measured, **trained.costs}
 

@@ -6,7 +6,6 @@ import copy
 import functools
 import resource
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +30,8 @@ from rcgm.training.trial import batch_like
 
 CPU = torch.device("cpu")
 TEACHER = "flow_matching"
+STEPS_OF_ALL_KINDS = 16
+"""An objective may have parts that are not in every step; all of them were there after so many."""
 DIGITS_DIT = {
     "name": "dit", "patch_size": 2, "hidden_size": 64, "depth": 3, "num_heads": 4, "embedder_init": "wide",
     "input_size": [8, 8], "in_channels": 1, "num_classes": 10,
@@ -60,54 +61,80 @@ class Trained:
     costs: dict[str, float]
 
 
-def train(
-    task: Task,
-    objective: str,
-    arguments: dict[str, Any],
-    enough: Callable[[int, float], bool],
-    *,
-    seed: int = 0,
-    begin: dict[str, Tensor] | None = None,
-    discriminator: dict[str, Any] | None = None,
-) -> Trained:
-    """Train the task's network with an objective, its arguments as a configuration file has them.
+class Training:
+    """Trains the task's network with an objective, one step at a time.
 
     Args:
-        enough: told the number of steps and the seconds of processor time so far; true ends the training.
+        arguments: of the objective, as a configuration file has them.
         begin: weights of the network, trained by flow matching, that the student begins with. It is also the teacher,
             where the objective or a discriminator has one.
         discriminator: the section of a configuration; None for no discriminator.
+
+    Attributes:
+        number: of steps so far.
+        seconds: of processor time that they took.
     """
-    torch.manual_seed(seed)
-    built = OBJECTIVES[objective](**bind_arguments(OBJECTIVES[objective], arguments, "objective"))
-    student, teacher = build_network(task), None
-    if begin is not None:
-        student.load_state_dict(begin)
-    if built.needs_teacher() or discriminator is not None:
-        if built.transport != OBJECTIVES[TEACHER]().transport:
-            raise ValueError(f"transport must be the teacher's, linear, got {built.transport}")
-        teacher = copy.deepcopy(student).requires_grad_(False).eval()
-    adversary = None if discriminator is None else _adversary(task, discriminator, built, teacher, seed)
-    ema = Ema(student, task.decay)
-    optimizer = build_optimizer(task.optimizer, student, built.state())
-    counted = _Counted(built)
-    num_classes = getattr(student, "num_classes", None)
-    step = TrainStep(
-        student, counted, optimizer, ema, seed=seed, teacher=teacher, autocast=task.autocast,
-        null_cond=null_condition(num_classes, CPU), adversary=adversary,
-    )  # fmt: skip
-    batches = iter(BatchStream(dataset_of(task.data), task.batch, seed))
-    memory, number, began = peak_memory(), 0, time.process_time()
-    while not enough(number, time.process_time() - began):
-        set_learning_rate(optimizer, learning_rate(task.optimizer, number))
-        x, labels = next(batches)
-        step(number, x, None if num_classes is None else labels)
-        number += 1
-    spent = time.process_time() - began
-    return Trained(built, ema, {
-        "steps": number, "milliseconds": 1e3 * spent / number, "memory_mib": peak_memory() - memory,
-        "waves": counted.waves / number, "evaluations": counted.evaluations / number,
-    })  # fmt: skip
+
+    def __init__(
+        self,
+        task: Task,
+        objective: str,
+        arguments: dict[str, Any],
+        *,
+        seed: int = 0,
+        begin: dict[str, Tensor] | None = None,
+        discriminator: dict[str, Any] | None = None,
+    ) -> None:
+        torch.manual_seed(seed)
+        built = OBJECTIVES[objective](**bind_arguments(OBJECTIVES[objective], arguments, "objective"))
+        student, teacher = build_network(task), None
+        if begin is not None:
+            student.load_state_dict(begin)
+        if built.needs_teacher() or discriminator is not None:
+            if built.transport != OBJECTIVES[TEACHER]().transport:
+                raise ValueError(f"transport must be the teacher's, linear, got {built.transport}")
+            teacher = copy.deepcopy(student).requires_grad_(False).eval()
+        adversary = None if discriminator is None else _adversary(task, discriminator, built, teacher, seed)
+        self.number, self.seconds = 0, 0.0
+        self._task = task
+        self._objective = _Counted(built)
+        self._ema = Ema(student, task.decay)
+        self._optimizer = build_optimizer(task.optimizer, student, built.state())
+        self._labelled = getattr(student, "num_classes", None) is not None
+        self._step = TrainStep(
+            student, self._objective, self._optimizer, self._ema, seed=seed, teacher=teacher, autocast=task.autocast,
+            null_cond=null_condition(getattr(student, "num_classes", None), CPU), adversary=adversary,
+        )  # fmt: skip
+        self._batches = iter(BatchStream(dataset_of(task.data), task.batch, seed))
+        self._memory_before = self._memory = peak_memory()
+
+    def step(self) -> None:
+        """Train on the next batch."""
+        began = time.process_time()
+        set_learning_rate(self._optimizer, learning_rate(self._task.optimizer, self.number))
+        x, labels = next(self._batches)
+        self._step(self.number, x, labels if self._labelled else None)
+        self.number += 1
+        self.seconds += time.process_time() - began
+        if self.number <= STEPS_OF_ALL_KINDS:
+            self._memory = peak_memory()
+
+    def trained(self) -> Trained:
+        """What it has left so far; memory is the peak of its first steps, beyond what was in use before."""
+        counted, number = self._objective, self.number
+        return Trained(counted.objective, self._ema, {
+            "steps": number,
+            "memory_mib": self._memory - self._memory_before,
+            "waves": counted.waves / number, "evaluations": counted.evaluations / number,
+        })  # fmt: skip
+
+
+def train(task: Task, objective: str, arguments: dict[str, Any], steps: int, *, seed: int = 0) -> Trained:
+    """Train the task's network with an objective for so many steps."""
+    training = Training(task, objective, arguments, seed=seed)
+    for _ in range(steps):
+        training.step()
+    return training.trained()
 
 
 def measure(task: Task, trained: Trained, steps: tuple[int, ...], seed: int = 0) -> dict[str, dict[str, float]]:

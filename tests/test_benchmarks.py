@@ -18,9 +18,11 @@ from benchmarks import (
     profile_step,
     target_formats,
 )
+from benchmarks.flow_matching_clock import FlowMatchingClock
 from benchmarks.order_tables import cells_of, orders_table
 from benchmarks.plots import plot_orders
 from benchmarks.timing import in_turn, large_allocations, medians, spread
+from benchmarks.training import Training
 
 CPU = torch.device("cpu")
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -89,37 +91,50 @@ def test_results_are_written_whole(tmp_path, monkeypatch: pytest.MonkeyPatch):
 def test_every_objective_trains_and_is_measured(task, monkeypatch: pytest.MonkeyPatch):
     small = replace(objectives.TASKS[task], batch=8, count=20)
     monkeypatch.setitem(objectives.TASKS, task, small)
-    teacher = objectives.train_teacher(task, 1, 0.01)
+    teacher = objectives.train_teacher(task, 1, 2)
     for entry in objectives.entries(task):
-        row = objectives.run((task, entry, 1, 0.01, teacher if entry.tuned else None))
-        assert row["steps"] >= 1 and row["seed"] == 1
+        row = objectives.run((task, entry, 1, 1, teacher if entry.tuned else None))
+        assert row["steps"] == 16 and row["seed"] == 1  # the clock is first read after so many
+        assert row["time_of_step"] > 0
         assert {"1", "2", "4"} <= set(row["quality"])
         assert objectives.line(row).startswith(entry.name)
+
+
+def test_a_training_lasts_as_long_as_flow_matching_would():
+    """Of a method that makes more forwards, fewer steps fit into the same time."""
+    task = replace(objectives.TASKS["two_moons"], batch=64)
+    clock, training = FlowMatchingClock(task), Training(task, "rcgm", {"order": 4})
+    while clock.read(training) < 200:
+        training.step()
+    trained = training.trained()
+    assert trained.costs["steps"] == training.number and trained.costs["evaluations"] == 4
+    assert 16 <= training.number < 200
 
 
 def test_rows_measured_again_take_the_place_of_the_earlier():
     def row(task: str, name: str, value: int) -> dict:
         return {"task": task, "name": name, "seed": 0, "value": value}
 
-    earlier = {"seconds": {"digits": 5, "two_moons": 2}, "rows": [row("digits", "a", 1), row("digits", "b", 1)]}
-    result = objectives.continued(earlier, {"digits": 5})
-    for new in (row("digits", "c", 2), row("digits", "a", 2), row("two_moons", "a", 2)):
-        objectives.put(result["rows"], new)
-    assert result["seconds"] == earlier["seconds"]
-    assert result["rows"] == [
-        row("digits", "a", 2),
-        row("digits", "b", 1),
-        row("digits", "c", 2),
-        row("two_moons", "a", 2),
+    earlier = {"budget": 5, "rows": [row("digits", "tim", 1), row("two_moons", "tim", 1)]}
+    rows = objectives.known_rows(earlier, 5)
+    for new in (row("digits", "tim", 2), row("digits", "flow_matching", 2), row("two_moons", "gone", 2)):
+        objectives.put(rows, new)
+    rows.sort(key=objectives.place)
+    assert rows == [
+        row("digits", "flow_matching", 2),
+        row("digits", "tim", 2),
+        row("two_moons", "tim", 1),
+        row("two_moons", "gone", 2),
     ]
-    with pytest.raises(ValueError, match="seconds on digits must be those of the result file, 5, got 6"):
-        objectives.continued(earlier, {"digits": 6})
+    assert objectives.known_rows(None, 5) == []
+    with pytest.raises(ValueError, match="budget must be that of the result file, 5, got 6"):
+        objectives.known_rows(earlier, 6)
 
 
 def test_a_row_that_diverges_is_printed_as_that(monkeypatch: pytest.MonkeyPatch):
     small = replace(objectives.TASKS["two_moons"], batch=8, count=20)
     monkeypatch.setitem(objectives.TASKS, "two_moons", small)
-    row = objectives.run(("two_moons", objectives.Entry("wild", "flow_matching", lr=1e30), 0, 0.05, None))
+    row = objectives.run(("two_moons", objectives.Entry("wild", "flow_matching", lr=1e30), 0, 1, None))
     assert set(row["quality"].values()) == {None}
     assert "1: diverged" in objectives.line(row)
 

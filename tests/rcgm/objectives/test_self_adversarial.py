@@ -100,6 +100,18 @@ def test_the_term_is_not_weighted_by_its_own_size(own):
     assert (losses(0.0, **own) - losses(0.0))[FAKES:].abs().min() > 1e-6
 
 
+def test_the_weight_rises_over_the_warm_up():
+    (x, z), student = batch(), Smooth(1)
+
+    def losses(term, step):
+        objective = MeanFlow(self_adversarial=term)
+        return objective(student, x, noise=z, times=Times(T, R, 3), generator=generator(), step=step).losses.detach()
+
+    warmed = SelfAdversarial(0.6, warmup_steps=100)
+    for step, weight in ((0, 0.0), (25, 0.15), (100, 0.6), (1000, 0.6)):
+        assert_rounded(losses(warmed, step), losses(SelfAdversarial(weight), step))
+
+
 def test_delta_is_nothing_when_fakes_and_data_agree():
     """The exact network of Gaussian data makes samples like the data, and has one velocity for both."""
     gaussian = problem()
@@ -186,6 +198,7 @@ def test_processes_make_the_same_forwards_of_the_leading_rows(total, number, wor
     ("build", "message"),
     [
         (lambda: SelfAdversarial(weight=-0.5), "self_adversarial weight must be a finite number >= 0, got -0.5"),
+        (lambda: SelfAdversarial(warmup_steps=-1), "self_adversarial warmup_steps must be .* got -1"),
         (lambda: SelfAdversarial(fraction=0.6), "self_adversarial fraction must be above 0 and at most 0.5, got 0.6"),
         (lambda: SelfAdversarial(clip=0.0), "self_adversarial clip must be > 0 or None, got 0.0"),
         (
