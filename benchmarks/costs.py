@@ -10,14 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from benchmarks.environment import read
-from benchmarks.tables import table
+from benchmarks.tables import of_result, provenance, table
 
 BANDWIDTH = {"H100": 3.35e12, "H200": 4.8e12}
 """Bytes a second, of the SXM modules' data sheets. A copy is measured to reach about nine tenths."""
-INSTRUCTIONS = 132 * 128 * 1.755e9
+MULTIPROCESSORS = 132
+INSTRUCTIONS = MULTIPROCESSORS * 128 * 1.755e9
 """Lane instructions a second: multiprocessors, lanes, boost clock."""
+LATENCY = 0.7e-6
+"""Seconds from a load of device memory to its value while many are under way, about; not measured here."""
 LAUNCH = 3e-6
 """Seconds from one kernel of a graph to the next and through its last block, about."""
 NOT_RUN = "not run on a GPU yet"
@@ -104,6 +108,27 @@ def predictions_table() -> str:
     return table([*header, "expected share of copy", "outcome"], rows)
 
 
+@of_result("kernel_code")
+def code_table(found: dict[str, Any]) -> str:
+    """What the machine code executes and keeps under way, against what memory takes and needs."""
+    rows = []
+    for row in found["rows"]:
+        kernel = next(each for each in KERNELS if (each.name, each.version) == (row["kernel"], row["version"]))
+        of_memory = row["instructions"] / INSTRUCTIONS / (kernel.bytes_moved(2, 2, 2) / BANDWIDTH["H200"])
+        under_way = row["bytes_under_way"]
+        rows.append([
+            kernel.name, kernel.version, f"{row['instructions']:.0f}", f"{of_memory:.0%}", str(row["registers"]),
+            f"{row['blocks']} of {row['threads']}", "" if under_way is None else f"{under_way / 1024:.0f}",
+        ])  # fmt: skip
+    header = ["kernel", "version", "instructions an element", "their time, of that of memory", "registers"]
+    needed = BANDWIDTH["H200"] * LATENCY / MULTIPROCESSORS / 1024
+    return (
+        f"{table([*header, 'blocks a multiprocessor', 'KiB under way'], rows)}\n\n"
+        f"Computed, not measured. An H200 needs about {needed:.0f} KiB under way on each multiprocessor: its bandwidth "
+        f"times {LATENCY * 1e6:g} µs from a load to its value. {provenance(found)}."
+    )
+
+
 def outcome(kernel: Kernel, shape: tuple[int, ...]) -> str:
     """What the kernel benchmark measured, by backend."""
     found = read("kernels_cuda")
@@ -121,4 +146,8 @@ def outcome(kernel: Kernel, shape: tuple[int, ...]) -> str:
     return f"{'; '.join(told)} ({found['environment']['device']})" if told else NOT_RUN
 
 
-TABLES: Mapping[str, Callable[[], str]] = {"kernel_numbers": numbers_table, "kernel_predictions": predictions_table}
+TABLES: Mapping[str, Callable[[], str]] = {
+    "kernel_numbers": numbers_table,
+    "kernel_predictions": predictions_table,
+    "kernel_code": code_table,
+}

@@ -44,3 +44,16 @@ def test_an_outcome_is_what_the_result_file_says(tmp_path, monkeypatch: pytest.M
     assert costs.outcome(STREAMED, costs.LARGE) == "cuda 170.0 µs, 91% (a GPU)"
     assert costs.outcome(STREAMED, costs.LATENTS) == costs.NOT_RUN
     assert costs.outcome(TWO_PASSES, costs.LARGE) == "no row of its own"
+
+
+def test_machine_code_is_counted_by_hand(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    """Of 29.6 lane instructions a nanosecond, 30 an element: as long as 4.8 bytes of memory, of 10 that it moves."""
+    row = {"kernel": STREAMED.name, "version": STREAMED.version, "instructions": 29.65, "registers": 64, "blocks": 4,
+           "threads": 256, "bytes_under_way": 32768}  # fmt: skip
+    found = {"environment": environment.describe(CPU), "rows": [row, {**row, "bytes_under_way": None}]}
+    monkeypatch.setattr(environment, "RESULTS", tmp_path)
+    environment.write("kernel_code", found)
+    lines = costs.code_table().splitlines()
+    assert lines[2].endswith("| 30 | 48% | 64 | 4 of 256 | 32 |")
+    assert lines[3].endswith("| 4 of 256 |  |")
+    assert "needs about 25 KiB under way" in lines[5]

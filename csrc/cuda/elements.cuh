@@ -1,7 +1,8 @@
 // Storage dtypes: vectors of elements between memory, registers and the compute type.
 //
 // A kernel is a template over one of these storages:
-//   Uniform<S, N>  every tensor is S (float, __half, __nv_bfloat16); float arithmetic; N elements fill a 16-byte access
+//   Uniform<S, N>  every tensor is S (float, __half, __nv_bfloat16); float arithmetic; N elements fill a 16-byte access, or
+//                  an 8-byte one
 //   Mixed<T, N>    every tensor says its dtype at run time; arithmetic in T; N elements of T fill a 16-byte access, and
 //                  narrower ones are read 8 or 4 bytes at a time. N = 1 is for tensors that no vector access fits.
 #pragma once
@@ -246,6 +247,17 @@ void with_mixed_storage(Storage storage, const Body& body) {
     case Storage::kMixedScalar: return body(Mixed<float, 1>());
     case Storage::kMixedDouble: return body(Mixed<double, 2>());
     default: return body(Mixed<double, 1>());
+  }
+}
+
+// Call body(storage type) for what Tensors::storage() chose among narrow vectors.
+template <typename Body>
+void with_narrow_storage(Storage storage, const Body& body) {
+  switch (storage) {
+    case Storage::kFloat32: return body(Uniform<float, 4>());
+    case Storage::kFloat16Narrow: return body(Uniform<__half, 4>());
+    case Storage::kBFloat16Narrow: return body(Uniform<__nv_bfloat16, 4>());
+    default: return with_mixed_storage(storage, body);
   }
 }
 

@@ -26,11 +26,11 @@ __device__ __forceinline__ void get(const T* from, T (&value)[V]) {
 }
 
 template <typename S>
-__global__ void __launch_bounds__(kUsualBlock, 2)
+__global__ void __launch_bounds__(kOnChipThreads, 1)
     channels_kernel(const __grid_constant__ LossParameters p, const bool second) {
   using T = typename S::T;
   constexpr int V = S::kWidth;
-  __shared__ double loss_sums[kUsualBlock / kWarp];
+  __shared__ double loss_sums[kOnChipThreads / kWarp];
   __shared__ bool is_last;
 
   const LossArguments& a = p.a;
@@ -170,20 +170,36 @@ __global__ void __launch_bounds__(kUsualBlock, 2)
         of_residual[i] = residual_factor + cosine_factor * of_residual[i];
         of_pred[i] *= cosine_factor;
       }
-      for (int64_t channel = group; channel < channels; channel += groups) {
-        const int64_t offset = channel * positions + begin + vector * V;
-        T value[V], pred[V];
-        if (plan.keep) {
-          get(kept + channel * plan.chunk + vector * V, value);
-#pragma unroll
-          for (int i = 0; i < V; ++i) pred[i] = 0;
-          if (active) prediction<S, V>(a, sample, offset, pred);
-        } else {
-          read(offset, value, pred);
-        }
+      const auto write = [&](int64_t offset, T (&value)[V], const T (&pred)[V]) {
 #pragma unroll
         for (int i = 0; i < V; ++i) value[i] = of_residual[i] * value[i] + of_pred[i] * pred[i];
         S::store(a.gradient, sample, offset, value);
+      };
+      const int64_t own = begin + vector * V;
+      if (plan.keep && active) {
+        for (int64_t first = group; first < channels; first += int64_t(kAhead) * groups) {
+          typename S::template Raw<V> ahead[kAhead];
+#pragma unroll
+          for (int j = 0; j < kAhead; ++j) {
+            const int64_t channel = first + int64_t(j) * groups;
+            if (channel < channels) ahead[j] = S::template load<V>(a.pred, sample, channel * positions + own);
+          }
+#pragma unroll
+          for (int j = 0; j < kAhead; ++j) {
+            const int64_t channel = first + int64_t(j) * groups;
+            if (channel >= channels) break;
+            T value[V], pred[V];
+            S::widen(ahead[j], a.pred.dtype, pred);
+            get(kept + channel * plan.chunk + vector * V, value);
+            write(channel * positions + own, value, pred);
+          }
+        }
+      } else {
+        for (int64_t channel = group; channel < channels; channel += groups) {
+          T value[V], pred[V];
+          read(channel * positions + own, value, pred);
+          write(channel * positions + own, value, pred);
+        }
       }
     }
   }
@@ -200,7 +216,7 @@ __global__ void __launch_bounds__(kUsualBlock, 2)
 }  // namespace
 
 void launch_channels(const LossParameters& p, const Place& place) {
-  with_mixed_storage(p.storage, [&](auto storage) {
+  with_narrow_storage(p.storage, [&](auto storage) {
     const auto kernel = channels_kernel<decltype(storage)>;
     launch(kernel, "the loss kernel for channels", p.plan.shape, place, p, false);
     if (p.plan.path == LossPath::kTwoPasses) {
@@ -211,8 +227,8 @@ void launch_channels(const LossParameters& p, const Place& place) {
 
 bool channels_cluster_fits(const LossParameters& p, int device) {
   bool fits = false;
-  with_mixed_storage(p.storage,
-                     [&](auto storage) { fits = cluster_fits(channels_kernel<decltype(storage)>, p.plan.shape, device); });
+  with_narrow_storage(p.storage,
+                      [&](auto storage) { fits = cluster_fits(channels_kernel<decltype(storage)>, p.plan.shape, device); });
   return fits;
 }
 

@@ -145,7 +145,8 @@ __host__ __device__ __forceinline__ ChannelLayout channel_layout(int threads, in
   return l;
 }
 
-inline LossPlan channels_plan_of(const LossCase& c, LossPath path, int64_t tile, int cluster, bool keep) {
+inline LossPlan channels_plan_of(const LossCase& c, LossPath path, int64_t tile, int cluster, bool keep,
+                                 int most = kUsualBlock) {
   LossPlan p = {};
   const int64_t channels = c.size / c.positions;
   p.path = path;
@@ -153,14 +154,15 @@ inline LossPlan channels_plan_of(const LossCase& c, LossPath path, int64_t tile,
   p.chunk = divided_up(tile, kWidestOfChannels) * kWidestOfChannels;
   p.chunks = cluster > 1 ? cluster : int(divided_up(c.positions, p.chunk));
   p.finish_lanes = power_of_two_from(p.chunks, kWarp);
-  p.lanes = power_of_two_from(divided_up(p.chunk, c.width), kUsualBlock);
-  p.groups = power_of_two_from(channels, kUsualBlock / p.lanes);
+  p.lanes = power_of_two_from(divided_up(p.chunk, c.width), most);
+  p.groups = power_of_two_from(channels, most / p.lanes);
   p.shape.threads = p.lanes * p.groups < kWarp ? kWarp : p.lanes * p.groups;
   p.shape.cluster = cluster;
   p.shape.blocks = c.batch * p.chunks;
   p.shape.shared_bytes =
       channel_layout(p.shape.threads, p.groups, c.tensors, c.element_bytes, p.chunk, keep ? channels : 0).total;
-  return p;
+  const bool alone = p.shape.shared_bytes > kComfortableBytes && most < kOnChipThreads;
+  return alone ? channels_plan_of(c, path, tile, cluster, keep, kOnChipThreads) : p;
 }
 
 inline LossPlan channels_plan(const LossCase& c, const Limits& limits) {

@@ -1,4 +1,4 @@
-"""The machine code for sm_90 of the hot loops: several vectors of 16 bytes are asked for before one is waited for.
+"""The machine code for sm_90 of the hot loops: several vectors are asked for before one is waited for.
 
 Without that, a loop reads at the latency of the memory instead of at its bandwidth.
 """
@@ -18,7 +18,7 @@ from tests.support.cuda_cases import BF16, F32, Case
 from tests.support.ptx import checks, triton_device
 from tests.support.ptx.sass import Kernel, kernels_of_cubin, kernels_of_library, loads_under_way, tool
 
-HALF, FLOAT = "UniformI13__nv_bfloat16Li8E", "UniformIfLi4E"
+HALF, NARROW, FLOAT = "UniformI13__nv_bfloat16Li8E", "UniformI13__nv_bfloat16Li4E", "UniformIfLi4E"
 # (source, parts of the mangled name): vectors under way in the loop over the elements. Four terms are combined at once.
 CUDA = {
     ("loss_stream", "stream_kernel", HALF): 4,
@@ -33,6 +33,7 @@ CUDA = {
     ("scale", "scale_kernel", FLOAT): 1,
     ("ema", "ema_kernel", "Li800E"): 4,
 }
+SOURCES = {"loss_channels", *(source for source, *_ in CUDA)}
 # Vectors under way in Triton's kernels, which hold all they work on at once and have no loop, in both dtypes.
 TRITON = {
     "whole_samples": {BF16: 6, F32: 4},
@@ -50,13 +51,23 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Kernel]]
     """The kernels of each source of the CUDA backend."""
     tool("nvdisasm")
     folder, library = tmp_path_factory.mktemp("sass"), built_extension()
-    return {source: kernels_of_library(library, source, "sm_90", folder) for source in {source for source, *_ in CUDA}}
+    return {source: kernels_of_library(library, source, "sm_90", folder) for source in SOURCES}
 
 
 @pytest.mark.parametrize(("source", "name", "storage"), CUDA)
 def test_loops_of_cuda_kernels(kernels: dict[str, list[Kernel]], source: str, name: str, storage: str) -> None:
     (kernel,) = [each for each in kernels[source] if name in each.name and storage in each.name]
     assert loads_under_way(kernel.hot_loop()) >= CUDA[source, name, storage]
+
+
+@pytest.mark.parametrize(("storage", "bits"), [(NARROW, 64), (FLOAT, 128)])
+def test_loops_of_channels(kernels: dict[str, list[Kernel]], storage: str, bits: int) -> None:
+    """Both loops over the channels: that of the terms, and that of the gradient, which reads the prediction again."""
+    (kernel,) = [each for each in kernels["loss_channels"] if storage in each.name]
+    fours = [loop for loop in kernel.loops if sum(each.loads(bits) for each in loop) == 4 and len(loop) < 256]
+    stores = [sum(each.name.startswith("STG") for each in loop) for loop in fours]
+    assert {0, 4} <= set(stores)
+    assert {loads_under_way(loop, bits) for loop in fours} == {4}
 
 
 def test_cuda_kernels_spill_no_registers(kernels: dict[str, list[Kernel]]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tests.support.ptx.launch import launch
@@ -60,14 +61,15 @@ class _Hooks(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Launched:
-    """One launch: the kernel's name in C++ without its namespaces, where it ran, and how much was interpreted."""
+    """One launch: the kernel's name in C++ without its namespaces and mangled, where it ran, and its threads there."""
 
     kernel: str
+    symbol: str
     grid: Grid
     device: int
     stream: int
     parameters: bytes
-    instructions: int
+    executed: NDArray[np.int64]  # how many threads ran each instruction of the program
 
 
 @dataclass
@@ -162,11 +164,12 @@ class Runtime:
         try:
             program = self.program(kernel)
             parameters = _parameters(program, call.arguments)
-            count = launch(program, self.memory, parameters, grid)
+            executed = launch(program, self.memory, parameters, grid)
         except Exception as error:  # ctypes would only print it
             self.error = error
             return LAUNCH_FAILED
-        self.launches.append(Launched(_short(kernel), grid, self.device, call.stream or 0, parameters, count))
+        launched = Launched(_short(kernel), kernel, grid, self.device, call.stream or 0, parameters, executed)
+        self.launches.append(launched)
         return 0
 
     def _unsupported(self, call: _Launch) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tests.support.ptx.faults import KernelError
 from tests.support.ptx.machine import Program, Run
 from tests.support.ptx.memory import Memory
@@ -11,8 +14,8 @@ MOST_LANES = 16384  # of a wave: NumPy's arrays stay in the caches
 MOST_THREADS, MOST_SHARED, LARGEST_CLUSTER = 1024, 227 << 10, 16  # of sm_90
 
 
-def launch(program: Program, memory: Memory, parameters: bytes, grid: Grid) -> int:
-    """Run a kernel to its end; the number of instructions that were interpreted.
+def launch(program: Program, memory: Memory, parameters: bytes, grid: Grid) -> NDArray[np.int64]:
+    """Run a kernel to its end; how many threads ran each of its instructions.
 
     Raises:
         KernelError: where a GPU would fail, or its result would depend on what nobody wrote.
@@ -22,11 +25,11 @@ def launch(program: Program, memory: Memory, parameters: bytes, grid: Grid) -> i
     if not 0 < grid.cluster <= LARGEST_CLUSTER or grid.blocks % grid.cluster:
         raise KernelError(f"clusters of {grid.cluster} in a grid of {grid.blocks} blocks")
     clusters = max(1, MOST_LANES // (grid.threads * grid.cluster))
-    instructions = 0
+    executed = np.zeros(len(program.steps), np.int64)
     for first in range(0, grid.blocks, clusters * grid.cluster):
         blocks = min(clusters * grid.cluster, grid.blocks - first)
         wave = Wave(program.code, memory, parameters, grid, first, blocks)
         if wave.shared_end > MOST_SHARED:
             raise KernelError(f"{wave.shared_end} bytes of shared memory")
-        instructions += Run(program, wave).run()
-    return instructions
+        executed += Run(program, wave).run()
+    return executed

@@ -68,10 +68,10 @@ class Run:
         self.ready: dict[int, NDArray[np.int64]] = {0: np.arange(wave.count)}
         self.waiting = np.full(wave.count, -1)  # at which instruction
         self.passed = np.zeros(wave.count, np.int64)  # barriers of the cluster
-        self.instructions = 0
+        self.executed = np.zeros(self.end, np.int64)
 
-    def run(self) -> int:
-        """The number of instructions, counting one that many threads run together once."""
+    def run(self) -> NDArray[np.int64]:
+        """How many threads ran each instruction, those included whose guard did not let them."""
         with np.errstate(all="ignore"):
             while self.ready or (self.waiting >= 0).any():
                 if not self.ready:
@@ -79,7 +79,7 @@ class Run:
                 start = min(self.ready)
                 self._go(start, self.ready.pop(start))
         self._check_ends()
-        return self.instructions
+        return self.executed
 
     def _check_ends(self) -> None:
         """A block may end only after a barrier of the cluster that follows what others read of its shared memory."""
@@ -100,7 +100,7 @@ class Run:
                 self._add(at, self._numbers(lanes))
                 return
             instruction = instructions[at]
-            self.instructions += 1
+            self.executed[at] += self.wave.number(lanes)
             try:
                 taken = lanes if instruction.guard is None else self._guarded(instruction, lanes)
                 if steps[at] is None:

@@ -32,11 +32,9 @@ class Instruction:
         """The opcode with its modifiers, without a predicate."""
         return re.sub(r"^@!?U?P\w+\s+", "", self.text).split()[0]
 
-    def is_load(self) -> bool:
-        return self.name.startswith("LDG")
-
-    def is_wide(self) -> bool:
-        return self.is_load() and ".128" in self.name
+    def loads(self, bits: int) -> bool:
+        """Whether it reads a vector of so many bits from global memory."""
+        return self.name.startswith("LDG") and f".{bits}" in self.name
 
 
 @dataclass(frozen=True)
@@ -55,23 +53,23 @@ class Kernel:
                 ranges.add((self.labels[target[1]], at))
         return [self.instructions[first : last + 1] for first, last in sorted(ranges)]
 
-    def hot_loop(self) -> tuple[Instruction, ...]:
-        """Of the innermost loops that load vectors of 16 bytes, the one with the most of them."""
-        wide = [loop for loop in self.loops if any(each.is_wide() for each in loop)]
-        inner = [loop for loop in wide if not any(other is not loop and set(other) < set(loop) for other in wide)]
-        return max(inner, key=lambda loop: sum(each.is_wide() for each in loop))
+    def hot_loop(self, bits: int = 128) -> tuple[Instruction, ...]:
+        """Of the innermost loops that load vectors of so many bits, the one with the most of them."""
+        loading = [loop for loop in self.loops if any(each.loads(bits) for each in loop)]
+        inner = [loop for loop in loading if not any(other is not loop and set(other) < set(loop) for other in loading)]
+        return max(inner, key=lambda loop: sum(each.loads(bits) for each in loop))
 
     def uses_local_memory(self) -> bool:
         return any(each.name.startswith(("LDL", "STL")) for each in self.instructions)
 
 
-def loads_under_way(instructions: tuple[Instruction, ...]) -> int:
-    """How many vectors of 16 bytes are asked for, from the first on, before an instruction waits for one of them."""
+def loads_under_way(instructions: tuple[Instruction, ...], bits: int = 128) -> int:
+    """How many vectors of so many bits are asked for, from the first on, before one of them is waited for."""
     loads, barriers = 0, set()
     for each in instructions:
         if each.waits & barriers:
             break
-        if each.is_wide():
+        if each.loads(bits):
             loads += 1
             barriers.add(each.sets)
     return loads

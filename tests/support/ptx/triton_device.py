@@ -35,7 +35,6 @@ class Launch:
 
     kernel: str
     grid: Grid
-    instructions: int
 
 
 LAUNCHES: list[Launch] = []
@@ -89,9 +88,9 @@ def _become_device() -> None:
         values = dict(zip(self.arg_names, arguments, strict=False)) | options
         given = [pair for name, kind in kernel.src.signature.items() for pair in _flat(kind, values[name])]
         shape = Grid(grid[0], 32 * kernel.metadata.num_warps, 1, kernel.metadata.shared)
-        count = launch(programs[kernel.hash], MEMORY, _parameters(programs[kernel.hash], given), shape)
+        launch(programs[kernel.hash], MEMORY, _parameters(programs[kernel.hash], given), shape)
         MACHINE_CODE[kernel.hash] = (self.fn.__name__, kernel.asm["cubin"])
-        LAUNCHES.append(Launch(self.fn.__name__, shape, count))
+        LAUNCHES.append(Launch(self.fn.__name__, shape))
         return kernel
 
     JITFunction.run = run
