@@ -23,10 +23,6 @@ from rcgm.objectives.point import Point
 from rcgm.objectives.residual import AnyResidual, Residual, Twofold
 from rcgm.objectives.times import TimeSampler
 
-UNLIKE_OWN = dict.fromkeys(("clip", "adaptive", "normalize", "normalize_scale"))
-"""Options of an objective's loss that are off for fakes and the rectification. Weights by the size of the residual
-would keep the gradient of ``delta`` as large as ever, or make it larger, while ``delta`` itself vanishes."""
-
 
 @dataclass(frozen=True)
 class SelfAdversarial:
@@ -130,7 +126,7 @@ class Adversarial(Objective):
         own, further = super().losses(prediction, residual.own, point), residual.further
         one_step = replace(point, t=torch.ones_like(point.t), r=torch.zeros_like(point.r))
         weight = self.weights(further, one_step).double() / len(prediction)
-        options: dict[str, Any] = {**self.loss_options(), **UNLIKE_OWN}
+        options: dict[str, Any] = {**self.loss_options(), "clip": None}
         return own + further.losses(prediction, point.t, weight, **options)
 
     def _dealt(self, point: Point) -> Queries[Point]:
