@@ -123,15 +123,9 @@ def counts(
         "bytes_under_way": None,
     }
     if work.bits is not None:
-        vectors = max(loads_under_way(loop, work.bits) for loop in inner_loops(code[largest.symbol], work.bits))
+        vectors = max(loads_under_way(loop, work.bits) for loop in code[largest.symbol].inner_loops(work.bits))
         result["bytes_under_way"] = work.bits // 8 * vectors * threads * blocks
     return result
-
-
-def inner_loops(kernel: Kernel, bits: int) -> list[tuple[Any, ...]]:
-    """The innermost loops that read vectors of so many bits."""
-    loading = [loop for loop in kernel.loops if any(each.loads(bits) for each in loop)]
-    return [loop for loop in loading if not any(other is not loop and set(other) < set(loop) for other in loading)]
 
 
 def instructions(runtime: Runtime, launched: Launched) -> int:

@@ -64,7 +64,7 @@ class Entry:
 
 
 Weights = dict[str, numpy.ndarray]
-Job = tuple[str, Entry, int, float, "Weights | None"]
+Job = tuple[str, Entry, int, int, "Weights | None"]
 
 
 def entries(task: str) -> list[Entry]:
@@ -152,7 +152,7 @@ def entries(task: str) -> list[Entry]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--budget", type=float, default=3000, help="training time of each, in steps of flow matching (3000)"
+        "--budget", type=int, default=3000, help="training time of each, in steps of flow matching (3000)"
     )
     parser.add_argument("--tasks", default=",".join(TASKS), help="which data, separated by commas (both)")
     parser.add_argument(
@@ -194,7 +194,7 @@ def main() -> None:
     print(f"written to {path}")
 
 
-def known_rows(earlier: dict[str, Any] | None, budget: float) -> list[dict[str, Any]]:
+def known_rows(earlier: dict[str, Any] | None, budget: int) -> list[dict[str, Any]]:
     """The rows of an earlier result.
 
     Raises:
@@ -230,9 +230,9 @@ def place(row: dict[str, Any]) -> tuple[int, int, int]:
     return list(TASKS).index(row["task"]), number, row["seed"]
 
 
-def train_teacher(task: str, seed: int, budget: float) -> Weights:
+def train_teacher(task: str, seed: int, budget: int) -> Weights:
     """Weights of the flow-matching network that the tuned rows begin with."""
-    trained = train(TASKS[task], TEACHER, {}, max(round(budget), 1), seed=seed)
+    trained = train(TASKS[task], TEACHER, {}, budget, seed=seed)
     # as arrays: a tensor would be handed over through the memory of a process that ends here
     return {name: tensor.numpy() for name, tensor in trained.ema.network.state_dict().items()}
 

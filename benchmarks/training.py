@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rcgm.adversarial import Discriminator, Features, Heads
 from rcgm.config import DiscriminatorConfig, OptimizerConfig
 from rcgm.config.components import bind_arguments
 from rcgm.data import BatchStream, build_dataset
@@ -22,11 +21,10 @@ from rcgm.runs.conditions import null_condition
 from rcgm.runs.measures import Measure, build_measure, measure_steps
 from rcgm.runs.sampler import RunSampler, method_of
 from rcgm.seeds import Purpose
-from rcgm.training.adversary import Adversary
+from rcgm.training.adversary import Adversary, build_discriminator
 from rcgm.training.ema import Ema
 from rcgm.training.optimizers import build_optimizer, learning_rate, set_learning_rate
 from rcgm.training.step import TrainStep
-from rcgm.training.trial import batch_like
 
 CPU = torch.device("cpu")
 TEACHER = "flow_matching"
@@ -148,9 +146,8 @@ def measure(task: Task, trained: Trained, steps: tuple[int, ...], seed: int = 0)
 
 def _adversary(task: Task, section: dict[str, Any], objective: Objective, teacher: nn.Module, seed: int) -> Adversary:
     config = DiscriminatorConfig.model_validate(section)
-    features = Features(teacher, config.features)
-    heads = Heads(features.widths(*batch_like(dataset_of(task.data).info, teacher, CPU)), config.hidden)
-    discriminator = Discriminator(features, heads, objective.transport, config.settings())
+    info = dataset_of(task.data).info
+    discriminator = build_discriminator(config, teacher, objective.transport, info, device=CPU, seed=seed)
     return Adversary(discriminator, config, seed=seed, autocast=task.autocast)
 
 

@@ -49,6 +49,12 @@ def kinds_table(found: dict[str, Any]) -> str:
     return table(header, rows)
 
 
+@of_result(f"{NAME}_alone")
+def alone_note(found: dict[str, Any]) -> str:
+    """How long one seed was trained with nothing beside it."""
+    return _note(found)
+
+
 def _by_model(found: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     return {
         model: [row for row in found["rows"] if row["model"] == model]
@@ -75,4 +81,8 @@ def _note(found: dict[str, Any]) -> str:
     return f"{judged} {length} ({trained}). {provenance(found)}."
 
 
-TABLES: Mapping[str, Callable[[], str]] = {"captioned_digits": measures_table, "captioned_digits_kinds": kinds_table}
+TABLES: Mapping[str, Callable[[], str]] = {
+    "captioned_digits": measures_table,
+    "captioned_digits_kinds": kinds_table,
+    "captioned_digits_alone": alone_note,
+}

@@ -250,24 +250,16 @@ void with_mixed_storage(Storage storage, const Body& body) {
   }
 }
 
-// Call body(storage type) for what Tensors::storage() chose among narrow vectors.
-template <typename Body>
-void with_narrow_storage(Storage storage, const Body& body) {
-  switch (storage) {
-    case Storage::kFloat32: return body(Uniform<float, 4>());
-    case Storage::kFloat16Narrow: return body(Uniform<__half, 4>());
-    case Storage::kBFloat16Narrow: return body(Uniform<__nv_bfloat16, 4>());
-    default: return with_mixed_storage(storage, body);
-  }
-}
-
-// Call body(storage type) for what Tensors::storage() chose.
-template <typename Body>
+// Call body(storage type) for what Tensors::storage() chose, with vectors of kHalves elements of 16 bits: 8, or 4 for a kernel
+// that is compiled for narrow ones.
+template <int kHalves = 8, typename Body>
 void with_storage(Storage storage, const Body& body) {
   switch (storage) {
     case Storage::kFloat32: return body(Uniform<float, 4>());
-    case Storage::kFloat16: return body(Uniform<__half, 8>());
-    case Storage::kBFloat16: return body(Uniform<__nv_bfloat16, 8>());
+    case Storage::kFloat16:
+    case Storage::kFloat16Narrow: return body(Uniform<__half, kHalves>());
+    case Storage::kBFloat16:
+    case Storage::kBFloat16Narrow: return body(Uniform<__nv_bfloat16, kHalves>());
     default: return with_mixed_storage(storage, body);
   }
 }

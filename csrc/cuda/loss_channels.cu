@@ -216,7 +216,7 @@ __global__ void __launch_bounds__(kOnChipThreads, 1)
 }  // namespace
 
 void launch_channels(const LossParameters& p, const Place& place) {
-  with_narrow_storage(p.storage, [&](auto storage) {
+  with_storage<kWidestOfChannels>(p.storage, [&](auto storage) {
     const auto kernel = channels_kernel<decltype(storage)>;
     launch(kernel, "the loss kernel for channels", p.plan.shape, place, p, false);
     if (p.plan.path == LossPath::kTwoPasses) {
@@ -227,8 +227,8 @@ void launch_channels(const LossParameters& p, const Place& place) {
 
 bool channels_cluster_fits(const LossParameters& p, int device) {
   bool fits = false;
-  with_narrow_storage(p.storage,
-                      [&](auto storage) { fits = cluster_fits(channels_kernel<decltype(storage)>, p.plan.shape, device); });
+  with_storage<kWidestOfChannels>(
+      p.storage, [&](auto storage) { fits = cluster_fits(channels_kernel<decltype(storage)>, p.plan.shape, device); });
   return fits;
 }
 

@@ -17,8 +17,9 @@ from rcgm.seeds import Purpose, seed_of
 from rcgm.training.optimizers import build_optimizer, learning_rate, set_learning_rate
 from rcgm.training.teacher import Teacher
 from rcgm.training.trial import batch_like
+from rcgm.transports import Transport
 
-__all__ = ["Adversary", "build_adversary"]
+__all__ = ["Adversary", "build_adversary", "build_discriminator"]
 
 
 class Adversary:
@@ -119,17 +120,33 @@ def build_adversary(
     if settings is None or teacher is None:
         return None
     try:
-        features = Features(teacher.network, settings.features)
+        discriminator = build_discriminator(
+            settings, teacher.network, objective.transport, info, device=device, seed=config.seed
+        )
     except ValueError as error:
         raise ConfigError(f"discriminator: the teacher cannot tell features: {error}") from error
-    widths = features.widths(*batch_like(info, teacher.network, device))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(config.seed, Purpose.DISCRIMINATOR_WEIGHTS))
-        heads = Heads(widths, settings.hidden).to(device)
     return Adversary(
-        Discriminator(features, heads, objective.transport, settings.settings()),
-        settings,
-        seed=config.seed,
-        steps=config.steps,
-        autocast=getattr(torch, config.precision),
+        discriminator, settings, seed=config.seed, steps=config.steps, autocast=getattr(torch, config.precision)
     )
+
+
+def build_discriminator(
+    config: DiscriminatorConfig,
+    teacher: nn.Module,
+    transport: Transport,
+    info: DataInfo,
+    *,
+    device: torch.device,
+    seed: int,
+) -> Discriminator:
+    """A discriminator of samples like those of ``info``, on features of ``teacher``.
+
+    Raises:
+        ValueError: the teacher has no blocks.
+    """
+    features = Features(teacher, config.features)
+    widths = features.widths(*batch_like(info, teacher, device))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(seed, Purpose.DISCRIMINATOR_WEIGHTS))
+        heads = Heads(widths, config.hidden).to(device)
+    return Discriminator(features, heads, transport, config.settings())

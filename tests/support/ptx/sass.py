@@ -53,11 +53,14 @@ class Kernel:
                 ranges.add((self.labels[target[1]], at))
         return [self.instructions[first : last + 1] for first, last in sorted(ranges)]
 
-    def hot_loop(self, bits: int = 128) -> tuple[Instruction, ...]:
-        """Of the innermost loops that load vectors of so many bits, the one with the most of them."""
+    def inner_loops(self, bits: int) -> list[tuple[Instruction, ...]]:
+        """The innermost of the loops that load vectors of so many bits."""
         loading = [loop for loop in self.loops if any(each.loads(bits) for each in loop)]
-        inner = [loop for loop in loading if not any(other is not loop and set(other) < set(loop) for other in loading)]
-        return max(inner, key=lambda loop: sum(each.loads(bits) for each in loop))
+        return [loop for loop in loading if not any(other is not loop and set(other) < set(loop) for other in loading)]
+
+    def hot_loop(self) -> tuple[Instruction, ...]:
+        """Of the innermost loops that load vectors of 16 bytes, the one with the most of them."""
+        return max(self.inner_loops(128), key=lambda loop: sum(each.loads(128) for each in loop))
 
     def uses_local_memory(self) -> bool:
         return any(each.name.startswith(("LDL", "STL")) for each in self.instructions)
