@@ -1,10 +1,11 @@
 """Orders of RCGM against decays of the average, on the digits: figure 3 of the paper, in small.
 
-    python -m benchmarks.orders     7 orders, 4 decays, 3 seeds: 84 runs of 1,000 steps, 35 minutes on two cores
+    python -m benchmarks.orders     120 runs of 1,000 steps, an hour on two cores
     python -m benchmarks.orders --steps 5 --seeds 1 --name trial    to see that it runs
 
-All runs of a seed train the same network on the same batches; only order and decay differ. The target network is the
-average, and the average is sampled in one step. A command that was stopped goes on where it stopped.
+All runs of a seed train the same network on the same batches; only order, decay and first gap differ. The target
+network is the average, and the average is sampled in one step. The first gap is 0.1, or a share alpha of the interval
+that falls from 1 along alpha-Flow's schedule. A command that was stopped goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -21,8 +22,7 @@ from tqdm import tqdm
 
 from benchmarks import environment
 from benchmarks.objectives import TASKS
-from benchmarks.order_tables import ORDERS
-from benchmarks.tables import DECAYS
+from benchmarks.order_tables import CELLS, Cell, cell_of
 from benchmarks.training import measure, train
 from rcgm.evaluation.checks import NotFiniteError
 
@@ -30,8 +30,8 @@ SAMPLING_STEPS = (1, 2)
 DT, EQUAL = 0.1, 0.25
 """First gap, and share of the samples with ``r = t``, as in ``benchmarks.objectives``."""
 
-Cell = tuple[int, float, int, int]
-"""Order, decay, seed, steps."""
+Job = tuple[Cell, int, int]
+"""Order and column, seed, steps."""
 
 
 def main() -> None:
@@ -45,29 +45,31 @@ def main() -> None:
     earlier = environment.read(arguments.name)
     if earlier is not None and earlier["steps"] == arguments.steps:
         result["rows"] = earlier["rows"]
-    known = {(row["order"], row["decay"], row["seed"]) for row in result["rows"]}
-    cells = [cell for cell in itertools.product(ORDERS, DECAYS, range(arguments.seeds)) if cell not in known]
-    jobs = [(*cell, arguments.steps) for cell in cells]
+    known = {(cell_of(row), row["seed"]) for row in result["rows"]}
+    wanted = [pair for pair in itertools.product(CELLS, range(arguments.seeds)) if pair not in known]
+    jobs = [(*pair, arguments.steps) for pair in wanted]
     with multiprocessing.get_context("spawn").Pool(arguments.processes, torch.set_num_threads, (1,)) as pool:
         for row in tqdm(pool.imap(run, jobs, chunksize=1), total=len(jobs), unit="run"):
             result["rows"].append(row)
             path = environment.write(arguments.name, result)
-            tqdm.write(f"order {row['order']}, EMA {row['decay']:g}, seed {row['seed']}: {row['quality']}")
+            tqdm.write(f"order {row['order']}, {cell_of(row)[1]}, seed {row['seed']}: {row['quality']}")
     print(f"written to {path}" if jobs else "nothing is left to train")
 
 
-def run(cell: Cell) -> dict[str, Any]:
+def run(job: Job) -> dict[str, Any]:
     """Train and measure; the quality of a run that diverged is None."""
-    order, decay, seed, steps = cell
-    task = replace(TASKS["digits"], decay=decay)
-    arguments = {"order": order, "dt": DT, "times": {"equal": EQUAL}}
+    (order, column), seed, steps = job
+    task = replace(TASKS["digits"], decay=column.decay)
+    alpha = None if column.floor is None else {"end": steps, "floor": column.floor}
+    arguments = {"order": order, "dt": DT, "alpha": alpha, "times": {"equal": EQUAL}}
     trained = train(task, "rcgm", arguments, steps, seed=seed)
     try:
         measured = measure(task, trained, SAMPLING_STEPS, seed)
         quality = {number: values[task.quality] for number, values in measured.items()}
     except NotFiniteError:
         quality = dict.fromkeys(map(str, SAMPLING_STEPS))
-    return {"order": order, "decay": decay, "seed": seed, "quality": quality, **trained.costs}
+    cell = {"order": order, "decay": column.decay, "floor": column.floor}
+    return {**cell, "seed": seed, "quality": quality, **trained.costs}
 
 
 if __name__ == "__main__":

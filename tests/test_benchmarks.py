@@ -19,7 +19,7 @@ from benchmarks import (
     target_formats,
 )
 from benchmarks.flow_matching_clock import FlowMatchingClock
-from benchmarks.order_tables import cells_of, orders_table
+from benchmarks.order_tables import Column, cells_of, orders_table
 from benchmarks.plots import plot_orders
 from benchmarks.timing import in_turn, large_allocations, medians, spread
 from benchmarks.training import Training
@@ -141,16 +141,19 @@ def test_a_row_that_diverges_is_printed_as_that(monkeypatch: pytest.MonkeyPatch)
 
 def test_orders_against_decays(tmp_path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(objectives.TASKS, "digits", replace(objectives.TASKS["digits"], batch=8, count=20))
-    rows = [orders.run((order, decay, seed, 1)) for order, decay in ((0, 0.0), (8, 0.99)) for seed in (0, 1)]
+    some = [(0, Column(0.0)), (8, Column(0.99)), (2, Column(0.99, 0.1))]
+    rows = [orders.run((cell, seed, 1)) for cell in some for seed in (0, 1)]
     assert all(set(row["quality"]) == {"1", "2"} and row["quality"]["1"] > 0 for row in rows)
     rows[0]["quality"] = {"1": None, "2": None}
     found = {"environment": environment.describe(CPU), "steps": 1, "rows": rows}
     cells = cells_of(found)
-    assert cells[0, 0.0] is None and cells[1, 0.9] == [] and len(cells[8, 0.99]) == 2
+    assert cells[some[0]] is None and cells[1, Column(0.9)] == []
+    assert len(cells[some[1]]) == len(cells[some[2]]) == 2 and (0, Column(0.99, 0.1)) not in cells
     monkeypatch.setattr(environment, "RESULTS", tmp_path)
     environment.write("orders", found)
     table = orders_table()
     assert "diverges" in table and "not trained" in table and " ± " in table and "2 seeds" in table
+    assert table.splitlines()[2].endswith("|  |  |")  # order 0 has no first gap
     plot_orders(found, tmp_path / "orders.png")
     assert (tmp_path / "orders.png").stat().st_size > 1000
 
