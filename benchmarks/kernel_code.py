@@ -47,12 +47,12 @@ CPU = torch.device("cpu")
 class Work:
     """A call whose launches are counted, of the kernels of a source.
 
-    ``bits`` are those of the vectors that its hot loop reads; None where that depends on the dtype at run time.
+    ``vectors``: its hot loop reads vectors of 16 bytes, whatever the dtype.
     """
 
     source: str
     call: Callable[[], object]
-    bits: int | None = 128
+    vectors: bool = True
     clusters: bool = True
 
 
@@ -75,9 +75,9 @@ def works() -> list[Work]:
     return [
         Work("loss_stream", loss()),
         Work("loss_on_chip", loss(**huber)),
-        Work("loss_stream", loss(**huber), bits=None, clusters=False),
-        Work("loss_channels", loss(**cosine), bits=64),
-        Work("loss_channels", loss(**cosine), bits=64, clusters=False),
+        Work("loss_stream", loss(**huber), vectors=False, clusters=False),
+        Work("loss_channels", loss(**cosine)),
+        Work("loss_channels", loss(**cosine), clusters=False),
         Work("scale", lambda: cuda.scale_gradient_(gradient, torch.tensor(3.0), torch.ones(0))),
         Work("path", lambda: cuda.interpolate(x, z, alpha, gamma, BF16)),
         Work("path", lambda: cuda.advance_(torch.empty_like(x), x, z, alpha[0], gamma[0])),
@@ -122,9 +122,9 @@ def counts(
         "blocks": blocks,
         "bytes_under_way": None,
     }
-    if work.bits is not None:
-        vectors = max(loads_under_way(loop, work.bits) for loop in code[largest.symbol].inner_loops(work.bits))
-        result["bytes_under_way"] = work.bits // 8 * vectors * threads * blocks
+    if work.vectors:
+        vectors = max(loads_under_way(loop) for loop in code[largest.symbol].inner_loops())
+        result["bytes_under_way"] = 16 * vectors * threads * blocks
     return result
 
 

@@ -1,8 +1,7 @@
 // Storage dtypes: vectors of elements between memory, registers and the compute type.
 //
 // A kernel is a template over one of these storages:
-//   Uniform<S, N>  every tensor is S (float, __half, __nv_bfloat16); float arithmetic; N elements fill a 16-byte access, or
-//                  an 8-byte one
+//   Uniform<S, N>  every tensor is S (float, __half, __nv_bfloat16); float arithmetic; N elements fill a 16-byte access
 //   Mixed<T, N>    every tensor says its dtype at run time; arithmetic in T; N elements of T fill a 16-byte access, and
 //                  narrower ones are read 8 or 4 bytes at a time. N = 1 is for tensors that no vector access fits.
 #pragma once
@@ -250,16 +249,13 @@ void with_mixed_storage(Storage storage, const Body& body) {
   }
 }
 
-// Call body(storage type) for what Tensors::storage() chose, with vectors of kHalves elements of 16 bits: 8, or 4 for a kernel
-// that is compiled for narrow ones.
-template <int kHalves = 8, typename Body>
+// Call body(storage type) for what Tensors::storage() chose.
+template <typename Body>
 void with_storage(Storage storage, const Body& body) {
   switch (storage) {
     case Storage::kFloat32: return body(Uniform<float, 4>());
-    case Storage::kFloat16:
-    case Storage::kFloat16Narrow: return body(Uniform<__half, kHalves>());
-    case Storage::kBFloat16:
-    case Storage::kBFloat16Narrow: return body(Uniform<__nv_bfloat16, kHalves>());
+    case Storage::kFloat16: return body(Uniform<__half, 8>());
+    case Storage::kBFloat16: return body(Uniform<__nv_bfloat16, 8>());
     default: return with_mixed_storage(storage, body);
   }
 }

@@ -22,12 +22,13 @@ LossParameters planned(const LossArguments& a, int device) {
   LossCase c = {a.batch, a.size, a.count, 0, tensors.any_is(DType::kFloat64) ? 8 : 4, gradient_needs_sums(a.options),
                 a.gradient.data != nullptr, a.options.positions};
   const auto plan_with = [&](const Limits& limits) {
-    // Sums of positions take registers, so their vectors are narrow. Two passes are rare: any dtype is served by one kernel.
-    LossParameters p = {a, {}, tensors.storage(a.batch, c.positions ? Compiled::kNarrow : Compiled::kWide)};
+    // Two passes are rare without a cosine over the channels: any dtype is served by one kernel.
+    LossParameters p = {a, {}, tensors.storage(a.batch)};
+    if (c.positions % width_of(p.storage)) p.storage = tensors.mixed_storage(a.batch);
     if (c.positions % width_of(p.storage)) p.storage = scalar_storage(p.storage);
     c.width = width_of(p.storage);
     p.plan = c.positions ? channels_plan(c, limits) : loss_plan(c, limits);
-    if (c.positions == 0 && c.needs_sums && p.plan.path != LossPath::kOnChip) p.storage = tensors.storage(a.batch, Compiled::kMixedOnly);
+    if (c.positions == 0 && c.needs_sums && p.plan.path != LossPath::kOnChip) p.storage = tensors.mixed_storage(a.batch);
     return p;
   };
   Limits limits = limits_of(device);

@@ -9,20 +9,31 @@ namespace rcgm {
 namespace gpu {
 namespace {
 
-// Copies a vector of positions to or from shared memory, 16 bytes at a time if possible.
+// Copies a vector of positions to or from shared memory, 16 bytes at a time.
 template <typename T, int V>
 __device__ __forceinline__ void put(T* to, const T (&value)[V]) {
-  Bits<V * int(sizeof(T))> bits;
-  Codec<T>::put(value, bits.word);
-  write_bits<V * int(sizeof(T))>(to, bits.word);
+  constexpr int kPart = V * int(sizeof(T)) > 16 ? 16 / int(sizeof(T)) : V;
+#pragma unroll
+  for (int first = 0; first < V; first += kPart) {
+    T part[kPart];
+#pragma unroll
+    for (int i = 0; i < kPart; ++i) part[i] = value[first + i];
+    Bits<kPart * int(sizeof(T))> bits;
+    Codec<T>::put(part, bits.word);
+    write_bits<kPart * int(sizeof(T))>(to + first, bits.word);
+  }
 }
 
 template <typename T, int V>
 __device__ __forceinline__ void get(const T* from, T (&value)[V]) {
-  Bits<V * int(sizeof(T))> bits;
-  read_bits<V * int(sizeof(T)), false>(from, bits.word);
+  constexpr int kPart = V * int(sizeof(T)) > 16 ? 16 / int(sizeof(T)) : V;
 #pragma unroll
-  for (int i = 0; i < V; ++i) value[i] = Codec<T>::template get<T>(bits.word, i);
+  for (int first = 0; first < V; first += kPart) {
+    Bits<kPart * int(sizeof(T))> bits;
+    read_bits<kPart * int(sizeof(T)), false>(from + first, bits.word);
+#pragma unroll
+    for (int i = 0; i < kPart; ++i) value[first + i] = Codec<T>::template get<T>(bits.word, i);
+  }
 }
 
 template <typename S>
@@ -45,7 +56,8 @@ __global__ void __launch_bounds__(kOnChipThreads, 1)
   const bool at_once = plan.path == LossPath::kStream && a.gradient.data;
 
   char* const base = dynamic_shared();
-  const ChannelLayout layout = channel_layout(threads, groups, a.count, int(sizeof(T)), plan.chunk, plan.keep ? channels : 0);
+  const ChannelLayout layout =
+      channel_layout(threads, lanes, a.count, int(sizeof(T)), V, plan.chunk, plan.keep ? channels : 0);
   Sums* const warp_sums = reinterpret_cast<Sums*>(base);
   Sums* const block_sums = reinterpret_cast<Sums*>(base + layout.block_sums);
   T* const slots = reinterpret_cast<T*>(base + layout.slots);
@@ -97,15 +109,16 @@ __global__ void __launch_bounds__(kOnChipThreads, 1)
       if (plan.keep) put(kept + channel * plan.chunk + vector * V, value);
     }
     if (groups > 1) {  // added up by the first group, in the order of the groups
+      const int others = threads - lanes;
       const auto add = [&](int other, int kind, T (&to)[V]) {
         T theirs[V];
-        get(partial + (kind * threads + other * lanes + lane) * V, theirs);
+        get(partial + (kind * others + (other - 1) * lanes + lane) * V, theirs);
 #pragma unroll
         for (int i = 0; i < V; ++i) to[i] += theirs[i];
       };
       if (here && group > 0) {
-        T* const mine = partial + threadIdx.x * V;
-        put(mine, rr), put(mine + threads * V, pp), put(mine + 2 * threads * V, pr), put(mine + 3 * threads * V, yy);
+        T* const mine = partial + (int(threadIdx.x) - lanes) * V;
+        put(mine, rr), put(mine + others * V, pp), put(mine + 2 * others * V, pr), put(mine + 3 * others * V, yy);
       }
       __syncthreads();
       for (int other = 1; here && group == 0 && other < groups; ++other) {
@@ -216,7 +229,7 @@ __global__ void __launch_bounds__(kOnChipThreads, 1)
 }  // namespace
 
 void launch_channels(const LossParameters& p, const Place& place) {
-  with_storage<kWidestOfChannels>(p.storage, [&](auto storage) {
+  with_storage(p.storage, [&](auto storage) {
     const auto kernel = channels_kernel<decltype(storage)>;
     launch(kernel, "the loss kernel for channels", p.plan.shape, place, p, false);
     if (p.plan.path == LossPath::kTwoPasses) {
@@ -227,7 +240,7 @@ void launch_channels(const LossParameters& p, const Place& place) {
 
 bool channels_cluster_fits(const LossParameters& p, int device) {
   bool fits = false;
-  with_storage<kWidestOfChannels>(
+  with_storage(
       p.storage, [&](auto storage) { fits = cluster_fits(channels_kernel<decltype(storage)>, p.plan.shape, device); });
   return fits;
 }

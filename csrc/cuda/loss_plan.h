@@ -125,21 +125,19 @@ inline int64_t tile_of(int64_t channels) {
   return fit < kFewestPositions ? kFewestPositions : fit < kMostPositions ? fit : kMostPositions;
 }
 
-// Shared memory of the kernel for channels: sums of the warps, sums of the block, slots, sums of the groups, factors of each
-// position, and the residual of all channels if it is kept (else `channels` is 0).
+// Shared memory of the kernel for channels: sums of the warps, sums of the block, slots, sums of the groups but the first,
+// factors of each position, and the residual of all channels if it is kept (else `channels` is 0).
 struct ChannelLayout {
   int64_t block_sums, slots, partial, factors, kept, total;
 };
 
-constexpr int kWidestOfChannels = 4;
-
-__host__ __device__ __forceinline__ ChannelLayout channel_layout(int threads, int groups, int tensors, int element_bytes,
-                                                                int64_t tile, int64_t channels) {
+__host__ __device__ __forceinline__ ChannelLayout channel_layout(int threads, int lanes, int tensors, int element_bytes,
+                                                                int width, int64_t tile, int64_t channels) {
   ChannelLayout l;
   l.block_sums = threads / kWarp * kBytesOfSums;
   l.slots = l.block_sums + kBytesOfSums;
   l.partial = divided_up(l.slots + slot_count(tensors) * element_bytes, 16) * 16;
-  l.factors = l.partial + (groups > 1 ? int64_t(threads) * 4 * kWidestOfChannels * element_bytes : 0);
+  l.factors = l.partial + divided_up(int64_t(threads - lanes) * 4 * width * element_bytes, 16) * 16;
   l.kept = l.factors + divided_up(2 * tile * element_bytes, 16) * 16;
   l.total = l.kept + channels * tile * element_bytes;
   return l;
@@ -151,7 +149,7 @@ inline LossPlan channels_plan_of(const LossCase& c, LossPath path, int64_t tile,
   const int64_t channels = c.size / c.positions;
   p.path = path;
   p.keep = keep;
-  p.chunk = divided_up(tile, kWidestOfChannels) * kWidestOfChannels;
+  p.chunk = divided_up(tile, c.width) * c.width;
   p.chunks = cluster > 1 ? cluster : int(divided_up(c.positions, p.chunk));
   p.finish_lanes = power_of_two_from(p.chunks, kWarp);
   p.lanes = power_of_two_from(divided_up(p.chunk, c.width), most);
@@ -160,7 +158,7 @@ inline LossPlan channels_plan_of(const LossCase& c, LossPath path, int64_t tile,
   p.shape.cluster = cluster;
   p.shape.blocks = c.batch * p.chunks;
   p.shape.shared_bytes =
-      channel_layout(p.shape.threads, p.groups, c.tensors, c.element_bytes, p.chunk, keep ? channels : 0).total;
+      channel_layout(p.shape.threads, p.lanes, c.tensors, c.element_bytes, c.width, p.chunk, keep ? channels : 0).total;
   const bool alone = p.shape.shared_bytes > kComfortableBytes && most < kOnChipThreads;
   return alone ? channels_plan_of(c, path, tile, cluster, keep, kOnChipThreads) : p;
 }

@@ -11,30 +11,23 @@
 namespace rcgm {
 namespace gpu {
 
-// All tensors of one dtype with 16-byte accesses; the same with vectors of 4 elements, of 8 bytes (narrow); any mix of dtypes
-// with vectors of 16 bytes of the compute type; or any mix, an element at a time.
+// All tensors of one dtype with 16-byte accesses; any mix of dtypes with vectors of 16 bytes of the compute type; or any mix,
+// an element at a time.
 enum class Storage {
   kFloat32,
   kFloat16,
   kBFloat16,
-  kFloat16Narrow,
-  kBFloat16Narrow,
   kMixed,
   kMixedScalar,
   kMixedDouble,
   kMixedDoubleScalar
 };
 
-// What a kernel is compiled for, beside any mix of dtypes.
-enum class Compiled { kWide, kNarrow, kMixedOnly };
-
 inline int width_of(Storage storage) {
   switch (storage) {
     case Storage::kFloat16:
     case Storage::kBFloat16: return 8;
     case Storage::kFloat32:
-    case Storage::kFloat16Narrow:
-    case Storage::kBFloat16Narrow:
     case Storage::kMixed: return 4;
     case Storage::kMixedDouble: return 2;
     default: return 1;
@@ -71,16 +64,16 @@ class Tensors {
     });
   }
 
-  // The fastest storage that fits, among those that a kernel is compiled for.
-  Storage storage(int64_t batch, Compiled compiled = Compiled::kWide) const {
-    const bool narrow = compiled == Compiled::kNarrow;
-    const int width = narrow ? 4 : 8;
+  // The fastest storage that fits.
+  Storage storage(int64_t batch) const {
+    if (all_are(DType::kBFloat16) && fit(8, batch)) return Storage::kBFloat16;
+    if (all_are(DType::kFloat16) && fit(8, batch)) return Storage::kFloat16;
+    if (all_are(DType::kFloat32) && fit(4, batch)) return Storage::kFloat32;
+    return mixed_storage(batch);
+  }
+  // The fastest one for any mix of dtypes.
+  Storage mixed_storage(int64_t batch) const {
     if (any_is(DType::kFloat64)) return fit(2, batch) ? Storage::kMixedDouble : Storage::kMixedDoubleScalar;
-    if (compiled != Compiled::kMixedOnly) {
-      if (all_are(DType::kBFloat16) && fit(width, batch)) return narrow ? Storage::kBFloat16Narrow : Storage::kBFloat16;
-      if (all_are(DType::kFloat16) && fit(width, batch)) return narrow ? Storage::kFloat16Narrow : Storage::kFloat16;
-      if (all_are(DType::kFloat32) && fit(4, batch)) return Storage::kFloat32;
-    }
     return fit(4, batch) ? Storage::kMixed : Storage::kMixedScalar;
   }
 

@@ -32,9 +32,10 @@ class Instruction:
         """The opcode with its modifiers, without a predicate."""
         return re.sub(r"^@!?U?P\w+\s+", "", self.text).split()[0]
 
-    def loads(self, bits: int) -> bool:
-        """Whether it reads a vector of so many bits from global memory."""
-        return self.name.startswith("LDG") and f".{bits}" in self.name
+    @property
+    def loads_vector(self) -> bool:
+        """Whether it reads 16 bytes of global memory."""
+        return self.name.startswith("LDG") and ".128" in self.name
 
 
 @dataclass(frozen=True)
@@ -53,26 +54,26 @@ class Kernel:
                 ranges.add((self.labels[target[1]], at))
         return [self.instructions[first : last + 1] for first, last in sorted(ranges)]
 
-    def inner_loops(self, bits: int) -> list[tuple[Instruction, ...]]:
-        """The innermost of the loops that load vectors of so many bits."""
-        loading = [loop for loop in self.loops if any(each.loads(bits) for each in loop)]
+    def inner_loops(self) -> list[tuple[Instruction, ...]]:
+        """The innermost of the loops that load vectors of 16 bytes."""
+        loading = [loop for loop in self.loops if any(each.loads_vector for each in loop)]
         return [loop for loop in loading if not any(other is not loop and set(other) < set(loop) for other in loading)]
 
     def hot_loop(self) -> tuple[Instruction, ...]:
         """Of the innermost loops that load vectors of 16 bytes, the one with the most of them."""
-        return max(self.inner_loops(128), key=lambda loop: sum(each.loads(128) for each in loop))
+        return max(self.inner_loops(), key=lambda loop: sum(each.loads_vector for each in loop))
 
     def uses_local_memory(self) -> bool:
         return any(each.name.startswith(("LDL", "STL")) for each in self.instructions)
 
 
-def loads_under_way(instructions: tuple[Instruction, ...], bits: int = 128) -> int:
-    """How many vectors of so many bits are asked for, from the first on, before one of them is waited for."""
+def loads_under_way(instructions: tuple[Instruction, ...]) -> int:
+    """How many vectors of 16 bytes are asked for, from the first on, before one of them is waited for."""
     loads, barriers = 0, set()
     for each in instructions:
         if each.waits & barriers:
             break
-        if each.loads(bits):
+        if each.loads_vector:
             loads += 1
             barriers.add(each.sets)
     return loads
