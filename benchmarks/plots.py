@@ -96,7 +96,8 @@ def plot_orders(found: dict[str, Any], path: Path) -> None:
 def plot_objectives(found: dict[str, Any], path: Path) -> None:
     """Quality by objective and number of sampling steps, a panel for each task."""
     tasks = list(dict.fromkeys(row["task"] for row in found["rows"]))
-    figure = new_figure(1 + 4.5 * len(tasks), 5)
+    names = list(dict.fromkeys(row["name"] for row in found["rows"]))
+    figure = new_figure(1 + 4.5 * len(tasks), 1.5 + 0.22 * len(names))
     panels = figure.subplots(1, len(tasks), sharey=True, squeeze=False)
     for axes, task in zip(panels[0], tasks, strict=True):
         rows = [row for row in found["rows"] if row["task"] == task]

@@ -10,20 +10,33 @@
 namespace rcgm {
 namespace gpu {
 
-struct Knots {
-  const Scalars& times;
-  int64_t sample;
-  __device__ __forceinline__ double operator()(int i) const { return scalar(times, i, sample); }
+// The numbers that the coefficient of tensor k is made of: a knot and the next one, or the coefficient itself.
+struct Parts {
+  Asked own, next;
 };
 
-__device__ __forceinline__ double coefficient(const LossArguments& a, int k, int64_t sample) {
-  if (a.options.times) {
-    if (k == 0) return 1;
-    const Knots knots = {a.scalars, sample};
-    return k == a.count - 1 ? velocity_coefficient(knots) : segment_coefficient(knots, k);
+__device__ __forceinline__ Parts parts_of(const LossArguments& a, int k, int64_t sample) {
+  const int last = a.count - 1;
+  if (k > last) return {};
+  if (a.options.times) return {Asked(a.scalars, k, sample), Asked(a.scalars, k < last ? k + 1 : k, sample)};
+  if (!a.options.pred_in_residual) return {Asked(a.scalars, k, sample), {}};
+  return {k == 0 ? Asked(a.pred_coeff, 0, sample) : Asked(a.scalars, k - 1, sample), {}};
+}
+
+// Of the knots, those that the coefficient of tensor k > 0 depends on.
+struct Knots {
+  double first, second, own, next;
+  int k;
+  __device__ __forceinline__ double operator()(int i) const {
+    return i == k ? own : i == k + 1 ? next : i == 0 ? first : second;
   }
-  if (!a.options.pred_in_residual) return scalar(a.scalars, k, sample);
-  return k == 0 ? scalar(a.pred_coeff, 0, sample) : scalar(a.scalars, k - 1, sample);
+};
+
+__device__ __forceinline__ double coefficient(const LossArguments& a, int k, const Parts& parts, double first, double second) {
+  if (!a.options.times) return parts.own.value();
+  if (k == 0) return 1;
+  const Knots knots = {first, second, parts.own.value(), parts.next.value(), k};
+  return k == a.count - 1 ? velocity_coefficient(knots) : segment_coefficient(knots, k);
 }
 
 // The options of a loss whose gradient needs no sums, most of them constants that the compiler knows.
@@ -38,26 +51,47 @@ __device__ __forceinline__ LossOptions plain(const LossOptions& o) {
   return p;
 }
 
-__device__ __forceinline__ Sample sample_of(const LossArguments& a, int64_t sample) {
-  return {scalar(a.weight, 0, sample), scalar(a.normalize_scale, 0, sample), a.options.clip * fabs(scalar(a.scale, 0, sample))};
-}
+// What is known of a sample before its sums, asked for.
+struct AskedSample {
+  Asked weight, normalize_scale, scale;
 
-// Fill the slots of `sample` with `lanes` threads (a power of two up to 32). All lanes of the warp take part. A sample that
-// is not active, beyond the batch or of weight 0, is not read.
+  __device__ __forceinline__ AskedSample(const LossArguments& a, int64_t sample)
+      : weight(a.weight, 0, sample), normalize_scale(a.normalize_scale, 0, sample), scale(a.scale, 0, sample) {}
+  __device__ __forceinline__ Sample value(const LossArguments& a) const {
+    return {weight.value(), normalize_scale.value(), a.options.clip * fabs(scale.value())};
+  }
+};
+
+__device__ __forceinline__ Sample sample_of(const LossArguments& a, int64_t sample) { return AskedSample(a, sample).value(a); }
+
+// Fill the slots of `sample` with `lanes` threads (a power of two up to 32). All lanes of the warp take part. The tensors of
+// a sample that is not active, beyond the batch or of weight 0, are not read. A lane asks for all its numbers before it uses
+// one, so that a launch begins with one wait for memory.
 template <typename T>
-__device__ __forceinline__ void prepare(const LossArguments& a, int64_t sample, bool active, int lane, int lanes, T* slots) {
+__device__ __forceinline__ void prepare(const LossArguments& a, int64_t sample, int lane, int lanes, T* slots) {
+  const bool exists = sample < a.batch;
+  const int64_t from = exists ? sample : 0;
+  const int end = slot_count(a.count) - kCoefficients;
+  Parts parts = parts_of(a, lane, from);
+  const Asked weight(a.weight, 0, from), scale(a.scale, 0, from);
+  const Asked first = a.options.times ? Asked(a.scalars, 0, from) : Asked();
+  const Asked second = a.options.times ? Asked(a.scalars, 1, from) : Asked();
+
+  const bool active = exists && weight.value() != 0;
   double sum = 0;
   T own = 0;
-  for (int k = lane; k < slot_count(a.count) - kCoefficients; k += lanes) {
-    const double value = active && k < a.count ? coefficient(a, k, sample) : 0;
+  for (int k = lane; k < end; k += lanes) {
+    if (k > lane) parts = parts_of(a, k, from);
+    const double value = active && k < a.count ? coefficient(a, k, parts, first.value(), second.value()) : 0;
     slots[kCoefficients + k] = T(value);
     sum += value;
     if (k == 0) own = T(value);
   }
   sum = sum_of_lanes(sum, lanes);
   if (lane == 0) {
+    slots[kActive] = T(active);
     slots[kTotal] = a.options.times || own == 0 ? T(0) : T(sum);
-    slots[kScale] = active ? T(scalar(a.scale, 0, sample)) : T(0);
+    slots[kScale] = active ? T(scale.value()) : T(0);
   }
 }
 

@@ -31,6 +31,7 @@ __device__ __forceinline__ void finish_batch(const LossParameters& p, double* sh
   double total = 0;
   for (int64_t first = 0; first < a.batch; first += blockDim.x / lanes) {
     const int64_t sample = first + threadIdx.x / lanes;
+    const AskedSample asked(a, sample < a.batch ? sample : 0);
     Sums sums = {0, 0, 0, 0};
     if (sample < a.batch) {
       const double* from = a.workspace + sample * chunks;
@@ -50,7 +51,7 @@ __device__ __forceinline__ void finish_batch(const LossParameters& p, double* sh
       sums.yy = sum_of_lanes(sums.yy, lanes);
     }
     if (lane == 0 && sample < a.batch) {
-      const Outcome outcome = finish_sample(options, sums, double(a.size), sample_of(a, sample));
+      const Outcome outcome = finish_sample(options, sums, double(a.size), asked.value(a));
       total += outcome.loss;
       if (a.options.reduction == Reduction::kNone) store_loss<T>(a, sample, outcome.loss);
       if (two_passes) {

@@ -66,9 +66,8 @@ __global__ void __launch_bounds__(kOnChipThreads, 1)
   T* const by_pred = by_residual + plan.chunk;
   T* const kept = reinterpret_cast<T*>(base + layout.kept);
 
-  const bool active = scalar(a.weight, 0, sample) != 0;
   if (threadIdx.x < kWarp) {
-    prepare(a, sample, active, int(threadIdx.x), kWarp, slots);
+    prepare(a, sample, int(threadIdx.x), kWarp, slots);
     if (threadIdx.x == 0 && second) {
       const double* factors = factors_of(p, sample);
       set_factors(Outcome{0, factors[0], factors[1], 1}, slots);
@@ -77,6 +76,7 @@ __global__ void __launch_bounds__(kOnChipThreads, 1)
     }
   }
   __syncthreads();
+  const bool active = slots[kActive] != 0;
 
   const auto read = [&](int64_t offset, T (&value)[V], T (&pred)[V]) {
     residual<S, V>(a, slots, sample, offset, value);

@@ -64,14 +64,14 @@ __global__ void __launch_bounds__(kRegisterBound<typename S::T>, 1) on_chip_kern
   const int64_t room = divided_up(p.plan.kept * int64_t(sizeof(T)), 16) * 16;
   T* const kept = reinterpret_cast<T*>(base + layout.kept + group * room);
 
-  const bool active = exists && scalar(a.weight, 0, sample) != 0;
   if (lane < kWarp) {
-    prepare(a, sample, active, lane, lanes < kWarp ? lanes : kWarp, slots);
+    prepare(a, sample, lane, lanes < kWarp ? lanes : kWarp, slots);
     if (lane == 0 && write_now && exists) {
       set_factors(finish_sample(plain(a.options), Sums{0, 0, 0, 0}, double(a.size), sample_of(a, sample)), slots);
     }
   }
   __syncthreads();
+  const bool active = slots[kActive] != 0;
 
   const int64_t all_vectors = exists ? a.size / V : 0;
   const Range mine = part_of(all_vectors, rank, cluster);

@@ -27,10 +27,9 @@ __global__ void __launch_bounds__(kStreamThreads, kResidentBlocks<typename S::T,
   const unsigned chunk = blockIdx.x % unsigned(p.plan.chunks);
   const int64_t sample = blockIdx.x / unsigned(p.plan.chunks);
   const bool cosine = kPass == Pass::kSums && a.options.cosine != 0;
-  const bool active = scalar(a.weight, 0, sample) != 0;
   const bool write = kPass == Pass::kGradient || (kPass == Pass::kWhole && a.gradient.data);
   if (threadIdx.x < kWarp) {
-    prepare(a, sample, active, int(threadIdx.x), kWarp, slots);
+    prepare(a, sample, int(threadIdx.x), kWarp, slots);
     if (threadIdx.x == 0) {
       if constexpr (kPass == Pass::kWhole) {
         const Outcome known = finish_sample(plain(a.options), Sums{0, 0, 0, 0}, double(a.size), sample_of(a, sample));
@@ -43,6 +42,7 @@ __global__ void __launch_bounds__(kStreamThreads, kResidentBlocks<typename S::T,
     }
   }
   __syncthreads();
+  const bool active = slots[kActive] != 0;
 
   const int64_t begin = chunk * p.plan.chunk, end = a.size < begin + p.plan.chunk ? a.size : begin + p.plan.chunk;
   const int64_t tail = begin + (end - begin) / V * V;

@@ -9,7 +9,7 @@ namespace gpu {
 // Loads of this many terms are in flight together, with that of the anchor.
 constexpr int kAhead = 4;
 
-enum Slot { kTotal, kScale, kResidualFactor, kPredFactor, kCoefficients };
+enum Slot { kActive, kTotal, kScale, kResidualFactor, kPredFactor, kCoefficients };
 
 // Zeros follow the coefficients, so that kAhead of them can always be read.
 __host__ __device__ __forceinline__ constexpr int slot_count(int tensors) {

@@ -70,6 +70,14 @@ def test_loops_of_channels(kernels: dict[str, list[Kernel]], storage: str) -> No
     assert {loads_under_way(loop) for loop in fours} == {4}
 
 
+@pytest.mark.parametrize("storage", [HALF, FLOAT])
+@pytest.mark.parametrize("source", ["loss_stream", "loss_on_chip", "loss_channels"])
+def test_losses_begin_with_one_wait(kernels: dict[str, list[Kernel]], source: str, storage: str) -> None:
+    """A lane asks for two knots of its own, the first two, weight and scale; each load is there for two dtypes."""
+    (kernel,) = [each for each in kernels[source] if storage in each.name]
+    assert loads_under_way(kernel.instructions, of_any_size=True) >= 12
+
+
 def test_cuda_kernels_spill_no_registers(kernels: dict[str, list[Kernel]]) -> None:
     spilling = [each.name for several in kernels.values() for each in several if each.uses_local_memory()]
     assert spilling == []

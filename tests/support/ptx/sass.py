@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,9 +34,14 @@ class Instruction:
         return re.sub(r"^@!?U?P\w+\s+", "", self.text).split()[0]
 
     @property
+    def loads(self) -> bool:
+        """Whether it reads global memory."""
+        return self.name.startswith("LDG")
+
+    @property
     def loads_vector(self) -> bool:
         """Whether it reads 16 bytes of global memory."""
-        return self.name.startswith("LDG") and ".128" in self.name
+        return self.loads and ".128" in self.name
 
 
 @dataclass(frozen=True)
@@ -67,13 +73,13 @@ class Kernel:
         return any(each.name.startswith(("LDL", "STL")) for each in self.instructions)
 
 
-def loads_under_way(instructions: tuple[Instruction, ...]) -> int:
-    """How many vectors of 16 bytes are asked for, from the first on, before one of them is waited for."""
+def loads_under_way(instructions: Sequence[Instruction], *, of_any_size: bool = False) -> int:
+    """How many vectors of 16 bytes, or loads, are asked for, from the first on, before one of them is waited for."""
     loads, barriers = 0, set()
     for each in instructions:
         if each.waits & barriers:
             break
-        if each.loads_vector:
+        if each.loads_vector or (of_any_size and each.loads):
             loads += 1
             barriers.add(each.sets)
     return loads
