@@ -49,6 +49,7 @@ __global__ void __launch_bounds__(kPartitionThreads, kResidentBlocks)
     constexpr int kVectors = decltype(tile)::kVectors, kCount = decltype(tile)::kElements;
     T x[kVectors][kCount], z[kVectors][kCount];
     typename S::template Raw<kCount> raw_x[kVectors], raw_z[kVectors];
+    Asked alpha(a.alpha, 0, w.sample), gamma(a.gamma, 0, w.sample);
 #pragma unroll
     for (int u = 0; u < kVectors; ++u) {
       if (offset + u * step >= end) continue;
@@ -62,13 +63,14 @@ __global__ void __launch_bounds__(kPartitionThreads, kResidentBlocks)
       S::widen(raw_z[u], a.z.dtype, z[u]);
     }
     for (int point = 0; point < a.points; ++point) {
-      const T alpha = T(scalar(a.alpha, point, w.sample)), gamma = T(scalar(a.gamma, point, w.sample));
+      const T of_z = T(alpha.value()), of_x = T(gamma.value());
+      if (point + 1 < a.points) alpha = Asked(a.alpha, point + 1, w.sample), gamma = Asked(a.gamma, point + 1, w.sample);
 #pragma unroll
       for (int u = 0; u < kVectors; ++u) {
         if (offset + u * step >= end) continue;
         T value[kCount];
 #pragma unroll
-        for (int i = 0; i < kCount; ++i) value[i] = alpha * z[u][i] + gamma * x[u][i];
+        for (int i = 0; i < kCount; ++i) value[i] = of_z * z[u][i] + of_x * x[u][i];
         S::store(a.out, point * a.batch + w.sample, offset + u * step, value);
       }
     }
@@ -85,7 +87,9 @@ __global__ void __launch_bounds__(kPartitionThreads, kResidentBlocks)
   constexpr int V = S::kWidth;
   const AdvanceArguments& a = p.a;
   const Work w = work_of(p.partition, blockIdx.x, int(threadIdx.x));
-  const T length = w.end > w.begin ? T(scalar(a.t, 0, w.sample) - scalar(a.r, 0, w.sample)) : T(0);
+  if (w.begin == w.end) return;
+  const Asked t(a.t, 0, w.sample), r(a.r, 0, w.sample);
+  const T length = T(t.value() - r.value());
 
   // `out` may be `x`, so neither is read through the read-only cache, and all loads of a thread come before its stores.
   const auto steps = [&](auto tile, int64_t offset, int64_t step, int64_t end) {
