@@ -178,14 +178,18 @@ def outcome(objective: str, configuration: Configuration) -> Outcome:
 
 
 def may_be_large(objective: str, configuration: Configuration) -> bool:
-    """Whether nothing bounds what transports amplify by (``Objective``, ``clip``; ``TiM``, ``B/B'``)."""
+    """Whether nothing bounds what transports amplify by (``Objective``, ``clip``; ``TiM``, ``B/B'``).
+
+    Fakes of the self-adversarial term never have a clip.
+    """
     transports = (
         "ve",
         "vp",
         "edm",
         *(("trigflow",) if objective in ("alpha_flow", "improved_mean_flow", "mean_flow", "tim") else ()),
     )
-    return configuration.get("transport") in transports and configuration.get("clip") is None
+    unbounded = configuration.get("clip") is None or configuration.get("self_adversarial") is not None
+    return configuration.get("transport") in transports and unbounded
 
 
 def trained(objective: Any, precision: str, ema: Mapping[str, Any]) -> tuple[list[float], list[float]]:

@@ -23,13 +23,17 @@ from rcgm.objectives.point import Point
 from rcgm.objectives.residual import AnyResidual, Residual, Twofold
 from rcgm.objectives.times import TimeSampler
 
+UNLIKE_OWN = dict.fromkeys(("clip", "adaptive", "normalize", "normalize_scale"))
+"""Options of an objective's loss that are off for fakes and the rectification. Weights by the size of the residual
+would keep the gradient of ``delta`` as large as ever, or make it larger, while ``delta`` itself vanishes."""
+
 
 @dataclass(frozen=True)
 class SelfAdversarial:
     """``weight * rho(delta)``, ``delta = clamp(F(x_s, -s, -s) - F(x_s, s, s))``, with the gradient to ``F(x_1, 1, 0)``.
 
     ``x_s`` is on the path from the one-step sample ``x_1 - F(x_1, 1, 0)`` to new noise, ``s ~ U(0, 1)``. The loss is a
-    regression on ``F - delta``, by the metric and the weights of the objective.
+    regression on ``F - delta``, by the metric of the objective, without its weights by the size of the residual.
 
     Args:
         weight: of the term, relative to the mean loss of the other samples, ``>= 0``; 0.5 to 1 in the paper, for a
@@ -126,7 +130,7 @@ class Adversarial(Objective):
         own, further = super().losses(prediction, residual.own, point), residual.further
         one_step = replace(point, t=torch.ones_like(point.t), r=torch.zeros_like(point.r))
         weight = self.weights(further, one_step).double() / len(prediction)
-        options: dict[str, Any] = {**self.loss_options(), "clip": None}
+        options: dict[str, Any] = {**self.loss_options(), **UNLIKE_OWN}
         return own + further.losses(prediction, point.t, weight, **options)
 
     def _dealt(self, point: Point) -> Queries[Point]:

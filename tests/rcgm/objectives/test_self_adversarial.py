@@ -24,7 +24,7 @@ from rcgm.objectives import (
 )
 from rcgm.objectives.times import Times
 from rcgm.transports import TrigLinear
-from rcgm_kernels import Metric
+from rcgm_kernels import AdaptiveWeight, Metric
 from tests.support.configurations import parse
 from tests.support.gaussian import problem
 from tests.support.plain import BATCH, Smooth, batch
@@ -80,6 +80,24 @@ def test_the_loss_is_that_of_the_objective_and_of_the_term(name, weight):
     # a central difference is divided by twice its step of 0.005, and the gap by alpha
     assert_same_loss(out.loss, expected, student, divided_by=0.005)
     assert out.losses.shape == (BATCH,)
+
+
+@pytest.mark.parametrize(
+    "own", [{"adaptive": AdaptiveWeight(1.0)}, {"normalize": 0.1, "normalize_scale": 3.0}, {"clip": 0.01}]
+)
+def test_the_term_is_not_weighted_by_its_own_size(own):
+    """Those weights would keep the gradient of delta as large as ever while delta vanishes."""
+    (x, z), student = batch(), Smooth(1)
+
+    def losses(weight, **options):
+        objective = RCGM(self_adversarial=SelfAdversarial(weight), **{"clip": None, **options})
+        return objective(student, x, noise=z, times=Times(T, R, 3), generator=generator()).losses.detach()
+
+    assert torch.equal(losses(0.7, **own)[:FAKES], losses(0.7)[:FAKES])
+    rectified = losses(0.7) - losses(0.0)
+    assert rectified[-ENDS:].min() > 1e-3 and not rectified[:-ENDS].any()
+    assert_rounded(losses(0.7, **own), losses(0.0, **own) + rectified)
+    assert (losses(0.0, **own) - losses(0.0))[FAKES:].abs().min() > 1e-6
 
 
 def test_the_weight_rises_over_the_warm_up():
