@@ -37,7 +37,8 @@ class SelfAdversarial:
 
     Args:
         weight: of the term, relative to the mean loss of the other samples, ``>= 0``; 0.5 to 1 in the paper, for a
-            residual that is divided by a gap of 0.01. One that is not holds samples in place less: take 0.05 and less.
+            residual that is divided by a gap of 0.01. One that is not (MeanFlow, TiM) holds samples in place less: take
+            0.05 and less, and look at one-step samples as it trains.
         fraction: of the batch that are fakes, its first samples; and of those with ``t = 1, r = 0``, its last ones,
             which are rectified and learn what the objective teaches there, too. Above 0 and at most 1/2.
         clip: bound of ``delta``; None for none.
