@@ -55,8 +55,9 @@ constexpr int64_t kBytesOfSums = 4 * sizeof(double);
 // Samples up to this size do not fill a streaming block.
 constexpr int64_t kSmallSample = 1024;
 
-// Three blocks that keep this much fit a multiprocessor of Hopper and later. A cluster shares a sample that needs more.
-constexpr int64_t kComfortableBytes = 72 * 1024;
+// Three blocks that keep this much fit a multiprocessor of Hopper and later, so that some read while others write; with a cosine
+// over the channels two, since registers allow no more. A cluster shares a sample that needs more.
+constexpr int64_t kComfortableBytes = 72 * 1024, kComfortableBytesOfChannels = 112 * 1024;
 constexpr int64_t kSmallestShare = 8192;
 constexpr int kLargestCluster = 16;
 
@@ -113,7 +114,7 @@ inline LossPlan loss_plan(const LossCase& c, const Limits& limits) {
   while ((too_large() || too_few()) && 2 * p.shape.cluster <= limits.cluster && p.shape.cluster < kPortableCluster) {
     p = on_chip_plan(c, 2 * p.shape.cluster);
   }
-  if (p.shape.shared_bytes > limits.shared_bytes && limits.cluster >= kLargestCluster) p = on_chip_plan(c, kLargestCluster);
+  if (too_large() && limits.cluster >= kLargestCluster) p = on_chip_plan(c, kLargestCluster);
   return p.shape.shared_bytes > limits.shared_bytes ? stream_plan(c, limits) : p;
 }
 
@@ -159,7 +160,7 @@ inline LossPlan channels_plan_of(const LossCase& c, LossPath path, int64_t tile,
   p.shape.blocks = c.batch * p.chunks;
   p.shape.shared_bytes =
       channel_layout(p.shape.threads, p.lanes, c.tensors, c.element_bytes, c.width, p.chunk, keep ? channels : 0).total;
-  const bool alone = p.shape.shared_bytes > kComfortableBytes && most < kOnChipThreads;
+  const bool alone = p.shape.shared_bytes > kComfortableBytesOfChannels && most < kOnChipThreads;
   return alone ? channels_plan_of(c, path, tile, cluster, keep, kOnChipThreads) : p;
 }
 
@@ -169,12 +170,12 @@ inline LossPlan channels_plan(const LossCase& c, const Limits& limits) {
     return channels_plan_of(c, LossPath::kOnChip, divided_up(c.positions, cluster), cluster, keep);
   };
   LossPlan p = on_chip(1);
-  const auto too_large = [&] { return p.shape.shared_bytes > kComfortableBytes; };
+  const auto too_large = [&] { return p.shape.shared_bytes > kComfortableBytesOfChannels; };
   const auto too_few = [&] { return p.shape.blocks < limits.multiprocessors && c.size / (2 * p.shape.cluster) >= kSmallestShare; };
   while ((too_large() || too_few()) && 2 * p.shape.cluster <= limits.cluster && p.shape.cluster < kPortableCluster) {
     p = on_chip(2 * p.shape.cluster);
   }
-  if (p.shape.shared_bytes > limits.shared_bytes && limits.cluster >= kLargestCluster) p = on_chip(kLargestCluster);
+  if (too_large() && limits.cluster >= kLargestCluster) p = on_chip(kLargestCluster);
   if (p.shape.shared_bytes <= limits.shared_bytes) return p;
   const auto several = [&](bool kept) {
     const LossPath path = c.needs_sums && c.with_gradient ? LossPath::kTwoPasses : LossPath::kStream;

@@ -67,7 +67,7 @@ SPLITS = {
     "eight blocks a sample": (Case(1, 100001, (BF16, F32, F16), **METRICS["cosine"]), {}, [("on_chip_kernel", 8)]),
     "sixteen blocks a sample": (
         Case(1, 200000, (F32,) * 2, reduction="none", **METRICS["barron"]),
-        {"shared": 80 << 10},
+        {},
         [("on_chip_kernel", 16)],
     ),
     "a part of a device": (
@@ -105,7 +105,7 @@ SPLITS = {
     ),
     "channels, sixteen blocks": (
         Case(1, 150000, (F32,) * 2, channels=3, **ALONE),
-        {"shared": 80 << 10},
+        {},
         [("channels_kernel", 16)],
     ),
     "channels, a large block": (
