@@ -56,6 +56,8 @@ def in_four_bits(transformer: nn.Module) -> nn.Module:
             continue
         sizes = (layer.in_features, layer.out_features, layer.bias is not None)
         quantized = bitsandbytes.nn.Linear4bit(*sizes, compute_dtype=layer.weight.dtype, quant_type="nf4")
+        # where the processor has AVX-512 for bfloat16, evaluation would pack weights anew and round inputs to bfloat16
+        quantized.support_avx512bf16_for_cpu = False
         quantized.load_state_dict(layer.state_dict())
         if quantized.bias is not None:
             quantized.bias.data = quantized.bias.data.to(layer.weight.dtype)

@@ -78,6 +78,20 @@ def test_inputs_are_not_rounded(tmp_path, kind):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("training", [True, False])
+def test_no_result_depends_on_the_processor(tmp_path, monkeypatch, training):
+    """bitsandbytes packs weights anew on processors with AVX-512 for bfloat16, and computes in that."""
+    modules = pytest.importorskip("bitsandbytes.nn.modules")
+    results = []
+    for has_it in (False, True):
+        monkeypatch.setattr(modules, "has_avx512bf16", lambda has_it=has_it: has_it, raising=False)
+        role = quantized_role(tmp_path, "sd3", "nf4").train(training)
+        results.append((role(*point("sd3")), role.shared.fingerprint()))
+    assert torch.equal(results[0][0], results[1][0])
+    assert results[0][1] == results[1][1]
+
+
+@torch.no_grad()
 def test_times_stay_exact(tmp_path):
     pytest.importorskip("bitsandbytes")
     FAMILIES["sana"].build().save_pretrained(tmp_path)
