@@ -4,37 +4,11 @@
 // there is one launch. Otherwise each sample has several blocks, in one launch, or in two if the gradient needs sums over the
 // sample.
 #include "finish.cuh"
+#include "kept.cuh"
 
 namespace rcgm {
 namespace gpu {
 namespace {
-
-// Copies a vector of positions to or from shared memory, 16 bytes at a time.
-template <typename T, int V>
-__device__ __forceinline__ void put(T* to, const T (&value)[V]) {
-  constexpr int kPart = V * int(sizeof(T)) > 16 ? 16 / int(sizeof(T)) : V;
-#pragma unroll
-  for (int first = 0; first < V; first += kPart) {
-    T part[kPart];
-#pragma unroll
-    for (int i = 0; i < kPart; ++i) part[i] = value[first + i];
-    Bits<kPart * int(sizeof(T))> bits;
-    Codec<T>::put(part, bits.word);
-    write_bits<kPart * int(sizeof(T))>(to + first, bits.word);
-  }
-}
-
-template <typename T, int V>
-__device__ __forceinline__ void get(const T* from, T (&value)[V]) {
-  constexpr int kPart = V * int(sizeof(T)) > 16 ? 16 / int(sizeof(T)) : V;
-#pragma unroll
-  for (int first = 0; first < V; first += kPart) {
-    Bits<kPart * int(sizeof(T))> bits;
-    read_bits<kPart * int(sizeof(T)), false>(from + first, bits.word);
-#pragma unroll
-    for (int i = 0; i < kPart; ++i) value[first + i] = Codec<T>::template get<T>(bits.word, i);
-  }
-}
 
 template <typename S>
 __global__ void __launch_bounds__(kOnChipThreads, 1)
@@ -61,10 +35,11 @@ __global__ void __launch_bounds__(kOnChipThreads, 1)
   Sums* const warp_sums = reinterpret_cast<Sums*>(base);
   Sums* const block_sums = reinterpret_cast<Sums*>(base + layout.block_sums);
   T* const slots = reinterpret_cast<T*>(base + layout.slots);
-  T* const partial = reinterpret_cast<T*>(base + layout.partial);
-  T* const by_residual = reinterpret_cast<T*>(base + layout.factors);
-  T* const by_pred = by_residual + plan.chunk;
-  T* const kept = reinterpret_cast<T*>(base + layout.kept);
+  const int others = threads - lanes, room = int(plan.chunk) / V;  // threads behind the first group; vectors of a tile
+  const Kept<T, V> partial = {reinterpret_cast<T*>(base + layout.partial), 4 * others};
+  const Kept<T, V> by_residual = {reinterpret_cast<T*>(base + layout.factors), room};
+  const Kept<T, V> by_pred = {by_residual.data + plan.chunk, room};
+  const Kept<T, V> kept = {reinterpret_cast<T*>(base + layout.kept), channels * room};
 
   if (threadIdx.x < kWarp) {
     prepare(a, sample, int(threadIdx.x), kWarp, slots);
@@ -106,19 +81,19 @@ __global__ void __launch_bounds__(kOnChipThreads, 1)
         pr[i] += pred[i] * value[i];
         yy[i] += y * y;
       }
-      if (plan.keep) put(kept + channel * plan.chunk + vector * V, value);
+      if (plan.keep) kept.put(channel * room + vector, value);
     }
     if (groups > 1) {  // added up by the first group, in the order of the groups
-      const int others = threads - lanes;
       const auto add = [&](int other, int kind, T (&to)[V]) {
         T theirs[V];
-        get(partial + (kind * others + (other - 1) * lanes + lane) * V, theirs);
+        partial.get(kind * others + (other - 1) * lanes + lane, theirs);
 #pragma unroll
         for (int i = 0; i < V; ++i) to[i] += theirs[i];
       };
       if (here && group > 0) {
-        T* const mine = partial + (int(threadIdx.x) - lanes) * V;
-        put(mine, rr), put(mine + others * V, pp), put(mine + 2 * others * V, pr), put(mine + 3 * others * V, yy);
+        const int mine = int(threadIdx.x) - lanes;
+        partial.put(mine, rr), partial.put(others + mine, pp);
+        partial.put(2 * others + mine, pr), partial.put(3 * others + mine, yy);
       }
       __syncthreads();
       for (int other = 1; here && group == 0 && other < groups; ++other) {
@@ -136,8 +111,8 @@ __global__ void __launch_bounds__(kOnChipThreads, 1)
         sums.pp += double(k.value);
         sums.pr += double(k.steep);
       }
-      put(by_residual + vector * V, of_residual);
-      put(by_pred + vector * V, of_pred);
+      by_residual.put(vector, of_residual);
+      by_pred.put(vector, of_pred);
     }
     __syncthreads();
   }
@@ -176,8 +151,8 @@ __global__ void __launch_bounds__(kOnChipThreads, 1)
     const T residual_factor = slots[kResidualFactor], cosine_factor = slots[kPredFactor];
     for (int64_t vector = lane; group < groups && vector < vectors; vector += lanes) {
       T of_residual[V], of_pred[V];
-      get(by_residual + vector * V, of_residual);
-      get(by_pred + vector * V, of_pred);
+      by_residual.get(vector, of_residual);
+      by_pred.get(vector, of_pred);
 #pragma unroll
       for (int i = 0; i < V; ++i) {
         of_residual[i] = residual_factor + cosine_factor * of_residual[i];
@@ -203,7 +178,7 @@ __global__ void __launch_bounds__(kOnChipThreads, 1)
             if (channel >= channels) break;
             T value[V], pred[V];
             S::widen(ahead[j], a.pred.dtype, pred);
-            get(kept + channel * plan.chunk + vector * V, value);
+            kept.get(channel * room + vector, value);
             write(channel * positions + own, value, pred);
           }
         }

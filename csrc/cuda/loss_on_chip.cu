@@ -1,42 +1,11 @@
 // The loss in one pass with everything that is needed twice kept on the chip: many small samples a block, one sample a
 // block, or one sample a cluster of blocks that add up their sums through distributed shared memory.
 #include "finish.cuh"
+#include "kept.cuh"
 
 namespace rcgm {
 namespace gpu {
 namespace {
-
-// Where a thread finds the residual it kept: it reads back only what it wrote, in 16-byte pieces that lie beside those of
-// the other threads.
-template <typename T, int V>
-struct Kept {
-  static constexpr int kPiece = V * int(sizeof(T)) < 16 ? V : 16 / int(sizeof(T));
-  using Piece = Bits<kPiece * int(sizeof(T))>;
-
-  T* data;
-  int64_t vectors;
-
-  __device__ __forceinline__ void put(int64_t vector, const T (&value)[V]) const {
-#pragma unroll
-    for (int j = 0; j < V / kPiece; ++j) {
-      T part[kPiece];
-#pragma unroll
-      for (int i = 0; i < kPiece; ++i) part[i] = value[j * kPiece + i];
-      Piece bits;
-      Codec<T>::put(part, bits.word);
-      write_bits<kPiece * int(sizeof(T))>(data + (j * vectors + vector) * kPiece, bits.word);
-    }
-  }
-  __device__ __forceinline__ void get(int64_t vector, T (&value)[V]) const {
-#pragma unroll
-    for (int j = 0; j < V / kPiece; ++j) {
-      Piece bits;
-      read_bits<kPiece * int(sizeof(T)), false>(data + (j * vectors + vector) * kPiece, bits.word);
-#pragma unroll
-      for (int i = 0; i < kPiece; ++i) value[j * kPiece + i] = Codec<T>::template get<T>(bits.word, i);
-    }
-  }
-};
 
 // Limits the registers of a thread, to 80 (double: 128), so that three (two) blocks of the usual size fit on a multiprocessor.
 template <typename T>
