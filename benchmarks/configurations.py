@@ -180,7 +180,7 @@ def outcome(objective: str, configuration: Configuration) -> Outcome:
 def may_be_large(objective: str, configuration: Configuration) -> bool:
     """Whether nothing bounds what transports amplify by (``Objective``, ``clip``; ``TiM``, ``B/B'``).
 
-    Fakes of the self-adversarial term never have a clip.
+    Fakes of the self-adversarial term never have a clip, and as states of ``ve`` they are as large as sigma.
     """
     transports = (
         "ve",
@@ -188,8 +188,9 @@ def may_be_large(objective: str, configuration: Configuration) -> bool:
         "edm",
         *(("trigflow",) if objective in ("alpha_flow", "improved_mean_flow", "mean_flow", "tim") else ()),
     )
-    unbounded = configuration.get("clip") is None or configuration.get("self_adversarial") is not None
-    return configuration.get("transport") in transports and unbounded
+    if configuration.get("transport") == "ve" and configuration.get("self_adversarial") is not None:
+        return True
+    return configuration.get("transport") in transports and configuration.get("clip") is None
 
 
 def trained(objective: Any, precision: str, ema: Mapping[str, Any]) -> tuple[list[float], list[float]]:
