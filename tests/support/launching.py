@@ -5,6 +5,7 @@ They are forked from one that has imported the libraries already, which takes lo
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import sys
@@ -77,8 +78,12 @@ def run_ranks(function: Callable[..., int | None], arguments: tuple[Any, ...], c
     """Call ``function`` in ``count`` processes together; all have to succeed."""
     ranks = start_ranks(function, arguments, count, folder)
     finish(ranks)
-    for rank in ranks:
-        assert rank.code == 0, rank.output
+    assert not any(rank.code for rank in ranks), endings(ranks)
+
+
+def endings(ranks: list[Rank]) -> str:
+    """How each process ended and what it printed: where one crashes, the others tell only of a lost connection."""
+    return "\n".join(f"rank {number} ended with {rank.code}:\n{rank.output}" for number, rank in enumerate(ranks))
 
 
 def _call(function: Callable[..., int | None], arguments: tuple[Any, ...], environment: dict, file: Path) -> None:
@@ -86,5 +91,6 @@ def _call(function: Callable[..., int | None], arguments: tuple[Any, ...], envir
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
+    faulthandler.enable()  # a crash in native code prints the stacks of Python
     torch.set_num_threads(1)
     sys.exit(function(*arguments))

@@ -14,7 +14,7 @@ from rcgm.cli import main
 from rcgm.config.yaml_text import dump_yaml
 from rcgm.runs.checkpoint import CheckpointError, latest_checkpoint, read_checkpoint
 from tests.support.implementations import threads
-from tests.support.launching import finish, run_ranks, start_ranks
+from tests.support.launching import endings, finish, run_ranks, start_ranks
 from tests.support.runs import train_and_die, train_in_turn, train_until_told_to_stop
 
 TINY = {
@@ -54,8 +54,7 @@ class Runs:
         ranks = start_ranks(train_and_die, (self.arguments(name, *more), rank, where, step), 2, self.root)
         finish(ranks)
         left = ranks[1 - rank]
-        assert ranks[rank].code == -signal.SIGKILL, ranks[rank].output
-        assert left.code == 1, left.output
+        assert (ranks[rank].code, left.code) == (-signal.SIGKILL, 1), endings(ranks)
         self.outputs[name] = left.output
 
     def rows(self, name: str) -> list[dict]:
@@ -72,7 +71,7 @@ def runs(tmp_path_factory) -> Runs:
         shutil.copytree(runs.root / "in_checkpoint", runs.root / f"on_{count}")
     told = start_ranks(train_until_told_to_stop, (runs.arguments("told"), 1, 5), 2, runs.root)
     finish(told)
-    assert [rank.code for rank in told] == [130, 130], told[0].output + told[1].output
+    assert [rank.code for rank in told] == [130, 130], endings(told)
     runs.outputs["told"] = told[0].output
     resumed = (
         runs.arguments("straight"),

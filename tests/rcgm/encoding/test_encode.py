@@ -9,7 +9,7 @@ from rcgm.data import ImageFolder, Latents
 from rcgm.encoding import ChannelStatistics, Plan, encode_shards, write_manifest
 from rcgm.models.autoencoders import load_autoencoder
 from tests.support.autoencoder_files import CLASSES, save_dc, save_kl, write_images
-from tests.support.launching import finish, start_ranks
+from tests.support.launching import endings, finish, start_ranks
 
 CPU = torch.device("cpu")
 
@@ -137,7 +137,7 @@ def test_two_processes(images, tmp_path, kl):
     words = ["encode", images, tmp_path / "out", "--autoencoder", kl, "--size", "8", "--shard-size", "3"]
     ranks = start_ranks(main, (list(map(str, words)),), 2, tmp_path)
     finish(ranks)
-    assert [rank.code for rank in ranks] == [0, 0], "".join(rank.output for rank in ranks)
+    assert [rank.code for rank in ranks] == [0, 0], endings(ranks)
     told = "11 images to moments of 8 x 4 x 4, 4 shards (2 of 4 written by this rank)"
     assert "".join(rank.output for rank in ranks).count(told) == 1
     assert len(Latents(tmp_path / "out")) == 11
