@@ -54,7 +54,7 @@ FEW_STEPS: dict[str, dict[str, Any]] = {
     "order 1, full": {"objective": ORDER_1},
 }
 """What each few-step model says otherwise than :func:`common`."""
-SELF_ADVERSARIAL = {**ORDER_2, "self_adversarial": {"weight": 0.5}}
+SELF_ADVERSARIAL = {**ORDER_2, "self_adversarial": {"weight": 0.5, "warmup_steps": 200}}
 ADVERSARIAL: dict[str, dict[str, Any]] = {
     "order 2, self-adversarial, full": {"objective": SELF_ADVERSARIAL},
     "order 2, self-adversarial, LoRA": {"objective": SELF_ADVERSARIAL, **LORA},
