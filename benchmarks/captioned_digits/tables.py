@@ -69,16 +69,25 @@ def _multi_step(found: dict[str, Any], seed: int) -> float:
 
 
 def _note(found: dict[str, Any]) -> str:
-    seeds = len({row["seed"] for row in found["rows"]})
-    minutes = sum(row.get("seconds", 0.0) for row in found["rows"]) / 60 / seeds
-    trained = "; ".join(
-        f"{model}: {rows[0]['steps']:,} steps, {mean(row['seconds'] for row in rows) / 60:.1f} minutes"
-        for model, rows in _by_model(found).items()
-        if model != GUIDED
+    """What was trained, for how long; models that fewer seeds have say so."""
+    trained = {model: rows for model, rows in _by_model(found).items() if model != GUIDED}
+    minutes = {model: mean(row["seconds"] for row in rows) / 60 for model, rows in trained.items()}
+    seeds = max(map(len, trained.values()))
+    models = "; ".join(
+        f"{model}: {rows[0]['steps']:,} steps, {minutes[model]:.1f} minutes{_fewer(len(rows), seeds)}"
+        for model, rows in trained.items()
     )
-    length = f"{seeds} seed{'' if seeds == 1 else 's'}, trained for {minutes:.0f} minutes{' each' * (seeds > 1)}"
+    length = f"{_seeds(seeds)}, trained for {sum(minutes.values()):.0f} minutes{' each' * (seeds > 1)}"
     judged = f"The judge reads {found['judge']:.3f} of real pictures right. Guidance {GUIDANCE}."
-    return f"{judged} {length} ({trained}). {provenance(found)}."
+    return f"{judged} {length} ({models}). {provenance(found)}."
+
+
+def _fewer(count: int, seeds: int) -> str:
+    return f", {_seeds(count)}" if count < seeds else ""
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'' if count == 1 else 's'}"
 
 
 TABLES: Mapping[str, Callable[[], str]] = {
