@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.tables import DECAYS, of_result, over_seeds, provenance, table
+from benchmarks.tables import DECAYS, counted, of_result, over_seeds, provenance, table
 
 ORDERS = (0, 1, 2, 3, 4, 6, 8)
 
@@ -57,7 +57,7 @@ def orders_table(found: dict[str, Any]) -> str:
     seeds = len({row["seed"] for row in found["rows"]})
     return (
         f"{table(header, rows)}\n\nFréchet distance of 1-step samples of the digits after {found['steps']:,} steps, "
-        f"lower is better; {seeds} seed{'' if seeds == 1 else 's'}. {provenance(found)}."
+        f"lower is better; {counted(seeds, 'seed')}. {provenance(found)}."
     )
 
 

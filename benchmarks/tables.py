@@ -44,6 +44,11 @@ def provenance(found: dict[str, Any]) -> str:
     )
 
 
+def counted(count: int, what: str) -> str:
+    """``1 seed``, ``3 seeds``."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def judged(measured: dict[str, float]) -> list[str]:
     """The cells of QUALITY_OF_DIGITS."""
     return [f"{measured['class_accuracy']:.3f}", f"{measured['frechet_distance']:.2f}"]
@@ -178,7 +183,7 @@ def kernels_table() -> str:
             by_threads.setdefault(row["threads"], []).append(row)
         for threads, rows in sorted(by_threads.items()):
             if threads is not None:
-                parts.append(f"On the CPU with {threads} thread{'' if threads == 1 else 's'}:")
+                parts.append(f"On the CPU with {counted(threads, 'thread')}:")
             parts.append(_kernel_rows(rows))
         parts.append(f"{provenance(found)}.")
     return "\n\n".join(parts) if parts else NOT_MEASURED

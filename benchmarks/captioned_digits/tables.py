@@ -7,7 +7,7 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.captioned_digits.names import GUIDANCE, GUIDED, HELD_OUT, MANY, MULTI_STEP, NAME
-from benchmarks.tables import of_result, over_seeds, provenance, table
+from benchmarks.tables import counted, of_result, over_seeds, provenance, table
 from rcgm.plots import steps_title
 
 MEASURES = {
@@ -74,20 +74,13 @@ def _note(found: dict[str, Any]) -> str:
     minutes = {model: mean(row["seconds"] for row in rows) / 60 for model, rows in trained.items()}
     seeds = max(map(len, trained.values()))
     models = "; ".join(
-        f"{model}: {rows[0]['steps']:,} steps, {minutes[model]:.1f} minutes{_fewer(len(rows), seeds)}"
+        f"{model}: {rows[0]['steps']:,} steps, {minutes[model]:.1f} minutes"
+        + (f", {counted(len(rows), 'seed')}" if len(rows) < seeds else "")
         for model, rows in trained.items()
     )
-    length = f"{_seeds(seeds)}, trained for {sum(minutes.values()):.0f} minutes{' each' * (seeds > 1)}"
+    length = f"{counted(seeds, 'seed')}, trained for {sum(minutes.values()):.0f} minutes{' each' * (seeds > 1)}"
     judged = f"The judge reads {found['judge']:.3f} of real pictures right. Guidance {GUIDANCE}."
     return f"{judged} {length} ({models}). {provenance(found)}."
-
-
-def _fewer(count: int, seeds: int) -> str:
-    return f", {_seeds(count)}" if count < seeds else ""
-
-
-def _seeds(count: int) -> str:
-    return f"{count} seed{'' if count == 1 else 's'}"
 
 
 TABLES: Mapping[str, Callable[[], str]] = {

@@ -78,7 +78,7 @@ def run_ranks(function: Callable[..., int | None], arguments: tuple[Any, ...], c
     """Call ``function`` in ``count`` processes together; all have to succeed."""
     ranks = start_ranks(function, arguments, count, folder)
     finish(ranks)
-    assert not any(rank.code for rank in ranks), endings(ranks)
+    assert all(rank.code == 0 for rank in ranks), endings(ranks)
 
 
 def endings(ranks: list[Rank]) -> str:
