@@ -99,6 +99,7 @@ OWN: dict[str, dict[str, Sequence[Any]]] = {
         "self_adversarial": (None,),
     },
     "decm": {"near": ({}, {"near": 0.5}), "every": (1, 2), "start_weight": (1.0, 0.0), "end_weight": (1.0, 0.0)},
+    "facm": {"relaxation": (0.5, 4.0)},
     "flow_matching": {},
     "improved_mean_flow": {"network": NETWORKS, "self_adversarial": TERMS},
     "mean_flow": {"network": NETWORKS, "inputs": ("data", "guided"), "self_adversarial": TERMS},

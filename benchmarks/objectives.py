@@ -123,6 +123,8 @@ def entries(task: str) -> list[Entry]:
         Entry("rcgm-2 term", "rcgm", {"order": 2, "dt": dt, **share, **term}),
         Entry("decm", "decm"),
         Entry("decm distilled", "decm", distilled, tuned=True, lr=slow),
+        Entry("facm", "facm"),
+        Entry("facm distilled", "facm", distilled, tuned=True, lr=slow),
         Entry("rcgm-1 tuned", "rcgm", {"order": 1, "dt": dt, **share}, tuned=True, lr=slow),
         Entry("rcgm-2 tuned", "rcgm", {"order": 2, "dt": dt, **share}, tuned=True, lr=slow),
         Entry("mean_flow tuned", "mean_flow", {"derivative": "central"}, tuned=True, lr=slow),

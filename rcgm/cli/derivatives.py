@@ -14,8 +14,8 @@ LESS_MEMORY = "make --batch-size smaller, or use --device cpu"
 TEXT = """\
 Compare each estimator and step of the derivative dF/dt along the path with the truth (forward-mode AD in float64, or
 Richardson extrapolation where that does not run), in the number format of the run, by range of t. Say which
-objectives can be trained with which: those that need dF/dt (mean_flow, improved_mean_flow, tim, scm, decm, ucgm at
-ratio 1), and those that divide differences of predictions by a gap (rcgm, consistency, ucgm).
+objectives can be trained with which: those that need dF/dt (mean_flow, improved_mean_flow, tim, scm, decm, facm, ucgm
+at ratio 1), and those that divide differences of predictions by a gap (rcgm, consistency, ucgm).
 
 A network that is trained from scratch changes nowhere before it is trained, so check one that is trained.
 

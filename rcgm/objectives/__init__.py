@@ -18,6 +18,7 @@ from rcgm.objectives.times import Times, TimeSampler
 from rcgm.objectives.alpha_flow import AlphaFlow
 from rcgm.objectives.consistency import Consistency
 from rcgm.objectives.decm import DECM
+from rcgm.objectives.facm import FACM
 from rcgm.objectives.flow_matching import FlowMatching
 from rcgm.objectives.gaps import AlphaSchedule
 from rcgm.objectives.guidance import (
@@ -54,6 +55,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "alpha_flow": AlphaFlow,
     "consistency": Consistency,
     "decm": DECM,
+    "facm": FACM,
     "flow_matching": FlowMatching,
     "improved_mean_flow": ImprovedMeanFlow,
     "mean_flow": MeanFlow,
@@ -68,6 +70,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 __all__ = [
     "DECM",
+    "FACM",
     "GUIDANCES",
     "OBJECTIVES",
     "PREDICTION",

@@ -9,42 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
+from torch import Tensor
 
 from rcgm.checks import whole_number
 from rcgm.engine.combination import PREDICTION, Combination, term
 from rcgm.engine.queries import STUDENT, TARGET, Derivative, Queries, Query, Tangent, together
+from rcgm.objectives.anchored import Anchored, ConsistencyPart, FlowPart
 from rcgm.objectives.base import Objective, Part
-from rcgm.objectives.flow_matching import FlowMatching
 from rcgm.objectives.point import Point
 from rcgm.objectives.residual import Residual
 from rcgm.objectives.times import Times, TimeSampler
-from rcgm.transports import Linear
-from rcgm_kernels import AdaptiveWeight, Metric
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConsistencyPart(Objective):
-    """Equation 10: ``R = w (F - v + t dF/dt)`` at ``r = 0``, ``w = t/2`` (equation 7 with its usual ``w = 1/eps``)."""
-
-    def residual(self, point: Point) -> Queries[Residual]:
-        point = yield from self.with_regression_target(point)
-        dF_dt = yield from self.total_derivative(point)
-        F, v = PREDICTION, term(point.regression_target)
-        return Residual(F - v + (point.t - point.r) * dF_dt, scale=point.t / 2)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FlowPart(FlowMatching):
-    """Equation 17: flow matching, times ``weight``."""
-
-    weight: float = 1.0
-
-    def residual(self, point: Point) -> Queries[Residual]:
-        plain = yield from super().residual(point)
-        return replace(plain, weight=torch.full_like(point.t, self.weight))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,22 +71,22 @@ class NoiseToNoisyPart(Objective):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DECM(Objective):
+class DECM(Anchored):
     """Consistency to data (``r = 0``), flow matching (``r = t``), and now and then noise to noisy (from ``t`` near 1).
 
-    Algorithm 1 of the paper. The loss of a step is the sum of the first two at the same ``x_t``. Every ``every``-th
-    step adds the third, and counts flow matching twice, as its boundary. The paper makes two updates in such a step;
-    here it is one. The method is published for distillation: ``supervision="teacher"``, a student that begins with the
-    weights of the teacher, and guidance ``decm`` (``NormalizedTarget``) by the teacher. Linear transport only.
+    Algorithm 1 of the paper. The loss of a step is the sum of the first two at the same ``x_t``. The consistency part
+    is equation 10, ``R = t/2 (F - v + t dF/dt)`` (equation 7 with its usual weight ``1/eps``), flow matching equation
+    17. Every ``every``-th step adds the third, and counts flow matching twice, as its boundary. The paper makes two
+    updates in such a step; here it is one. The method is published for distillation: ``supervision="teacher"``, a
+    student that begins with the weights of the teacher, and guidance ``decm`` (``NormalizedTarget``) by the teacher.
+    Linear transport only.
 
     Args:
-        times: times of the first two parts; so are times given in a call. ``r`` is not used. The paper draws among the
-            ends of N segments.
+        times: of the first two parts. The paper draws among the ends of N segments.
         near: times of the third part.
         every: the third part comes in every so many steps, at least 1; 3 in the paper.
         start_weight, end_weight: of the third part, ``>= 0`` and not both 0: lambda and gamma of the paper's tangent.
-        metric: of the flow-matching part; the paper adds a cosine term.
-        adaptive, normalize: of the first and third part; an adaptive power of 1/2 is the pseudo-Huber loss.
+        clip: of all parts but flow matching.
 
     Raises:
         TypeError: for a frequency that is not a whole number.
@@ -124,13 +100,9 @@ class DECM(Objective):
     every: int = 3
     start_weight: float = 1.0
     end_weight: float = 1.0
-    metric: Metric = field(default_factory=lambda: Metric(cosine=1.0))
-    adaptive: AdaptiveWeight | None = field(default_factory=lambda: AdaptiveWeight(0.5))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.transport, Linear):
-            raise ValueError(f"transport must be linear for decm, got {self.transport!r}")
         whole_number("every", self.every)
         for name in ("start_weight", "end_weight"):
             value = getattr(self, name)
@@ -139,32 +111,23 @@ class DECM(Objective):
         if self.start_weight + self.end_weight == 0:
             raise ValueError("start_weight and end_weight must not both be 0, got 0 and 0: choose one above 0")
 
-    def _check_normalize(self) -> None:
-        """The metric belongs to one part and the normalisation to the others, so these check it when they are built."""
-        self._consistency()
-
     def parts(self, times: Times, step: int, draw: Callable[[TimeSampler], Times]) -> Sequence[Part]:
-        due, t = step % self.every == 0, times.t
-        flow = FlowPart(metric=self.metric, weight=2.0 if due else 1.0, **self._shared())
-        parts: list[Part] = [(self._consistency(), Times(t, torch.zeros_like(t))), (flow, times.without_intervals())]
-        if due:
-            weights = {"start_weight": self.start_weight, "end_weight": self.end_weight}
-            third = NoiseToNoisyPart(**weights, **self._by_derivative())
-            parts.append((third, draw(self.near)))
-        return parts
+        first_two = super().parts(times, step, draw)
+        if not self._due(step):
+            return first_two
+        weights = {"start_weight": self.start_weight, "end_weight": self.end_weight}
+        return [*first_two, (NoiseToNoisyPart(**weights, **self.by_derivative()), draw(self.near))]
 
-    def residual(self, point: Point) -> Queries[Residual]:
-        # a step evaluates the objectives of `parts`; this is none of them
-        raise NotImplementedError("the residuals of decm are those of its parts")
+    def consistency(self) -> ConsistencyPart:
+        return ConsistencyPart(scale=_half, **self.by_derivative())
 
-    def _consistency(self) -> ConsistencyPart:
-        return ConsistencyPart(**self._by_derivative())
+    def flow(self, step: int) -> FlowPart:
+        return replace(super().flow(step), weight=2.0 if self._due(step) else 1.0)
 
-    def _by_derivative(self) -> dict[str, Any]:
-        """Settings of the parts that learn from a derivative."""
-        own = {name: getattr(self, name) for name in ("adaptive", "normalize", "normalize_scale")}
-        return {**own, **self._shared()}
+    def _due(self, step: int) -> bool:
+        """Whether the third part comes in training step number ``step``."""
+        return step % self.every == 0
 
-    def _shared(self) -> dict[str, Any]:
-        names = ("transport", "supervision", "guidance", "clip", "reduce", "sample_weight")
-        return {name: getattr(self, name) for name in names}
+
+def _half(t: Tensor) -> Tensor:
+    return t / 2

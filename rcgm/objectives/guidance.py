@@ -148,7 +148,7 @@ class MixedTarget(Guidance):
     (reference 75 of the paper).
 
     Args:
-        scale: weight of the conditional estimate.
+        scale: weight of the conditional estimate, which is not evaluated at 0.
         data: weight of the target itself.
         both_times: true if ``r`` must be in the range too, as in later settings of the authors.
         guide_dropped: true if samples whose condition was dropped are guided too, towards the condition that they had.
@@ -167,14 +167,16 @@ class MixedTarget(Guidance):
         if not math.isfinite(self.data):
             raise ValueError(f"guidance data must be a finite number, got {self.data!r}")
 
-    def regression_target(self, point: Point, plain: Combination, answers: list[Tensor]) -> Combination:
-        with_cond, with_null = (term(answer) for answer in answers)
-        change = (self.data - 1) * plain + self.scale * with_cond + (1 - self.data - self.scale) * with_null
-        return plain + self.inside(point) * change
-
     def queries(self, point: Point) -> list[Query]:
         with_cond, with_null = super().queries(point)
-        return [replace(with_cond, undropped=self.guide_dropped), with_null]
+        return [*([replace(with_cond, undropped=self.guide_dropped)] if self.scale else []), with_null]
+
+    def regression_target(self, point: Point, plain: Combination, answers: list[Tensor]) -> Combination:
+        *with_cond, with_null = (term(answer) for answer in answers)
+        change = (self.data - 1) * plain + (1 - self.data - self.scale) * with_null
+        for estimate in with_cond:
+            change += self.scale * estimate
+        return plain + self.inside(point) * change
 
     def inside(self, point: Point) -> Tensor:
         inside = super().inside(replace(point, dropped=None) if self.guide_dropped else point)

@@ -15,7 +15,8 @@ import torch
 
 from rcgm.derivatives import Central, Estimator, ForwardMode, OneSided
 from rcgm.objectives import OBJECTIVES, RCGM, AlphaFlow, Objective, TwinFlow
-from rcgm.objectives.decm import ConsistencyPart, NoiseToNoisyPart
+from rcgm.objectives.anchored import ConsistencyPart
+from rcgm.objectives.decm import NoiseToNoisyPart
 from rcgm.objectives.times import Times
 from rcgm.transports import TRANSPORTS, Linear, Transport
 from rcgm_kernels import Metric
@@ -87,14 +88,16 @@ def recursion(order: int) -> Case:
 
 
 def part(objective: str, name: str) -> Case:
-    """A part of DE-CM, which is the sum of several."""
+    """A part of an objective that is the sum of several; the flow-matching part is ``flow_matching``."""
     make_part = {"consistency": ConsistencyPart, "noise to noisy": NoiseToNoisyPart}[name]
     arguments = {} if name == "consistency" else {"start_weight": 0.7, "end_weight": 1.3}
 
     def make(transport: Transport, estimator: Estimator | None, step: float) -> Objective:
         return make_part(derivative=estimator, **PLAIN, **arguments)
 
-    return Case(objective, f"decm, {name}", make, None, "whole" if name == "consistency" else "any", linear_only=True)
+    return Case(
+        objective, f"{objective}, {name}", make, None, "whole" if name == "consistency" else "any", linear_only=True
+    )
 
 
 CASES = [
@@ -113,6 +116,7 @@ CASES = [
     fixed("shortcut", "shortcut", 0),
     fixed("consistency", "consistency", 1, "whole", dt=lambda step: step),
     *(part("decm", name) for name in ("consistency", "noise to noisy")),
+    part("facm", "consistency"),
 ]
 ESTIMATORS: dict[str, Callable[[float], Estimator]] = {
     "central": Central,

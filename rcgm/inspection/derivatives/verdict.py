@@ -30,7 +30,7 @@ BIAS_LIMIT = 0.1
 LARGEST_RATIO = 1e3
 """Of ``B/B'``, as in TiM."""
 
-GROUPS = {"any": ("mean_flow", "improved_mean_flow", "tim"), "to_data": ("scm", "decm", "ucgm, ratio 1")}
+GROUPS = {"any": ("mean_flow", "improved_mean_flow", "tim"), "to_data": ("scm", "decm", "facm", "ucgm, ratio 1")}
 """Objectives that need ``dF/dt``: for intervals to any ``r``, and for those to ``r = 0``."""
 
 

@@ -10,6 +10,7 @@ from rcgm.derivatives import Auto, Central, ForwardMode, OneSided
 from rcgm.distributed import parallelize
 from rcgm.objectives import (
     DECM,
+    FACM,
     RCGM,
     SCM,
     UCGM,
@@ -72,6 +73,7 @@ OBJECTIVES = {
     "tim": lambda: TiM(),
     "twinflow": lambda: TwinFlow(guidance=EnhancedTarget(0.5), label_dropout=0.3),
     "decm": lambda: DECM(metric=Metric()),
+    "facm": lambda: FACM(guidance=MixedTarget(0.0, data=1.75, network="student")),
     "flow matching": lambda: FlowMatching(guidance=EnhancedTarget(0.5)),
 }
 

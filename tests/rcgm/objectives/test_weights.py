@@ -10,6 +10,7 @@ from rcgm.config import ConfigError, build_objective_from, parse_config
 from rcgm.derivatives import Auto
 from rcgm.objectives import (
     DECM,
+    FACM,
     OBJECTIVES,
     RCGM,
     SAMPLE_WEIGHTS,
@@ -157,14 +158,15 @@ def test_bad_weights():
 # what the constructor knows
 
 
-@pytest.mark.parametrize("name", sorted(set(OBJECTIVES) - {"decm"}))
+@pytest.mark.parametrize("name", sorted(set(OBJECTIVES) - {"decm", "facm"}))
 def test_a_cosine_term_and_normalisation_are_refused_when_the_configuration_is_read(name):
     with pytest.raises(ConfigError, match="normalize must be None with a cosine term"):
         parse({"name": name, "normalize": 0.1, "metric": {"cosine": 1.0}})
 
 
-def test_the_parts_of_decm_have_them_apart():
-    assert DECM(normalize=0.1).metric.cosine == 1
+@pytest.mark.parametrize("anchored", [DECM, FACM])
+def test_the_parts_of_anchored_objectives_have_them_apart(anchored):
+    assert anchored(normalize=0.1).metric.cosine == 1
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

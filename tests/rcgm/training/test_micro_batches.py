@@ -9,6 +9,7 @@ import torch
 from rcgm.models import MLP
 from rcgm.objectives import (
     DECM,
+    FACM,
     RCGM,
     SCM,
     UCGM,
@@ -45,6 +46,7 @@ OBJECTIVES = {
     "shortcut": Shortcut,
     "scm": lambda: SCM(warmup_steps=0, weighting="learned"),
     "decm": DECM,
+    "facm": FACM,
     "consistency": Consistency,
     "flow_matching": FlowMatching,
 }
