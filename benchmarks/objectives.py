@@ -44,6 +44,9 @@ TASKS = {
     ),
 }  # fmt: skip
 
+EVERYWHERE = {"distribution": "uniform", "interval": "hierarchical", "equal": 0.5, "zero": 0.1}
+"""Times that come to every part of [0, 1] as often."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -79,6 +82,12 @@ def entries(task: str) -> list[Entry]:
     (distilled: 10 after 20 s, 55 after 100 s); half of the samples at r = t, as MeanFlow has them, hold it (3 after
     20 s), and so does a difference step of 0.05 (4).
 
+    On the two moons, MeanFlow and its relatives (improved MeanFlow, alpha-Flow, TiM) want neither the published weight
+    of a sample by its own residual nor the published times. The weight makes of the mean of the velocities something
+    else, which shows in two dimensions, where residuals are of very different sizes; the times seldom come to ``t =
+    1``, where one step begins. MeanFlow in one step, squared MMD: 0.018 as published, 0.046 without the weight, 0.0017
+    with uniform times, too.
+
     The self-adversarial term, also measured on the digits: without a warm-up the first hundred steps follow a velocity
     of fakes that is not learned yet. Weight 0.5 suits residuals that are divided by a gap. MeanFlow and TiM, whose
     residuals are not, leave the data altogether with it (Fréchet distances above 50), and some seeds do with 0.05.
@@ -88,9 +97,11 @@ def entries(task: str) -> list[Entry]:
     dt, share = (0.1, {"times": {"equal": 0.25}}) if digits else (0.01, {})
     slow = 1e-3 if digits else None
     gap = {"dt": 0.1} if digits else {}
+    average = {} if digits else {"times": EVERYWHERE, "adaptive": None}
     scm = {"warmup_steps": 200}
     if digits:
         scm |= {"normalize": None, "clip": 1.0, "times": {"interval": "zero", "equal": 0.5}}
+    improved = {**average, "reduce": "mean"} if average else {}
     half_steps = {"network": "student"} if digits else {}
     distilled = {"supervision": "teacher"}
     schedule = {"alpha": {"end": 1000}}  # shorter than any run here
@@ -111,33 +122,33 @@ def entries(task: str) -> list[Entry]:
             "scm distilled", "scm", {**scm, **distilled, "transport": "linear"}, tuned=True, lr=slow
         ),  # the teacher's
         Entry("shortcut", "shortcut", half_steps),
-        Entry("mean_flow", "mean_flow", {"derivative": "central"}),
-        Entry("mean_flow auto", "mean_flow", {"derivative": "auto"}),
-        Entry("mean_flow jvp", "mean_flow", {"derivative": "jvp"}),
+        Entry("mean_flow", "mean_flow", {"derivative": "central", **average}),
+        Entry("mean_flow auto", "mean_flow", {"derivative": "auto", **average}),
+        Entry("mean_flow jvp", "mean_flow", {"derivative": "jvp", **average}),
         *(Entry(f"ucgm-{ratio:g}", "ucgm", {"consistency_ratio": ratio, "clip": 1.0}) for ratio in (0.0, 0.5)),
         Entry("ucgm-1", "ucgm", {"consistency_ratio": 1.0, "clip": 1.0}, lr=slow),
-        Entry("tim", "tim"),
-        *(Entry(f"alpha_flow-{order}", "alpha_flow", {"order": order, **schedule}) for order in (1, 2)),
-        Entry("improved_mean_flow", "improved_mean_flow"),
+        Entry("tim", "tim", average),
+        *(Entry(f"alpha_flow-{order}", "alpha_flow", {"order": order, **schedule, **average}) for order in (1, 2)),
+        Entry("improved_mean_flow", "improved_mean_flow", improved),
         Entry("twinflow-2", "twinflow", {"order": 2, "dt": dt}),
         Entry("rcgm-2 term", "rcgm", {"order": 2, "dt": dt, **share, **term}),
         Entry("decm", "decm"),
         Entry("decm distilled", "decm", distilled, tuned=True, lr=slow),
-        Entry("facm", "facm"),
+        Entry("facm", "facm", lr=slow),
         Entry("facm distilled", "facm", distilled, tuned=True, lr=slow),
         Entry("rcgm-1 tuned", "rcgm", {"order": 1, "dt": dt, **share}, tuned=True, lr=slow),
         Entry("rcgm-2 tuned", "rcgm", {"order": 2, "dt": dt, **share}, tuned=True, lr=slow),
-        Entry("mean_flow tuned", "mean_flow", {"derivative": "central"}, tuned=True, lr=slow),
-        Entry("tim tuned", "tim", tuned=True, lr=slow),
-        Entry("alpha_flow-1 tuned", "alpha_flow", {"order": 1, **schedule}, tuned=True, lr=slow),
-        Entry("improved_mean_flow tuned", "improved_mean_flow", tuned=True, lr=slow),
+        Entry("mean_flow tuned", "mean_flow", {"derivative": "central", **average}, tuned=True, lr=slow),
+        Entry("tim tuned", "tim", average, tuned=True, lr=slow),
+        Entry("alpha_flow-1 tuned", "alpha_flow", {"order": 1, **schedule, **average}, tuned=True, lr=slow),
+        Entry("improved_mean_flow tuned", "improved_mean_flow", improved, tuned=True, lr=slow),
         *(
             Entry(f"twinflow-{order} tuned", "twinflow", {"order": order, "dt": dt}, tuned=True, lr=slow)
             for order in (1, 2)
         ),
         Entry("rcgm-2 term tuned", "rcgm", {"order": 2, "dt": dt, **share, **term}, tuned=True, lr=slow),
-        Entry("mean_flow term tuned", "mean_flow", {"derivative": "central", **light}, tuned=True, lr=slow),
-        Entry("tim term tuned", "tim", light, tuned=True, lr=slow),
+        Entry("mean_flow term tuned", "mean_flow", {"derivative": "central", **average, **light}, tuned=True, lr=slow),
+        Entry("tim term tuned", "tim", {**average, **light}, tuned=True, lr=slow),
         *(
             Entry(
                 f"rcgm-2 {loss} tuned",
