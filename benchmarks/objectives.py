@@ -98,11 +98,11 @@ def entries(task: str) -> list[Entry]:
     dt, share = (0.1, {"times": {"equal": 0.25}}) if digits else (0.01, {})
     slow = 1e-3 if digits else None
     gap = {"dt": 0.1} if digits else {}
-    average = {} if digits else {"times": EVERYWHERE, "adaptive": None}
+    relatives = {} if digits else {"times": EVERYWHERE, "adaptive": None}
     scm = {"warmup_steps": 200}
     if digits:
         scm |= {"normalize": None, "clip": 1.0, "times": {"interval": "zero", "equal": 0.5}}
-    improved = {**average, "reduce": "mean"} if average else {}
+    improved = {**relatives, "reduce": "mean"} if relatives else {}
     steadied = {} if digits else {"network": "target"}
     half_steps = {"network": "student"} if digits else {}
     distilled = {"supervision": "teacher"}
@@ -124,14 +124,14 @@ def entries(task: str) -> list[Entry]:
             "scm distilled", "scm", {**scm, **distilled, "transport": "linear"}, tuned=True, lr=slow
         ),  # the teacher's
         Entry("shortcut", "shortcut", half_steps),
-        Entry("mean_flow", "mean_flow", {"derivative": "central", **average}),
-        Entry("mean_flow auto", "mean_flow", {"derivative": "auto", **average}),
-        Entry("mean_flow jvp", "mean_flow", {"derivative": "jvp", **average}),
+        Entry("mean_flow", "mean_flow", {"derivative": "central", **relatives}),
+        Entry("mean_flow auto", "mean_flow", {"derivative": "auto", **relatives}),
+        Entry("mean_flow jvp", "mean_flow", {"derivative": "jvp", **relatives}),
         *(Entry(f"ucgm-{ratio:g}", "ucgm", {"consistency_ratio": ratio, "clip": 1.0}) for ratio in (0.0, 0.5)),
         Entry("ucgm-1", "ucgm", {"consistency_ratio": 1.0, "clip": 1.0}, lr=slow),
-        Entry("tim", "tim", average),
-        Entry("alpha_flow-1", "alpha_flow", {"order": 1, **schedule, **average}),
-        Entry("alpha_flow-2", "alpha_flow", {"order": 2, **schedule, **average, **steadied}),
+        Entry("tim", "tim", relatives),
+        Entry("alpha_flow-1", "alpha_flow", {"order": 1, **schedule, **relatives}),
+        Entry("alpha_flow-2", "alpha_flow", {"order": 2, **schedule, **relatives, **steadied}),
         Entry("improved_mean_flow", "improved_mean_flow", improved),
         Entry("twinflow-2", "twinflow", {"order": 2, "dt": dt}),
         Entry("rcgm-2 term", "rcgm", {"order": 2, "dt": dt, **share, **term}),
@@ -141,23 +141,28 @@ def entries(task: str) -> list[Entry]:
         Entry("facm distilled", "facm", distilled, tuned=True, lr=slow),
         Entry("rcgm-1 tuned", "rcgm", {"order": 1, "dt": dt, **share}, tuned=True, lr=slow),
         Entry("rcgm-2 tuned", "rcgm", {"order": 2, "dt": dt, **share}, tuned=True, lr=slow),
-        Entry("mean_flow tuned", "mean_flow", {"derivative": "central", **average}, tuned=True, lr=slow),
-        Entry("tim tuned", "tim", average, tuned=True, lr=slow),
-        Entry("alpha_flow-1 tuned", "alpha_flow", {"order": 1, **schedule, **average}, tuned=True, lr=slow),
+        Entry("mean_flow tuned", "mean_flow", {"derivative": "central", **relatives}, tuned=True, lr=slow),
+        Entry("tim tuned", "tim", relatives, tuned=True, lr=slow),
+        Entry("alpha_flow-1 tuned", "alpha_flow", {"order": 1, **schedule, **relatives}, tuned=True, lr=slow),
         Entry("improved_mean_flow tuned", "improved_mean_flow", improved, tuned=True, lr=slow),
         *(
             Entry(f"twinflow-{order} tuned", "twinflow", {"order": order, "dt": dt}, tuned=True, lr=slow)
             for order in (1, 2)
         ),
         Entry("rcgm-2 term tuned", "rcgm", {"order": 2, "dt": dt, **share, **term}, tuned=True, lr=slow),
-        Entry("mean_flow term tuned", "mean_flow", {"derivative": "central", **average, **light}, tuned=True, lr=slow),
-        Entry("tim term tuned", "tim", {**average, **light}, tuned=True, lr=slow),
+        Entry(
+            "mean_flow term tuned", "mean_flow", {"derivative": "central", **relatives, **light}, tuned=True, lr=slow
+        ),
+        Entry("tim term tuned", "tim", {**relatives, **light}, tuned=True, lr=slow),
         *(
             []
             if digits
             else [
                 Entry(
-                    "alpha_flow-1 distilled", "alpha_flow", {"order": 1, **schedule, **average, **distilled}, tuned=True
+                    "alpha_flow-1 distilled",
+                    "alpha_flow",
+                    {"order": 1, **schedule, **relatives, **distilled},
+                    tuned=True,
                 ),
                 Entry("improved_mean_flow distilled", "improved_mean_flow", {**improved, **distilled}, tuned=True),
                 Entry("twinflow-2 distilled", "twinflow", {"order": 2, "dt": dt, **distilled}, tuned=True),

@@ -89,7 +89,7 @@ class Anchored(Objective):
         ]
 
     def residual(self, point: Point) -> Queries[Residual]:
-        # a step evaluates the objectives of `parts`; this is none of them
+        # Every objective has one, but a step evaluates those of `parts`, and this objective is none of them.
         raise NotImplementedError("the residuals of this objective are those of its parts")
 
     @abstractmethod

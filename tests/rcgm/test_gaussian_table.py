@@ -7,7 +7,7 @@ leave nothing but rounding. Steps of 4e-3 and 1e-3: their ratio is 4 at first or
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import pytest
@@ -15,7 +15,6 @@ import torch
 
 from rcgm.derivatives import Central, Estimator, ForwardMode, OneSided
 from rcgm.objectives import OBJECTIVES, RCGM, AlphaFlow, Objective, TwinFlow
-from rcgm.objectives.anchored import ConsistencyPart
 from rcgm.objectives.decm import NoiseToNoisyPart
 from rcgm.objectives.times import Times
 from rcgm.transports import TRANSPORTS, Linear, Transport
@@ -87,17 +86,20 @@ def recursion(order: int) -> Case:
     return Case("twinflow", f"twinflow, order {order}", make, 1)
 
 
-def part(objective: str, name: str) -> Case:
-    """A part of an objective that is the sum of several; the flow-matching part is ``flow_matching``."""
-    make_part = {"consistency": ConsistencyPart, "noise to noisy": NoiseToNoisyPart}[name]
-    arguments = {} if name == "consistency" else {"start_weight": 0.7, "end_weight": 1.3}
+def consistency_part(objective: str) -> Case:
+    """The consistency part of an anchored objective, with its factors; its other part is ``flow_matching``."""
 
     def make(transport: Transport, estimator: Estimator | None, step: float) -> Objective:
-        return make_part(derivative=estimator, **PLAIN, **arguments)
+        return replace(OBJECTIVES[objective](**PLAIN).consistency(), derivative=estimator)
 
-    return Case(
-        objective, f"{objective}, {name}", make, None, "whole" if name == "consistency" else "any", linear_only=True
-    )
+    return Case(objective, f"{objective}, consistency", make, None, "whole", linear_only=True)
+
+
+def noise_to_noisy_part() -> Case:
+    def make(transport: Transport, estimator: Estimator | None, step: float) -> Objective:
+        return NoiseToNoisyPart(derivative=estimator, start_weight=0.7, end_weight=1.3, **PLAIN)
+
+    return Case("decm", "decm, noise to noisy", make, None, linear_only=True)
 
 
 CASES = [
@@ -115,8 +117,8 @@ CASES = [
     derived("scm", "scm", "whole", normalize=None, warmup_steps=0),
     fixed("shortcut", "shortcut", 0),
     fixed("consistency", "consistency", 1, "whole", dt=lambda step: step),
-    *(part("decm", name) for name in ("consistency", "noise to noisy")),
-    part("facm", "consistency"),
+    *(consistency_part(objective) for objective in ("decm", "facm")),
+    noise_to_noisy_part(),
 ]
 ESTIMATORS: dict[str, Callable[[float], Estimator]] = {
     "central": Central,
